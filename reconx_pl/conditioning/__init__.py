@@ -1,0 +1,1 @@
+"""Structure, image and text tokens."""

@@ -1,0 +1,1 @@
+"""Shards, readers of raw formats, packing, the data module, procedural scenes."""

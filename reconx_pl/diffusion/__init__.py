@@ -1,0 +1,1 @@
+"""The video diffusion model: U-Net, schedule, guidance, sampler, autoencoder, weight adapters."""

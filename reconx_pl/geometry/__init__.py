@@ -1,0 +1,1 @@
+"""Cameras, point maps, farthest point sampling, and the estimator protocol."""

@@ -1,0 +1,1 @@
+"""Confidence-aware 3D Gaussian splatting: renderers, losses, fit, export."""

@@ -1,0 +1,1 @@
+"""LightningModule, stages, callbacks."""

@@ -1,0 +1,194 @@
+"""The nouns of the package: cameras, point maps, clouds, clips, Gaussians.
+
+Shape legend, used in every signature and trailing comment::
+
+    B  batch          T  frames of a clip      V  views               N  points or Gaussians
+    H  image rows     W  image columns         h, w  latent rows and columns
+    C  channels       D  token width           S  structure tokens    K  SH coefficients ((degree + 1) ** 2)
+
+Conventions: OpenCV camera axes (x right, y down, z forward); ``world_to_camera`` maps world points to camera points;
+intrinsics in pixels with the image corner at (0, 0), so that the centre of the first pixel is (0.5, 0.5);
+images are float32 in [0, 1] as [*, 3, H, W], or uint8 in [0, 255] until they reach the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from reconx_pl.errors import BadCameraError, BadSceneError
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """Pinhole cameras that share one image size.
+
+    Args:
+        world_to_camera: [V, 4, 4] rigid transforms, world units.
+        intrinsics: [V, 3, 3] pixels, corner of the image at (0, 0).
+        height: image rows, pixels.
+        width: image columns, pixels.
+    """
+
+    world_to_camera: Tensor  # [V, 4, 4]
+    intrinsics: Tensor  # [V, 3, 3]
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        w2c, intrinsics = self.world_to_camera, self.intrinsics
+        if w2c.shape[-2:] != (4, 4) or intrinsics.shape[-2:] != (3, 3) or w2c.shape[:-2] != intrinsics.shape[:-2]:
+            raise BadCameraError(
+                f"cameras need world_to_camera [V, 4, 4] and intrinsics [V, 3, 3], "
+                f"got {tuple(w2c.shape)} and {tuple(intrinsics.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return self.world_to_camera.shape[0]
+
+    def __getitem__(self, index: int | slice | list[int] | Tensor) -> Cameras:
+        """Select views; an integer keeps the view axis, so that the result is again ``Cameras``."""
+        if isinstance(index, int):
+            index = [index]
+        return replace(self, world_to_camera=self.world_to_camera[index], intrinsics=self.intrinsics[index])
+
+    @property
+    def camera_to_world(self) -> Tensor:  # [V, 4, 4]
+        return torch.linalg.inv(self.world_to_camera)
+
+    @property
+    def centers(self) -> Tensor:  # [V, 3] world units
+        return self.camera_to_world[..., :3, 3]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Cameras:
+        return replace(
+            self,
+            world_to_camera=self.world_to_camera.to(device=device, dtype=dtype),
+            intrinsics=self.intrinsics.to(device=device, dtype=dtype),
+        )
+
+    def check(self, source: str) -> Cameras:
+        """Return self if every camera is usable.
+
+        Raises:
+            BadCameraError: NaN or infinity, a focal length that is not positive, a rotation that is not one;
+                the message names ``source`` (usually a file) and the first bad view.
+        """
+        for view in range(len(self)):
+            w2c, intrinsics = self.world_to_camera[view].double(), self.intrinsics[view].double()
+            if not (torch.isfinite(w2c).all() and torch.isfinite(intrinsics).all()):
+                raise BadCameraError(f"{source}: camera {view} has NaN or infinite values; remove or re-estimate that view")
+            if intrinsics[0, 0] <= 0 or intrinsics[1, 1] <= 0:
+                raise BadCameraError(
+                    f"{source}: camera {view} has focal length ({intrinsics[0, 0]:g}, {intrinsics[1, 1]:g}) px; "
+                    "it must be positive"
+                )
+            rotation = w2c[:3, :3]
+            error = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max()
+            if error > 1e-3 or torch.linalg.det(rotation) < 0:
+                raise BadCameraError(
+                    f"{source}: the pose of camera {view} is not a rigid transform (off by {error:.2g}); "
+                    "check the convention of the pose file"
+                )
+        return self
+
+
+@dataclass(frozen=True)
+class PointMap:
+    """One world point and one confidence per pixel, as DUSt3R gives them.
+
+    ``confidence`` follows DUSt3R: 1 + exp(x), so 1 is the floor and there is no upper bound. ``valid`` is False where a
+    pixel has no geometry; points there are zero.
+    """
+
+    points: Tensor  # [V, H, W, 3] world units
+    confidence: Tensor  # [V, H, W], >= 1
+    valid: Tensor  # [V, H, W] bool
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """Coloured world points with their confidence."""
+
+    points: Tensor  # [N, 3] world units
+    colors: Tensor  # [N, 3] in [0, 1]
+    confidence: Tensor  # [N], >= 1
+
+    def __len__(self) -> int:
+        return self.points.shape[0]
+
+    def __getitem__(self, index: slice | Tensor) -> PointCloud:
+        return PointCloud(self.points[index], self.colors[index], self.confidence[index])
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A posed clip as it stands in a shard. The first and the last frame are the condition views (PAPER: section 4).
+
+    ``depth`` (z along the optical axis, world units, 0 = none) and ``confidence`` belong to those two views.
+    ``cloud`` is in world coordinates and in farthest-point order, so that any prefix is a valid sub-sample.
+    """
+
+    key: str
+    dataset: str
+    scene: str
+    frames: Tensor  # [T, 3, H, W] uint8
+    cameras: Cameras  # T views
+    frame_indices: tuple[int, ...]  # of the T frames in the source video or folder
+    fps: float  # frames a second of the clip as sampled
+    caption: str = ""
+    depth: Tensor | None = None  # [2, H, W] float32
+    confidence: Tensor | None = None  # [2, H, W] float32
+    cloud: PointCloud | None = None
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim != 4 or self.frames.shape[0] != len(self.cameras):
+            raise BadSceneError(
+                f"clip {self.key}: {tuple(self.frames.shape)} frames do not go with {len(self.cameras)} cameras"
+            )
+
+    @property
+    def images(self) -> Tensor:  # [T, 3, H, W] float32 in [0, 1]
+        return self.frames.float() / 255.0
+
+
+class ClipBatch(TypedDict):
+    """What the data loader yields: frames stay uint8 until they are on the device."""
+
+    key: list[str]
+    caption: list[str]
+    frames: Tensor  # [B, T, 3, H, W] uint8
+    world_to_camera: Tensor  # [B, T, 4, 4] float32
+    intrinsics: Tensor  # [B, T, 3, 3] float32
+    fps: Tensor  # [B] float32
+    points: Tensor  # [B, N, 3] float32, world units, farthest-point order
+
+
+@dataclass
+class Gaussians:
+    """A 3D Gaussian scene in the unconstrained parameters that are optimised (Kerbl et al. 2023).
+
+    Attributes:
+        means: [N, 3] world units.
+        quaternions: [N, 4] wxyz, any norm.
+        log_scales: [N, 3] natural logarithm of the standard deviations in world units.
+        opacity_logits: [N] before the sigmoid.
+        sh: [N, K, 3] spherical harmonics coefficients, colour = max(0, SH(direction) + 0.5).
+    """
+
+    means: Tensor
+    quaternions: Tensor
+    log_scales: Tensor
+    opacity_logits: Tensor
+    sh: Tensor
+    background: Tensor = field(default_factory=lambda: torch.zeros(3))  # [3] in [0, 1]
+
+    def __len__(self) -> int:
+        return self.means.shape[0]
+
+    @property
+    def sh_degree(self) -> int:
+        return int(round(self.sh.shape[1] ** 0.5)) - 1

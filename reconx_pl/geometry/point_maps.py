@@ -1,0 +1,139 @@
+"""Point maps to clouds, and clouds back to maps: what leaves an estimator and what enters the structure encoder."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.geometry.cameras import project
+from reconx_pl.geometry.farthest_point import farthest_point_order
+from reconx_pl.types import Cameras, PointCloud, PointMap
+
+_POOL = 4  # candidates for each point wanted; more changes the coverage little
+
+
+def cloud_from_maps(
+    point_map: PointMap,
+    images: Tensor,
+    count: int,
+    min_confidence: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> PointCloud:
+    """Merge the views of a point map into one coloured cloud in farthest-point order.
+
+    Args:
+        point_map: V views.
+        images: [V, 3, H, W] in [0, 1], the colours.
+        count: points wanted. A map with fewer usable pixels gives them all: the cloud is never padded.
+        min_confidence: pixels below are left out (DUSt3R's scale, 1 is the floor).
+        generator: thins the pixels to four times ``count`` before the sampling; its device is the CPU. None takes evenly
+            spaced pixels instead.
+
+    Returns:
+        at most ``count`` points, world units, on the device of the point map.
+
+    Raises:
+        BadSceneError: no pixel is valid and confident enough.
+    """
+    views, height, width = point_map.confidence.shape
+    if tuple(images.shape) != (views, 3, height, width):
+        raise ConfigurationError(
+            f"images {tuple(images.shape)} do not go with a point map of {views} views of {height} x {width} pixels"
+        )
+    if count < 1:
+        raise ConfigurationError(f"a cloud needs at least one point, not {count}")
+    usable = point_map.valid & (point_map.confidence >= min_confidence)  # [V, H, W]
+    index = usable.flatten().nonzero().squeeze(1)
+    if len(index) == 0:
+        raise BadSceneError(
+            f"no pixel of the point map is valid with a confidence of at least {min_confidence:g}; "
+            "lower min_confidence or use views that overlap"
+        )
+    pool = min(len(index), _POOL * count)
+    if pool < len(index):
+        if generator is None:
+            chosen = torch.linspace(0, len(index) - 1, pool, dtype=torch.float64).round().long()
+        else:
+            chosen = torch.randperm(len(index), generator=generator)[:pool]
+        index = index[chosen.to(index.device)]
+    points = point_map.points.reshape(-1, 3)[index]
+    colors = images.permute(0, 2, 3, 1).reshape(-1, 3)[index]
+    order = farthest_point_order(points, min(count, pool))
+    return PointCloud(points[order], colors[order], point_map.confidence.flatten()[index][order])
+
+
+class CloudView(NamedTuple):
+    """A cloud as each view sees it. Where ``covered`` is False the maps are zero."""
+
+    depth: Tensor  # [V, H, W] world units, of the nearest surface
+    color: Tensor  # [V, 3, H, W] in [0, 1]
+    confidence: Tensor  # [V, H, W], of the points seen
+    covered: Tensor  # [V, H, W] bool
+
+
+def view_cloud(cloud: PointCloud, cameras: Cameras, max_radius: int = 4, tolerance: float = 0.05) -> CloudView:
+    """Draw a cloud into views as small z-buffered discs, each as large as the gap to its neighbours.
+
+    Args:
+        cloud: N points.
+        cameras: V views.
+        max_radius: largest radius of a disc, pixels.
+        tolerance: discs within this share of the nearest depth are one surface and are averaged.
+
+    Returns:
+        depth, colour and confidence of the nearest surface at every pixel.
+    """
+    views, height, width = len(cameras), cameras.height, cameras.width
+    device = cloud.points.device
+    pixels, depth = project(cloud.points, cameras)  # [V, N, 2], [V, N]
+    focal = 0.5 * (cameras.intrinsics[:, 0, 0] + cameras.intrinsics[:, 1, 1])  # [V]
+    # half a pixel more than the gap's half, so that neighbours on a slanted surface still touch
+    radius = (focal[:, None] * neighbour_distance(cloud.points) / depth.clamp(min=1e-6) + 0.5).clamp(0.5, max_radius)
+    payload = torch.cat([cloud.colors, cloud.confidence[:, None]], dim=1)  # [N, 4]
+    out_depth = torch.zeros(views, height * width, device=device)
+    out_payload = torch.zeros(views, height * width, 4, device=device)
+    covered = torch.zeros(views, height * width, dtype=torch.bool, device=device)
+    reach = torch.arange(-max_radius, max_radius + 1, device=device)
+    offsets = torch.cartesian_prod(reach, reach)  # [O, 2] as (x, y)
+    for view in range(views):
+        visible = (depth[view] > 1e-6) & torch.isfinite(pixels[view]).all(-1)
+        near = (pixels[view] > -max_radius).all(-1) & (pixels[view, :, 0] < width + max_radius)
+        keep = (visible & near & (pixels[view, :, 1] < height + max_radius)).nonzero().squeeze(1)
+        target = pixels[view, keep].floor().long()[:, None] + offsets  # [n, O, 2]
+        gap = (target + 0.5 - pixels[view, keep][:, None]).norm(dim=-1)  # [n, O] pixels
+        inside = (target >= 0).all(-1) & (target[..., 0] < width) & (target[..., 1] < height)
+        row, column = (inside & (gap <= radius[view, keep][:, None])).nonzero(as_tuple=True)
+        cell = target[row, column, 1] * width + target[row, column, 0]
+        point = keep[row]
+        z = depth[view, point].float()
+        nearest = torch.full((height * width,), torch.inf, device=device).scatter_reduce(0, cell, z, "amin")
+        front = z <= nearest[cell] * (1 + tolerance)
+        # near its centre a disc knows the colour best
+        weight = torch.exp(-0.5 * (gap[row, column].float() / (0.5 * radius[view, point].float())) ** 2) * front
+        total = torch.zeros(height * width, device=device).index_add(0, cell, weight)
+        covered[view] = total > 0
+        divisor = torch.where(total > 0, total, 1.0)
+        out_depth[view] = torch.zeros_like(total).index_add(0, cell, weight * z) / divisor
+        summed = torch.zeros(height * width, 4, device=device)
+        out_payload[view] = summed.index_add(0, cell, weight[:, None] * payload[point].float()) / divisor[:, None]
+    image = out_payload.view(views, height, width, 4)
+    return CloudView(
+        out_depth.view(views, height, width),
+        image[..., :3].permute(0, 3, 1, 2),
+        image[..., 3],
+        covered.view(views, height, width),
+    )
+
+
+def neighbour_distance(points: Tensor, neighbours: int = 3) -> Tensor:
+    """Mean distance of every point to its nearest others: [N], world units; 0 for a cloud of one point."""
+    if len(points) < 2:
+        return points.new_zeros(len(points))
+    xyz = points.detach().cpu().double().numpy()
+    distance, _ = cKDTree(xyz).query(xyz, k=min(neighbours + 1, len(xyz)))
+    return torch.from_numpy(np.ascontiguousarray(distance[:, 1:].mean(1))).to(points)

@@ -1,0 +1,170 @@
+"""The whole video diffusion model: conditions in, noise away, frames out (PAPER: sections 2 to 6; base model: DynamiCrafter)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from reconx_pl.conditioning.conditions import Conditions
+from reconx_pl.conditioning.dropout import NULL_IMAGE, DropoutConfig, draw_dropout, drop_images
+from reconx_pl.conditioning.structure import StructureEncoder, StructureEncoderConfig
+from reconx_pl.diffusion.config import UNetConfig
+from reconx_pl.diffusion.guidance import ConditionSets
+from reconx_pl.diffusion.objective import DiffusionLoss, diffusion_loss
+from reconx_pl.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from reconx_pl.diffusion.unet import UNet
+from reconx_pl.errors import ConfigurationError
+from reconx_pl.geometry.cameras import relative_to_first
+from reconx_pl.types import ClipBatch
+
+
+class ReconXDiffusion(nn.Module):
+    """U-Net, schedule, autoencoder and the three kinds of condition tokens.
+
+    Args:
+        unet: sizes of the U-Net; ``UNetConfig.dynamicrafter_512()`` gives the released model's.
+        autoencoder: frames to latents; frozen.
+        image_tokens: [B, 3, H, W] in [0, 1] and a frame count to [B, T, Q, D].
+        text_tokens: B captions to [B, 77, D]; the empty caption is the null condition.
+        structure: sizes of the structure encoder; None builds a model without structure guidance.
+        schedule: noise schedule and prediction target.
+        dropout: shares of conditions dropped in training.
+
+    Raises:
+        ConfigurationError: sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        unet: UNetConfig,
+        autoencoder: nn.Module,
+        image_tokens: nn.Module,
+        text_tokens: nn.Module,
+        structure: StructureEncoderConfig | None = None,
+        schedule: ScheduleConfig | None = None,
+        dropout: DropoutConfig | None = None,
+    ) -> None:
+        super().__init__()
+        channels = int(autoencoder.latent_channels)  # type: ignore[arg-type]
+        if unet.in_channels != 2 * channels or unet.out_channels != channels:
+            raise ConfigurationError(
+                f"the autoencoder has {channels} latent channels, so the U-Net needs in_channels={2 * channels} "
+                f"(noise and condition latents) and out_channels={channels}; it has {unet.in_channels} and {unet.out_channels}"
+            )
+        if structure is not None and structure.width != unet.context_dim:
+            raise ConfigurationError(
+                f"structure tokens are {structure.width} wide, the U-Net's context is {unet.context_dim}: make them equal"
+            )
+        if (structure is not None) != unet.structure_guidance:
+            raise ConfigurationError("unet.structure_guidance and the structure encoder go together: set both or neither")
+        self.unet = UNet(unet)
+        self.autoencoder = autoencoder.requires_grad_(False).eval()
+        self.image_tokens = image_tokens
+        self.text_tokens = text_tokens
+        self.structure_encoder = StructureEncoder(structure) if structure is not None else None
+        self.schedule = NoiseSchedule(schedule or ScheduleConfig())
+        self.dropout = dropout or DropoutConfig()
+
+    def train(self, mode: bool = True) -> ReconXDiffusion:
+        super().train(mode)
+        self.autoencoder.eval()  # frozen: no dropout, no statistics
+        return self
+
+    def encode(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Frames [B, T, 3, H, W] in [0, 1] to latents [B, C, T, h, w]."""
+        with torch.no_grad():
+            latents = self.autoencoder.encode(frames.flatten(0, 1), generator=generator)  # [B T, C, h, w]
+        return latents.unflatten(0, frames.shape[:2]).transpose(1, 2).contiguous()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, T, h, w] to frames [B, T, 3, H, W] in [0, 1]."""
+        with torch.no_grad():
+            frames = self.autoencoder.decode(latents.transpose(1, 2).flatten(0, 1))  # [B T, 3, H, W]
+        return frames.unflatten(0, (latents.shape[0], latents.shape[2])).clamp(0, 1)
+
+    def conditions(
+        self,
+        first_frame: Tensor,  # [B, 3, H, W] in [0, 1]
+        first_latent: Tensor,  # [B, C, h, w]
+        last_latent: Tensor,  # [B, C, h, w]
+        fps: Tensor,  # [B] frames a second
+        frames: int,
+        points: Tensor | None = None,  # [B, N, 3] in the first camera's frame, farthest-point order
+        captions: Sequence[str] | None = None,  # None: the empty caption
+        structure_keep: Tensor | None = None,  # [B] bool
+    ) -> Conditions:
+        """Everything that the U-Net is told about a clip of ``frames`` frames (PAPER: section 4)."""
+        batch, device = first_frame.shape[0], first_frame.device
+        concat = torch.zeros(batch, first_latent.shape[1], frames, *first_latent.shape[2:], device=device)
+        concat = concat.to(first_latent.dtype)
+        concat[:, :, 0], concat[:, :, -1] = first_latent, last_latent
+        structure_tokens = None
+        if self.structure_encoder is not None and points is not None:
+            structure_tokens = self.structure_encoder(points)
+        return Conditions(
+            text_tokens=self.text_tokens(list(captions) if captions is not None else [""] * batch),
+            image_tokens=self.image_tokens(first_frame, frames),
+            fps=fps.to(device=device, dtype=torch.float32),
+            concat_latents=concat,
+            structure_tokens=structure_tokens,
+            structure_keep=structure_keep if structure_tokens is not None else None,
+        )
+
+    def condition_sets(
+        self,
+        views: Tensor,  # [B, 2, 3, H, W] first and last frame in [0, 1]
+        fps: Tensor,  # [B]
+        frames: int,
+        points: Tensor | None,  # [B, N, 3] in the first camera's frame; None paints without structure
+        captions: Sequence[str],
+        generator: torch.Generator | None = None,
+    ) -> ConditionSets:
+        """What guidance compares: nothing but the latents, text and image, and everything (PAPER: section 5)."""
+        latents = self.encode(views, generator)  # [B, C, 2, h, w]
+        first = views[:, 0]
+        full = self.conditions(first, latents[:, :, 0], latents[:, :, -1], fps, frames, points, captions)
+        null_text = self.text_tokens([""] * len(captions))
+        null_image = self.image_tokens(torch.full_like(first, NULL_IMAGE), frames)
+        return ConditionSets.from_full(full, null_text, null_image)
+
+    def forward(self, x: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+        """Predict the schedule's target for noisy latents ``x`` [B, C, T, h, w] at ``timesteps`` [B]."""
+        return self.unet(
+            torch.cat([x, conditions.concat_latents], dim=1),
+            timesteps,
+            text_tokens=conditions.text_tokens,
+            image_tokens=conditions.image_tokens,
+            fps=conditions.fps,
+            structure_tokens=conditions.structure_tokens,
+            structure_keep=conditions.structure_keep,
+        )
+
+    def loss(
+        self, batch: ClipBatch, generator: torch.Generator, *, structure: bool = True, drop: bool = True
+    ) -> DiffusionLoss:
+        """The diffusion objective on a batch of clips (PAPER: section 6).
+
+        Args:
+            batch: clips on the model's device; frames may still be uint8.
+            generator: draws condition drops, posterior noise, timesteps and noise, in this order.
+            structure: False trains without the structure condition (stage 1).
+            drop: False keeps every condition (validation).
+        """
+        frames = batch["frames"].float() / 255.0  # [B, T, 3, H, W]
+        captions, first = list(batch["caption"]), frames[:, 0]
+        structure_keep = None
+        if drop:
+            dropped = draw_dropout(frames.shape[0], generator, self.dropout, frames.device)
+            captions = ["" if gone else caption for caption, gone in zip(captions, dropped.text.tolist(), strict=True)]
+            first = drop_images(first, dropped.image)
+            structure_keep = ~dropped.structure
+        latents = self.encode(frames, generator)
+        points = None
+        if structure and self.structure_encoder is not None:
+            points = relative_to_first(batch["points"], batch["world_to_camera"][:, 0])
+        conditions = self.conditions(
+            first, latents[:, :, 0], latents[:, :, -1], batch["fps"], frames.shape[1], points, captions, structure_keep
+        )
+        return diffusion_loss(lambda x, t: self(x, t, conditions), self.schedule, latents, generator)

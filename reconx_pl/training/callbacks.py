@@ -1,0 +1,175 @@
+"""Callbacks: throughput, painted clips in TensorBoard, and the evaluation of held-out clips."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from torch import Tensor
+
+from reconx_pl.data.datamodule import ShardDataModule
+from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
+from reconx_pl.training.checkpoints import save_network
+from reconx_pl.training.module import ReconXModule
+
+log = logging.getLogger(__name__)
+
+
+class ThroughputCallback(L.Callback):
+    """Logs clips a second over all ranks and the share of time spent waiting for data.
+
+    Args:
+        every_n_steps: window of the measurement, in batches.
+    """
+
+    def __init__(self, every_n_steps: int = 20) -> None:
+        self.every_n_steps = every_n_steps
+        self._clips, self._waited, self._seconds = 0, 0.0, 0.0
+        self._ended: float | None = None
+        self._started = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._ended = None
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        self._started = time.perf_counter()
+        if self._ended is not None:
+            self._waited += self._started - self._ended
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        since = self._ended if self._ended is not None else self._started
+        self._seconds += now - since
+        self._clips += len(batch["key"]) * trainer.world_size
+        self._ended = now
+        if (batch_idx + 1) % self.every_n_steps == 0:
+            pl_module.log("throughput/clips_per_second", self._clips / self._seconds, rank_zero_only=True)
+            pl_module.log("throughput/data_wait_share", self._waited / self._seconds, rank_zero_only=True)
+            self._clips, self._waited, self._seconds = 0, 0.0, 0.0
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._ended = None  # validation is not waiting for data
+
+
+class MediaCallback(L.Callback):
+    """Writes painted clips beside the truth into TensorBoard as animations, after each validation.
+
+    Args:
+        clips: how many validation clips to paint.
+    """
+
+    def __init__(self, clips: int = 1) -> None:
+        self.clips = clips
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
+            return
+        module, data = cast(ReconXModule, pl_module), cast(ShardDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+        training = module.training
+        painter = module.painter()
+        for clip in data.val_clips(self.clips):
+            generator = torch.Generator(module.device).manual_seed(0)
+            painted = painter.paint(clip, generator)  # [T, 3, H, W]
+            both = torch.cat([clip.images, painted], dim=-1)  # truth | painted
+            add_animation(trainer.logger, f"painted/{clip.key}", both, clip.fps, trainer.global_step)
+        module.train(training)
+
+
+def add_animation(logger: TensorBoardLogger, tag: str, frames: Tensor, fps: float, step: int) -> None:
+    """Log frames [T, 3, H, W] in [0, 1] as an animated GIF; ``SummaryWriter.add_video`` would need moviepy."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    pixels = (frames.permute(0, 2, 3, 1) * 255).round().clamp(0, 255).byte().cpu().numpy()
+    first, *others = [Image.fromarray(frame) for frame in pixels]
+    encoded = io.BytesIO()
+    first.save(encoded, format="GIF", save_all=True, append_images=others, duration=round(1000 / max(fps, 1)), loop=0)
+    image = Summary.Image(
+        height=pixels.shape[1], width=pixels.shape[2], colorspace=3, encoded_image_string=encoded.getvalue()
+    )
+    writer = logger.experiment._get_file_writer()
+    writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+
+class EvaluationCallback(L.Callback):
+    """Paints, fits and scores held-out clips during ``validate`` and ``test``, through the runner that ``evaluate.py`` uses.
+
+    Args:
+        out: folder of results; a sub-folder for each step.
+        config: fit, targets, metrics, baselines.
+        clips: how many held-out clips; None takes all.
+        during_fit: also after each validation of a training run (the fit takes its time).
+    """
+
+    def __init__(
+        self,
+        out: Path = Path("outputs/evaluation"),
+        config: EvaluationConfig = EvaluationConfig(),  # noqa: B008
+        clips: int | None = None,
+        during_fit: bool = False,
+    ) -> None:
+        self.out = Path(out)
+        self.config = config
+        self.clips = clips
+        self.during_fit = during_fit
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        fitting = trainer.state.fn == "fit"
+        if not trainer.sanity_checking and (self.during_fit or not fitting):
+            self._evaluate(trainer, cast(ReconXModule, pl_module), "val")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._evaluate(trainer, cast(ReconXModule, pl_module), "test")
+
+    def _evaluate(self, trainer: L.Trainer, module: ReconXModule, split: str) -> None:
+        data = cast(ShardDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+        training = module.training
+        out = self.out / f"{split}-step{trainer.global_step:07d}"
+        results = evaluate_scenes(
+            data.val_clips(self.clips),
+            module.painter(),
+            self.config,
+            out,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+            model=f"{trainer.ckpt_path or 'step'}@{trainer.global_step}",
+        )
+        module.train(training)
+        if trainer.is_global_zero and trainer.logger is not None:
+            trainer.logger.log_metrics(flatten_scores(results, split), trainer.global_step)
+
+
+def flatten_scores(results: Mapping[str, Any], split: str) -> dict[str, float]:
+    """``{"mean": {method: {metric: value}}}`` as ``split/method/metric`` scalars."""
+    return {
+        f"{split}/{method}/{metric}": float(value)
+        for method, scores in results["mean"].items()
+        for metric, value in scores.items()
+    }
+
+
+class ExportWeights(L.Callback):
+    """Writes the network as one ``.safetensors`` file when training has reached its last step.
+
+    Args:
+        path: the file; the next stage's ``init_from``, and what ``evaluate.py`` looks for.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        done = 0 < trainer.max_steps <= trainer.global_step
+        if trainer.is_global_zero and done:
+            module = cast(ReconXModule, pl_module)
+            save_network(module.network, self.path, {"stage": module.stage.value, "step": str(trainer.global_step)})
+            log.info("weights of stage %s at step %d: %s", module.stage.value, trainer.global_step, self.path)

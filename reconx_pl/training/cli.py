@@ -1,0 +1,34 @@
+"""The command line of ``train.py``: LightningCLI over one module and one data module."""
+
+from __future__ import annotations
+
+import sys
+
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from reconx_pl.data.datamodule import ShardDataModule
+from reconx_pl.errors import ReconXError
+from reconx_pl.training.module import ReconXModule
+
+
+class ReconXCLI(LightningCLI):
+    """``fit``, ``validate`` and ``test`` with YAML configs; later ``-c`` files win."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # A run goes on from its own last checkpoint if there is one; a fixed path would restart there after every stop.
+        parser.set_defaults({"trainer.use_distributed_sampler": False})
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; errors that this package raises on purpose end without a traceback."""
+    try:
+        ReconXCLI(
+            ReconXModule,
+            ShardDataModule,
+            args=args,
+            seed_everything_default=0,
+            # A run that is started again writes into the same folder.
+            save_config_kwargs={"overwrite": True},
+        )
+    except ReconXError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,146 @@
+"""The LightningModule: one stage of training over ``ReconXDiffusion``."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from reconx_pl.diffusion.model import ReconXDiffusion
+from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
+from reconx_pl.errors import ConfigurationError
+from reconx_pl.training.checkpoints import load_network
+from reconx_pl.training.stages import Stage, apply_stage
+from reconx_pl.types import ClipBatch
+
+log = logging.getLogger(__name__)
+VALIDATION_SEED = 20_240_816  # one fixed draw of noise and timesteps, so that validation losses compare
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (the paper's optimizer; everything but the learning rate is undisclosed).
+
+    Args:
+        lr: learning rate; the paper's are 1e-4 in stage 1 and 1e-5 in stage 2.
+        weight_decay: decoupled weight decay (torch's default, which the base model uses).
+        betas: moments of Adam.
+        warmup_steps: linear warm-up.
+        decay: "none" keeps the rate, "cosine" lets it fall to zero at ``trainer.max_steps``.
+    """
+
+    lr: float = 1e-5
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = 0
+    decay: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ConfigurationError(f"optimizer.lr must be positive, got {self.lr}")
+        if self.decay not in ("none", "cosine"):
+            raise ConfigurationError(f"optimizer.decay is 'none' or 'cosine', got {self.decay!r}")
+
+    def factor(self, step: int, total: int) -> float:
+        """Multiple of ``lr`` at optimizer step ``step`` of ``total``."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.decay == "none":
+            return 1.0
+        done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+class ReconXModule(L.LightningModule):
+    """Trains one stage.
+
+    Args:
+        network: the diffusion model.
+        stage: which parameters are trained, and whether the structure condition takes part.
+        optimizer: AdamW and its schedule.
+        sampling: how clips are painted in validation, test and evaluation.
+        init_from: weights to start from: a checkpoint of an earlier stage (``.ckpt``) or a ``.safetensors`` file.
+        seed: of timesteps, noise and condition dropout; the draw of a step follows from it and the step alone.
+    """
+
+    def __init__(
+        self,
+        network: ReconXDiffusion,
+        stage: Stage = Stage.structure,
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+        sampling: SamplingConfig = SamplingConfig(),  # noqa: B008
+        init_from: Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.stage = Stage(stage)
+        self.optimizer = optimizer
+        self.sampling = sampling
+        self.init_from = init_from
+        self.seed = seed
+        self.trained = apply_stage(network, self.stage)
+
+    def setup(self, stage: str) -> None:
+        resumes = self.trainer.ckpt_path is not None  # the checkpoint will bring the weights
+        if stage == "fit" and self.init_from is not None and not resumes:
+            load_network(self.network, self.init_from)
+        if stage == "fit":
+            groups = ", ".join(f"{group} {count:,}" for group, count in sorted(self.trained.items()))
+            log.info("stage %s trains %s parameters: %s", self.stage.value, f"{sum(self.trained.values()):,}", groups)
+
+    @property
+    def uses_structure(self) -> bool:
+        return self.stage is Stage.structure
+
+    def painter(self) -> DiffusionPainter:
+        """A painter over the present weights. It leaves the network in eval mode."""
+        config = self.sampling
+        if not self.uses_structure:
+            config = SamplingConfig(**{**config.__dict__, "structure": False})
+        return DiffusionPainter(self.network, config)
+
+    def _generator(self, *parts: int) -> torch.Generator:
+        """A generator that follows from the seed and ``parts`` alone, so that a resumed run draws what it would have drawn."""
+        value = self.seed
+        for part in (*parts, self.global_rank):
+            value = (value * 1_000_003 + part + 1) % (2**63 - 1)
+        return torch.Generator(self.device).manual_seed(value)
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        micro = batch_idx % self.trainer.accumulate_grad_batches
+        output = self.network.loss(batch, self._generator(self.global_step, micro), structure=self.uses_structure)
+        size = len(batch["key"])
+        self.log("train/loss", output.loss, prog_bar=True, batch_size=size)
+        return output.loss
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        generator = self._generator(VALIDATION_SEED, batch_idx)
+        output = self.network.loss(batch, generator, structure=self.uses_structure, drop=False)
+        self.log("val/loss", output.loss, prog_bar=True, sync_dist=True, batch_size=len(batch["key"]))
+        return output.loss
+
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        generator = self._generator(VALIDATION_SEED, batch_idx)
+        output = self.network.loss(batch, generator, structure=self.uses_structure, drop=False)
+        self.log("test/loss", output.loss, sync_dist=True, batch_size=len(batch["key"]))
+        return output.loss
+
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> Any:
+        raise ConfigurationError("painting needs whole clips: use evaluate.py, or ReconXModule.painter().paint(clip)")
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        config = self.optimizer
+        parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True
+        )
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: config.factor(step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

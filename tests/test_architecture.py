@@ -1,0 +1,101 @@
+"""Guards the layout: imports run one way, file names say what is inside, files stay small, nothing unpickles."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "reconx_pl"
+# Data flows one way: a room imports itself and rooms of a strictly lower level.
+LEVEL = {
+    "errors": 0,
+    "types": 1,
+    "geometry": 2,
+    "data": 3, "conditioning": 3, "splatting": 3,
+    "diffusion": 4,
+    "evaluation": 5,
+    "training": 6,
+    "pipeline": 7,
+    "cli": 8,
+}  # fmt: skip
+OPTIONAL = {"torchvision", "gsplat", "lpips", "open_clip", "pycolmap", "viser"}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported_names(tree: ast.AST) -> list[str]:
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def backward_arrows(importer: str, names: list[str]) -> list[str]:
+    rooms = {name.split(".")[1] for name in names if name.startswith("reconx_pl.")}
+    rooms &= set(LEVEL)
+    return sorted(other for other in rooms if other != importer and LEVEL[other] >= LEVEL[importer])
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path: Path) -> None:
+    assert room(path) in LEVEL, f"{path}: a new room needs its place in the order of imports"
+    assert backward_arrows(room(path), imported_names(ast.parse(path.read_text()))) == []
+
+
+def test_a_backward_arrow_is_seen() -> None:
+    assert backward_arrows("geometry", ["reconx_pl.data.schema.encode_clip", "torch"]) == ["data"]
+    assert backward_arrows("data", ["reconx_pl.splatting.fit"]) == ["splatting"]
+
+
+def test_file_names_say_what_is_inside() -> None:
+    vague = {"utils", "util", "misc", "common", "helpers", "helper"}
+    assert [str(path) for path in modules() if path.stem in vague] == []
+
+
+def test_files_stay_small() -> None:
+    long = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in modules()}
+    assert {name: lines for name, lines in long.items() if lines > 400} == {}
+
+
+def test_nothing_from_outside_is_unpickled() -> None:
+    offenders = []
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            call = ast.unparse(node.func)
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if call == "torch.load" and given.get("weights_only") != "True":
+                offenders.append(f"{path.name}:{node.lineno} torch.load without weights_only=True")
+            if call in {"np.load", "numpy.load"} and given.get("allow_pickle", "False") != "False":
+                offenders.append(f"{path.name}:{node.lineno} np.load(allow_pickle=True)")
+            if call in {"pickle.load", "pickle.loads"}:
+                offenders.append(f"{path.name}:{node.lineno} {call}")
+    assert offenders == []
+
+
+def test_core_imports_without_optional_packages() -> None:
+    """Every module of the package imports where torchvision (and whatever needs it) is absent or broken."""
+    names = [".".join(("reconx_pl", *path.relative_to(PACKAGE).with_suffix("").parts)) for path in modules()]
+    names = [name.removesuffix(".__init__") for name in names]
+    program = (
+        "import sys, importlib\n"
+        f"for name in {sorted(OPTIONAL)!r}: sys.modules[name] = None\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]

@@ -22,7 +22,13 @@ console = Console(stderr=True)
 @contextmanager
 def progress_bar(total: int | None) -> Iterator[Callable[[str, int], None]]:
     """A progress bar with time left; the callback takes what is done now and how many are done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=total)
         yield lambda text, done: progress.update(task, description=text, completed=done)
@@ -79,7 +85,9 @@ def fetch_lpips(folder: Path | None = None) -> None:
 
 def run(function: Callable[[], Any]) -> None:
     """Run a command; errors that this package raises on purpose end without a traceback, with exit code 1."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
     try:
         function()
     except ReconXError as error:

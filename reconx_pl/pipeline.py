@@ -40,11 +40,15 @@ def load_run(run: Path, weights: Path | None = None) -> ReconXModule:
     run = Path(run)
     config = run / "config.yaml"
     if not config.is_file():
-        raise MissingWeightsError(f"{config} does not exist; train first, for instance: python train.py fit -c configs/stage2.yaml")
+        raise MissingWeightsError(
+            f"{config} does not exist; train first, for instance: python train.py fit -c configs/stage2.yaml"
+        )
     candidates = [weights] if weights else [run / "weights.safetensors", run / "checkpoints" / "last.ckpt"]
     found = next((path for path in candidates if path and Path(path).is_file()), None)
     if found is None:
-        raise MissingWeightsError(f"no weights at {' or '.join(map(str, candidates))}; let the run in {run} write a checkpoint first")
+        raise MissingWeightsError(
+            f"no weights at {' or '.join(map(str, candidates))}; let the run in {run} write a checkpoint first"
+        )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ReconXModule, "model")
     parsed = parser.parse_object({"model": yaml.safe_load(config.read_text())["model"]})
@@ -83,8 +87,8 @@ class SceneWindow:
         start = (views - span) // 2 if self.start is None else self.start
         if start < 0 or start + span > views:
             raise BadSceneError(
-                f"scene {name} has {views} photographs; {self.frames} frames with stride {self.stride} from {max(start, 0)} "
-                f"need {max(start, 0) + span}. Ask for fewer frames"
+                f"scene {name} has {views} photographs; {self.frames} frames with stride {self.stride} from "
+                f"{max(start, 0)} need {max(start, 0) + span}. Ask for fewer frames"
             )
         return list(range(start, start + span, self.stride))
 
@@ -101,7 +105,7 @@ def posed_clip(folder: Path, window: SceneWindow) -> Clip:
     clip = scene_clip(raw, indices, window.height, window.width, points=window.points)
     if clip.cloud is None:
         raise BadSceneError(
-            f"{folder} has poses but no geometry (no 3D points, no depth); the fit and the structure condition need it. "
+            f"{folder} has poses but no geometry (no 3D points, no depth); fit and structure condition need it. "
             "Add the points of its reconstruction (COLMAP's points3D, or points.npz)"
         )
     return clip

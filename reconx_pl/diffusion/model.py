@@ -1,4 +1,4 @@
-"""The whole video diffusion model: conditions in, noise away, frames out (PAPER: sections 2 to 6; base model: DynamiCrafter)."""
+"""The whole video diffusion model: conditions in, noise away, frames out (PAPER: sections 2 to 6)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reconx_pl.conditioning.conditions import Conditions
-from reconx_pl.conditioning.dropout import NULL_IMAGE, DropoutConfig, draw_dropout, drop_images
+from reconx_pl.conditioning.dropout import DropoutConfig, Dropped, draw_dropout, drop_images, drop_tokens
 from reconx_pl.conditioning.structure import StructureEncoder, StructureEncoderConfig
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.guidance import ConditionSets
@@ -26,8 +26,8 @@ class ReconXDiffusion(nn.Module):
     Args:
         unet: sizes of the U-Net; ``UNetConfig.dynamicrafter_512()`` gives the released model's.
         autoencoder: frames to latents; frozen.
-        image_tokens: [B, 3, H, W] in [0, 1] and a frame count to [B, T, Q, D].
-        text_tokens: B captions to [B, 77, D]; the empty caption is the null condition.
+        image_tokens: [B, 3, H, W] in [0, 1] to [B, T, Q, D]; ``null(images)`` gives the tokens of no image.
+        text_tokens: B captions to [B, 77, D]; ``null()`` gives the tokens of no caption.
         structure: sizes of the structure encoder; None builds a model without structure guidance.
         schedule: noise schedule and prediction target.
         dropout: shares of conditions dropped in training.
@@ -51,14 +51,17 @@ class ReconXDiffusion(nn.Module):
         if unet.in_channels != 2 * channels or unet.out_channels != channels:
             raise ConfigurationError(
                 f"the autoencoder has {channels} latent channels, so the U-Net needs in_channels={2 * channels} "
-                f"(noise and condition latents) and out_channels={channels}; it has {unet.in_channels} and {unet.out_channels}"
+                f"(noise and condition latents) and out_channels={channels}; it has {unet.in_channels} and "
+                f"{unet.out_channels}"
             )
         if structure is not None and structure.width != unet.context_dim:
             raise ConfigurationError(
-                f"structure tokens are {structure.width} wide, the U-Net's context is {unet.context_dim}: make them equal"
+                f"structure tokens are {structure.width} wide, the U-Net's context {unet.context_dim}: make them equal"
             )
         if (structure is not None) != unet.structure_guidance:
-            raise ConfigurationError("unet.structure_guidance and the structure encoder go together: set both or neither")
+            raise ConfigurationError(
+                "unet.structure_guidance and the structure encoder go together: set both or neither"
+            )
         self.unet = UNet(unet)
         self.autoencoder = autoencoder.requires_grad_(False).eval()
         self.image_tokens = image_tokens
@@ -92,24 +95,27 @@ class ReconXDiffusion(nn.Module):
         fps: Tensor,  # [B] frames a second
         frames: int,
         points: Tensor | None = None,  # [B, N, 3] in the first camera's frame, farthest-point order
-        captions: Sequence[str] | None = None,  # None: the empty caption
-        structure_keep: Tensor | None = None,  # [B] bool
+        captions: Sequence[str] | None = None,  # None: no captions
+        dropped: Dropped | None = None,
     ) -> Conditions:
         """Everything that the U-Net is told about a clip of ``frames`` frames (PAPER: section 4)."""
         batch, device = first_frame.shape[0], first_frame.device
-        concat = torch.zeros(batch, first_latent.shape[1], frames, *first_latent.shape[2:], device=device)
-        concat = concat.to(first_latent.dtype)
+        text = self.text_tokens([""] * batch if captions is None else list(captions))  # [B, 77, D]
+        if dropped is not None:
+            text = drop_tokens(text, self.text_tokens.null(), dropped.text)  # type: ignore[operator]
+            first_frame = drop_images(first_frame, dropped.image)
+        concat = first_latent.new_zeros(batch, first_latent.shape[1], frames, *first_latent.shape[2:])
         concat[:, :, 0], concat[:, :, -1] = first_latent, last_latent
         structure_tokens = None
         if self.structure_encoder is not None and points is not None:
-            structure_tokens = self.structure_encoder(points)
+            structure_tokens = self.structure_encoder(points)  # [B, S, D]
         return Conditions(
-            text_tokens=self.text_tokens(list(captions) if captions is not None else [""] * batch),
-            image_tokens=self.image_tokens(first_frame, frames),
+            text_tokens=text,
+            image_tokens=self.image_tokens(first_frame),
             fps=fps.to(device=device, dtype=torch.float32),
             concat_latents=concat,
             structure_tokens=structure_tokens,
-            structure_keep=structure_keep if structure_tokens is not None else None,
+            structure_keep=~dropped.structure if dropped is not None and structure_tokens is not None else None,
         )
 
     def condition_sets(
@@ -117,17 +123,14 @@ class ReconXDiffusion(nn.Module):
         views: Tensor,  # [B, 2, 3, H, W] first and last frame in [0, 1]
         fps: Tensor,  # [B]
         frames: int,
-        points: Tensor | None,  # [B, N, 3] in the first camera's frame; None paints without structure
-        captions: Sequence[str],
+        points: Tensor | None = None,  # [B, N, 3] in the first camera's frame; None paints without structure
+        captions: Sequence[str] | None = None,
         generator: torch.Generator | None = None,
     ) -> ConditionSets:
-        """What guidance compares: nothing but the latents, text and image, and everything (PAPER: section 5)."""
-        latents = self.encode(views, generator)  # [B, C, 2, h, w]
-        first = views[:, 0]
+        """What guidance compares: the latents alone, with text and image, with everything (PAPER: section 5)."""
+        latents, first = self.encode(views, generator), views[:, 0]
         full = self.conditions(first, latents[:, :, 0], latents[:, :, -1], fps, frames, points, captions)
-        null_text = self.text_tokens([""] * len(captions))
-        null_image = self.image_tokens(torch.full_like(first, NULL_IMAGE), frames)
-        return ConditionSets.from_full(full, null_text, null_image)
+        return ConditionSets.from_full(full, self.text_tokens.null(), self.image_tokens.null(first))  # type: ignore[operator]
 
     def forward(self, x: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
         """Predict the schedule's target for noisy latents ``x`` [B, C, T, h, w] at ``timesteps`` [B]."""
@@ -153,18 +156,19 @@ class ReconXDiffusion(nn.Module):
             drop: False keeps every condition (validation).
         """
         frames = batch["frames"].float() / 255.0  # [B, T, 3, H, W]
-        captions, first = list(batch["caption"]), frames[:, 0]
-        structure_keep = None
-        if drop:
-            dropped = draw_dropout(frames.shape[0], generator, self.dropout, frames.device)
-            captions = ["" if gone else caption for caption, gone in zip(captions, dropped.text.tolist(), strict=True)]
-            first = drop_images(first, dropped.image)
-            structure_keep = ~dropped.structure
-        latents = self.encode(frames, generator)
+        dropped = draw_dropout(frames.shape[0], generator, self.dropout, frames.device) if drop else None
+        latents = self.encode(frames, generator)  # [B, C, T, h, w]
         points = None
         if structure and self.structure_encoder is not None:
-            points = relative_to_first(batch["points"], batch["world_to_camera"][:, 0])
+            points = relative_to_first(batch["points"], batch["world_to_camera"][:, 0])  # [B, N, 3]
         conditions = self.conditions(
-            first, latents[:, :, 0], latents[:, :, -1], batch["fps"], frames.shape[1], points, captions, structure_keep
+            frames[:, 0],
+            latents[:, :, 0],
+            latents[:, :, -1],
+            batch["fps"],
+            frames.shape[1],
+            points,
+            batch["caption"],
+            dropped,
         )
         return diffusion_loss(lambda x, t: self(x, t, conditions), self.schedule, latents, generator)

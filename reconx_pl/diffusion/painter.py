@@ -19,7 +19,7 @@ from reconx_pl.types import Clip
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How frames are sampled. The paper names DDIM and multi-condition guidance and no numbers; these are the base model's.
+    """How frames are sampled. The paper names DDIM and multi-condition guidance, but no numbers: these are the base's.
 
     Args:
         steps: DDIM steps.
@@ -102,8 +102,8 @@ class DiffusionPainter:
         have = 0 if clip.cloud is None else len(clip.cloud)
         if clip.cloud is None or have < needed:
             raise BadSceneError(
-                f"clip {clip.key} has {have} cloud points, the structure encoder takes {needed}; pack it with geometry, "
-                "or sample with structure=False"
+                f"clip {clip.key} has {have} cloud points, the structure encoder takes {needed}; pack it with "
+                "geometry, or sample with structure=False"
             )
         world = clip.cloud.points[:needed].to(device)[None]
         return relative_to_first(world, clip.cameras.world_to_camera[:1].to(device))

@@ -39,7 +39,9 @@ class ThroughputCallback(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._ended = None
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self._started = time.perf_counter()
         if self._ended is not None:
             self._waited += self._started - self._ended
@@ -101,7 +103,7 @@ def add_animation(logger: TensorBoardLogger, tag: str, frames: Tensor, fps: floa
 
 
 class EvaluationCallback(L.Callback):
-    """Paints, fits and scores held-out clips during ``validate`` and ``test``, through the runner that ``evaluate.py`` uses.
+    """Paints, fits and scores held-out clips in ``validate`` and ``test``, through the runner of ``evaluate.py``.
 
     Args:
         out: folder of results; a sub-folder for each step.
@@ -113,7 +115,7 @@ class EvaluationCallback(L.Callback):
     def __init__(
         self,
         out: Path = Path("outputs/evaluation"),
-        config: EvaluationConfig = EvaluationConfig(),  # noqa: B008
+        config: EvaluationConfig = EvaluationConfig(),
         clips: int | None = None,
         during_fit: bool = False,
     ) -> None:

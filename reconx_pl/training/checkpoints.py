@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reconx_pl.errors import BadWeightsError, MissingWeightsError
-from reconx_pl.training.stages import GROUPS
+from reconx_pl.training.stages import GROUPS, frozen_names
 
 log = logging.getLogger(__name__)
 PREFIX = "network."  # of ReconXDiffusion inside ReconXModule
@@ -36,19 +36,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     except (SafetensorError, RuntimeError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise BadWeightsError(f"{path} cannot be read as a checkpoint of this package ({error}); make it anew") from error
+        raise BadWeightsError(
+            f"{path} cannot be read as a checkpoint of this package ({error}); make it anew"
+        ) from error
     return {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
 
 
 def load_network(network: nn.Module, path: Path) -> None:
-    """Load weights into the network, strict both ways but for one case: a file without any structure parameter (a base model that was
-    never trained with one) leaves the structure branch as it was born.
+    """Load weights into the network, strict both ways.
+
+    One exception: a file without any structure parameter (a base model that was never trained with one) leaves the
+    structure branch as it was born.
 
     Raises:
         MissingWeightsError, BadWeightsError: as ``read_weights``; or keys or shapes that do not fit, which are listed.
     """
     state = read_weights(path)
-    own = network.state_dict()
+    own = own_weights(network)
+    towers = frozen_names(network)
+    state = {name: tensor for name, tensor in state.items() if name not in towers}
     born = {name for name in own if GROUPS["structure"].search(name)}
     if born and not born & state.keys():
         log.info("%s has no structure branch: its %d tensors start from their initial values", path, len(born))
@@ -61,8 +67,14 @@ def load_network(network: nn.Module, path: Path) -> None:
     ]
     if missing or unexpected or shapes:
         raise BadWeightsError(f"{path} does not fit the model. {_differences(missing, unexpected, shapes)}")
-    network.load_state_dict(state)
+    network.load_state_dict(state, strict=False)  # strict already, but for the towers
     log.info("loaded %d tensors from %s", len(state), path)
+
+
+def own_weights(network: nn.Module) -> dict[str, Tensor]:
+    """The tensors that belong to this model: all but those of pretrained towers, which keep their own files."""
+    towers = frozen_names(network)
+    return {name: tensor for name, tensor in network.state_dict().items() if name not in towers}
 
 
 def save_network(network: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -70,7 +82,9 @@ def save_network(network: nn.Module, path: Path, metadata: Mapping[str, str] | N
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, partial, dict(metadata or {}))
+    save_file(
+        {name: tensor.contiguous() for name, tensor in own_weights(network).items()}, partial, dict(metadata or {})
+    )
     partial.replace(path)
 
 

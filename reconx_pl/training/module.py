@@ -73,8 +73,8 @@ class ReconXModule(L.LightningModule):
         self,
         network: ReconXDiffusion,
         stage: Stage = Stage.structure,
-        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
-        sampling: SamplingConfig = SamplingConfig(),  # noqa: B008
+        optimizer: OptimizerConfig = OptimizerConfig(),
+        sampling: SamplingConfig = SamplingConfig(),
         init_from: Path | None = None,
         seed: int = 0,
     ) -> None:
@@ -107,7 +107,7 @@ class ReconXModule(L.LightningModule):
         return DiffusionPainter(self.network, config)
 
     def _generator(self, *parts: int) -> torch.Generator:
-        """A generator that follows from the seed and ``parts`` alone, so that a resumed run draws what it would have drawn."""
+        """A generator that follows from the seed and ``parts`` alone, so that a resumed run draws the same numbers."""
         value = self.seed
         for part in (*parts, self.global_rank):
             value = (value * 1_000_003 + part + 1) % (2**63 - 1)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from enum import Enum
+from enum import StrEnum
 
 from torch import nn
 
+from reconx_pl.conditioning.checkpoint import FrozenModule
 from reconx_pl.errors import ConfigurationError
 
 
-class Stage(str, Enum):
+class Stage(StrEnum):
     """A stage of training.
 
     ``base`` trains everything but the structure branch. The paper has no such stage: it starts from a pretrained
     DynamiCrafter. Models of another size have nothing to start from, and earn their base here.
 
-    ``image_attention`` is the paper's stage 1: only the image cross-attention layers. We read that as the keys and values of the
-    image branch (32 tensors, 25.56 M parameters at full size); query and output projections are shared with the text branch.
+    ``image_attention`` is the paper's stage 1: only the image cross-attention layers. We read that as the keys and
+    values of the image branch (32 tensors, 25.56 M parameters at full size); query and output projections are shared
+    with the text branch.
 
-    ``structure`` is the paper's stage 2: the structure encoder and its cross-attention come in, and every spatial (that is,
-    not temporal) layer of the U-Net is tuned (722 tensors, 893.5 M parameters at full size).
+    ``structure`` is the paper's stage 2: the structure encoder and its cross-attention come in, and every spatial
+    (that is, not temporal) layer of the U-Net is tuned (722 tensors, 893.5 M parameters at full size).
     """
 
     base = "base"
@@ -62,13 +64,19 @@ def group_of(name: str) -> str:
     raise ConfigurationError(f"parameter {name} belongs to no group of reconx_pl.training.stages; add a pattern for it")
 
 
+def frozen_names(network: nn.Module) -> frozenset[str]:
+    """Names of the tensors of pretrained towers, which have weights files of their own and are never trained."""
+    towers = [(prefix, module) for prefix, module in network.named_modules() if isinstance(module, FrozenModule)]
+    return frozenset(f"{prefix}.{name}" for prefix, module in towers for name in module.state_dict())
+
+
 def apply_stage(network: nn.Module, stage: Stage) -> Counter[str]:
-    """Set ``requires_grad`` for a stage; a tower that declares itself ``frozen`` stays so. Returns trained counts by group."""
-    frozen = {id(p) for module in network.modules() if getattr(module, "frozen", False) for p in module.parameters()}
+    """Set ``requires_grad`` for a stage; pretrained towers stay frozen. Returns the trained parameters by group."""
+    frozen = frozen_names(network)
     counts: Counter[str] = Counter()
     for name, parameter in network.named_parameters():
         group = group_of(name)
-        trained = group in TRAINED[stage] and id(parameter) not in frozen
+        trained = group in TRAINED[stage] and name not in frozen
         parameter.requires_grad_(trained)
         if trained:
             counts[group] += parameter.numel()

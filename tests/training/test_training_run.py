@@ -1,0 +1,137 @@
+"""The command line trains, hands over from stage to stage, and goes on after a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from golden_kits import REPOSITORY
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_run import logged, tiny_config
+
+from reconx_pl.data.procedural import write_procedural
+from reconx_pl.errors import BadWeightsError, MissingWeightsError
+from reconx_pl.pipeline import load_run
+from reconx_pl.training.checkpoints import load_network, read_weights
+from reconx_pl.training.cli import main
+from reconx_pl.training.module import OptimizerConfig
+from reconx_pl.training.stages import TRAINED, Stage, group_of
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    write_procedural(folder, count=6, first_seed=0, frames=4, size=(32, 32), points=64, clips_per_shard=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_stages(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    main(["fit", "-c", str(tiny_config(folder, shards, "base", steps=3, checkpoint_every=3))])
+    init = folder / "base" / "weights.safetensors"
+    main(["fit", "-c", str(tiny_config(folder, shards, "stage2", steps=3, checkpoint_every=3, init=init))])
+    return folder
+
+
+def test_a_stage_changes_its_own_parameters_only(two_stages: Path) -> None:
+    before = load_file(two_stages / "base" / "weights.safetensors")
+    after = load_file(two_stages / "stage2" / "weights.safetensors")
+    changed = {group_of(name) for name in before if not torch.equal(before[name], after[name])}
+    assert changed == TRAINED[Stage.structure]
+    gates = [after[name] for name in after if name.endswith("structure_gate")]
+    assert gates and all(gate.abs() > 0 for gate in gates)  # the gate was 0 and has opened
+
+
+def test_the_log_has_what_a_reader_of_curves_wants(two_stages: Path) -> None:
+    run = two_stages / "stage2"
+    assert sorted(logged(run, "train/loss")) == [0, 1, 2]
+    assert len(logged(run, "val/loss")) == 1
+    assert logged(run, "throughput/clips_per_second")
+    assert logged(run, "lr-AdamW")
+    events = EventAccumulator(str(run)).Reload()
+    painted = [tag for tag in events.Tags()["images"] if tag.startswith("painted/")]
+    assert painted and events.Images(painted[0])[0].encoded_image_string.startswith(b"GIF89a")
+
+
+def test_a_run_is_rebuilt_from_its_folder(two_stages: Path) -> None:
+    module = load_run(two_stages / "stage2")
+    weights = load_file(two_stages / "stage2" / "weights.safetensors")
+    assert module.stage is Stage.structure
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in module.network.state_dict().items())
+
+
+def test_a_checkpoint_of_lightning_is_read_without_unpickling(two_stages: Path) -> None:
+    weights = read_weights(two_stages / "base" / "checkpoints" / "last.ckpt")
+    exported = load_file(two_stages / "base" / "weights.safetensors")
+    assert weights.keys() == exported.keys()
+    assert all(torch.equal(weights[name], exported[name]) for name in weights)
+
+
+def test_weights_that_do_not_fit_are_listed(two_stages: Path, tmp_path: Path) -> None:
+    network = load_run(two_stages / "stage2").network
+    with pytest.raises(MissingWeightsError, match="absent.ckpt"):
+        load_network(network, tmp_path / "absent.ckpt")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes((two_stages / "base" / "weights.safetensors").read_bytes()[:1000])
+    with pytest.raises(BadWeightsError, match="broken.safetensors"):
+        load_network(network, broken)
+    evil = tmp_path / "evil.ckpt"
+    torch.save({"state_dict": {"network.a": subprocess.Popen}}, evil)
+    with pytest.raises(BadWeightsError, match="evil.ckpt"):
+        load_network(network, evil)
+    other = tmp_path / "other.ckpt"
+    torch.save({"state_dict": {"network.novel": torch.zeros(1)}}, other)
+    with pytest.raises(BadWeightsError, match=r"(?s)Missing.*unet.*Unexpected \(1\): novel"):
+        load_network(network, other)
+
+
+def run_training(config: Path) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(REPOSITORY / "train.py"), "fit", "-c", str(config)]
+    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, shards: Path, two_stages: Path) -> None:
+    init = two_stages / "base" / "weights.safetensors"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    settings = {"steps": 8, "checkpoint_every": 3, "init": init}
+    main(["fit", "-c", str(tiny_config(whole, shards, "stage2", **settings))])
+
+    config = tiny_config(killed, shards, "stage2", **settings)
+    process = run_training(config)
+    checkpoint = killed / "stage2" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.is_file(), process.stderr.read().decode()[-2000:] if process.stderr else ""
+    assert not (killed / "stage2" / "weights.safetensors").exists()
+
+    resumed = run_training(config)
+    _, errors = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, errors.decode()[-2000:]
+    for tag in ("train/loss", "lr-AdamW"):
+        expected, seen = logged(whole / "stage2", tag), logged(killed / "stage2", tag)
+        assert len(expected) == 8
+        assert seen[7] == expected[7] and {step: seen[step] for step in seen} == {step: expected[step] for step in seen}
+    first, second = (load_file(folder / "stage2" / "weights.safetensors") for folder in (whole, killed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    config = OptimizerConfig(lr=1.0, warmup_steps=10, decay="cosine")
+    factors = [config.factor(step, 110) for step in range(111)]
+    assert factors[0] == pytest.approx(0.1) and factors[9] == factors[10] == 1.0
+    assert factors[60] == pytest.approx(0.5) and factors[110] == pytest.approx(0.0)
+    assert OptimizerConfig(decay="none").factor(10_000, 100) == 1.0

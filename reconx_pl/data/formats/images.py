@@ -1,0 +1,99 @@
+"""Image files of raw scenes: sizes, pixels, order of names."""
+
+from __future__ import annotations
+
+import os
+import re
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from reconx_pl.errors import BadDataError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_EXIF_ORIENTATION = 0x0112
+
+
+def read_rgb(source: Path | bytes, name: str) -> np.ndarray:
+    """Decode an image file or its bytes to uint8 [H, W, 3], rows as they are stored.
+
+    An EXIF orientation is not applied: poses belong to the stored pixels. Transparent pixels are laid over white, as
+    the synthetic NeRF scenes expect.
+
+    Raises:
+        BadDataError: not an image, or a damaged one.
+    """
+    try:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as opened:
+            image: Image.Image = opened
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+                image = Image.alpha_composite(white, image.convert("RGBA"))
+            return np.asarray(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise BadDataError(f"{name}: cannot decode this image ({error}); replace it or remove the frame") from error
+
+
+def image_size(source: Path | bytes, name: str) -> tuple[int, int, int]:
+    """(width, height, EXIF orientation or 1) from the header alone.
+
+    Raises:
+        BadDataError: the image is missing or not an image.
+    """
+    if isinstance(source, Path) and not source.is_file():
+        raise BadDataError(f"{name}: this image is missing; the pose file lists it, so restore it or remove its entry")
+    try:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return image.width, image.height, int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise BadDataError(f"{name}: cannot read this image ({error}); replace it or remove the frame") from error
+
+
+def rescale_intrinsics(
+    intrinsics: np.ndarray, camera_size: tuple[int, int], actual_size: tuple[int, int], name: str, orientation: int = 1
+) -> np.ndarray:
+    """Intrinsics [3, 3] for the size that the image really has; sizes are (width, height).
+
+    Raises:
+        BadDataError: the aspect differs by more than the rounding of one pixel; names the image and both sizes.
+    """
+    (camera_width, camera_height), (width, height) = camera_size, actual_size
+    if camera_size == actual_size:
+        return intrinsics
+    if (
+        abs(camera_height * width / camera_width - height) > 1
+        and abs(camera_width * height / camera_height - width) > 1
+    ):
+        hint = "use the images that the poses were made from"
+        if orientation >= 5 and abs(camera_height * height / camera_width - width) <= 1:
+            hint = (
+                f"its EXIF orientation is {orientation} and the camera has the rotated size: the poses belong to the "
+                "upright picture, so write the rotation into the pixels of the file and drop the EXIF tag"
+            )
+        raise BadDataError(
+            f"{name}: the image is {width}x{height}, its camera is for {camera_width}x{camera_height}, "
+            f"which is another aspect; {hint}"
+        )
+    return np.diag([width / camera_width, height / camera_height, 1.0]) @ intrinsics
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files of a folder in order of name.
+
+    Raises:
+        BadDataError: the folder is missing or has no image.
+    """
+    if not folder.is_dir():
+        raise BadDataError(f"{folder}: no such folder of images")
+    with os.scandir(folder) as entries:
+        images = sorted(Path(entry.path) for entry in entries if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise BadDataError(f"{folder}: no images here (looked for {', '.join(IMAGE_SUFFIXES)})")
+    return images
+
+
+def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
+    """Sorting key that puts frame_2 before frame_10."""
+    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"([0-9]+)", name) if part)

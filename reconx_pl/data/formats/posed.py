@@ -1,0 +1,130 @@
+"""Our own simple layout, ``cameras.json``: images with their pinhole cameras, and what geometry is known of them.
+
+``{"frames": [{"file", "w", "h", "K" [3, 3] pixels, "c2w" [4, 4]}, ...], "name": ..., "fps": ..., "caption": ...}``
+with OpenCV axes and the corner of the image at (0, 0), which is the convention of the package. Beside it, each
+optional: ``points.npz`` (xyz [N, 3], rgb [N, 3] uint8, error [N] pixels, track [N] views) and depth along the optical
+axis, see :func:`depth_files`. ``data/posed.md`` describes the layout for those who write it.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reconx_pl.data.formats.scene import RawScene, frame_from_file, invert_rigid, log_rescaling, matrix_4x4, sfm_cloud
+from reconx_pl.errors import BadCameraError, BadDataError
+from reconx_pl.types import PointCloud
+
+DEPTH_FILES = ("depth.npz", "depth_and_poses.npz", "depth_left.npz")
+
+
+def read_posed(path: Path) -> RawScene:
+    """Read a ``cameras.json`` or the folder that holds one.
+
+    Raises:
+        BadDataError: broken JSON, a missing key, a missing image, arrays of another shape; names file and frame.
+        BadCameraError: a NaN or non-rigid pose, a focal length of zero.
+    """
+    file = path if path.suffix == ".json" else path / "cameras.json"
+    content = _load_json(file)
+    entries = content.get("frames") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise BadDataError(f"{file}: it has no list of frames")
+    depth = depth_files(file.parent, len(entries))
+    frames, sizes = [], []
+    for number, entry in enumerate(entries):
+        name = f"{file}, frame {number}"
+        lacking = {"file", "w", "h", "K", "c2w"} - (set(entry) if isinstance(entry, dict) else set())
+        if lacking:
+            raise BadDataError(f"{name}: lacks {', '.join(sorted(lacking))}")
+        try:
+            intrinsics = np.asarray(entry["K"], dtype=np.float64).reshape(3, 3)
+            size = (int(entry["w"]), int(entry["h"]))
+        except (TypeError, ValueError) as error:
+            raise BadCameraError(f"{name} ({entry['file']}): w, h or K are not numbers ({error})") from error
+        pose = invert_rigid(matrix_4x4(entry["c2w"], f"{name} ({entry['file']})"), name)
+        frame = frame_from_file(
+            file.parent / str(entry["file"]), intrinsics, size, pose, number, load_depth=depth.get(number)
+        )
+        frames.append(frame)
+        sizes.append((size, frame))
+    log_rescaling(file, sizes)
+    points = file.parent / "points.npz"
+    fps = content.get("fps")
+    return RawScene(
+        name=str(content.get("name", file.resolve().parent.name)),
+        dataset=str(content.get("dataset", "posed")),
+        frames=tuple(frames),
+        source=file,
+        cloud=read_points(points) if points.is_file() else None,
+        fps=float(fps) if fps else None,
+        caption=str(content.get("caption", "")),
+    )
+
+
+def read_points(file: Path) -> PointCloud:
+    """Cloud of a ``points.npz`` (xyz, rgb, and where known error and track).
+
+    Raises:
+        BadDataError: not such an archive, or arrays of another shape.
+    """
+    arrays = _load_npz(file)
+    xyz, rgb = arrays.get("xyz"), arrays.get("rgb")
+    if xyz is None or rgb is None or xyz.ndim != 2 or xyz.shape[1] != 3 or rgb.shape != xyz.shape:
+        shapes = {key: value.shape for key, value in arrays.items()}
+        raise BadDataError(f"{file}: needs xyz [N, 3] and rgb [N, 3], has {shapes}")
+    track, error = arrays.get("track", np.full(len(xyz), 2)), arrays.get("error", np.zeros(len(xyz)))
+    if track.shape != (len(xyz),) or error.shape != (len(xyz),):
+        raise BadDataError(
+            f"{file}: track {track.shape} and error {error.shape} need one value for each of {len(xyz)} points"
+        )
+    return sfm_cloud(xyz, rgb, track, error)
+
+
+def depth_files(folder: Path, views: int) -> dict[int, Callable[[], np.ndarray]]:
+    """Loaders of the depth that lies beside a ``cameras.json``, by frame.
+
+    The first of ``DEPTH_FILES`` that is there counts. An array ``depths`` [V, H, W] has a map for every frame;
+    ``depth`` [H, W] belongs to the first frame alone. Depth is along the optical axis in world units; 0, NaN and
+    infinity mean none.
+
+    Raises:
+        BadDataError: neither array is in the file, or another number of maps than frames.
+    """
+    file = next((folder / name for name in DEPTH_FILES if (folder / name).is_file()), None)
+    if file is None:
+        return {}
+    arrays = _load_npz(file)
+    if "depths" in arrays and arrays["depths"].ndim == 3 and len(arrays["depths"]) == views:
+        return {view: partial(_clean_depth, depth) for view, depth in enumerate(arrays["depths"])}
+    if "depth" in arrays and arrays["depth"].ndim == 2:
+        return {0: partial(_clean_depth, arrays["depth"])}
+    shapes = {key: value.shape for key, value in arrays.items()}
+    raise BadDataError(f"{file}: needs depths [{views}, H, W] or depth [H, W] of the first frame, has {shapes}")
+
+
+def _clean_depth(depth: np.ndarray) -> np.ndarray:
+    return np.maximum(np.nan_to_num(depth.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0), 0.0)
+
+
+def _load_json(file: Path) -> Any:
+    if not file.is_file():
+        raise BadDataError(f"{file}: no such file")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadDataError(f"{file}: broken JSON ({error})") from error
+
+
+def _load_npz(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+        raise BadDataError(f"{file}: cannot read it as an archive of plain arrays ({error})") from error

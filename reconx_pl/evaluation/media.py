@@ -1,0 +1,67 @@
+"""Pictures, videos and the splat file of an evaluated scene."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reconx_pl.evaluation.contact_sheet import SheetRow, contact_sheet, error_image, spread
+from reconx_pl.evaluation.scene import SceneResult
+from reconx_pl.evaluation.settings import EvaluationConfig
+from reconx_pl.evaluation.video import write_mp4
+from reconx_pl.geometry.cameras import interpolate_cameras
+from reconx_pl.splatting.ply import save_ply
+from reconx_pl.splatting.renderer import Renderer
+from reconx_pl.types import Cameras, Gaussians
+
+FLIGHT_FRAMES, FLIGHT_FPS = 60, 24.0
+SLOWEST, FASTEST = 3.0, 30.0  # frames a second at which a painted clip can be watched
+
+
+def scene_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image:
+    """Contact sheet of a scene: the ends and targets between, over input, painting, truth, splats and error."""
+    truth, frames = result.clip.images, result.clip.frames.shape[0]
+    between = result.targets or list(range(1, frames - 1))
+    shown = [0, *(between[index] for index in spread(len(between), config.sheet_columns - 2)), frames - 1]
+    ends = {0, frames - 1}
+    rows = [
+        SheetRow("input", [truth[index] if index in ends else None for index in shown]),
+        SheetRow("generated", [None if index in ends else result.painted[index] for index in shown]),
+        SheetRow("ground truth", [truth[index] for index in shown]),
+        SheetRow("splat render", [result.rendered[index] for index in shown]),
+        SheetRow(
+            f"error × {config.error_gain:g}\nof the splat render",
+            [error_image(result.rendered[index], truth[index], config.error_gain) for index in shown],
+        ),
+    ]
+    return contact_sheet(rows, [f"frame {index}" for index in shown], gain=config.error_gain)
+
+
+def flight(gaussians: Gaussians, cameras: Cameras, renderer: Renderer) -> Tensor:
+    """Renders [M, 3, H, W] along the camera path of the clip, smooth however few frames the clip has."""
+    count = max(FLIGHT_FRAMES, len(cameras))
+    path = interpolate_cameras(cameras, torch.linspace(0, len(cameras) - 1, count, dtype=torch.float64))
+    path = path.to(device=gaussians.means.device, dtype=torch.float32)
+    with torch.no_grad():
+        return torch.cat([renderer.render(gaussians, path[index]).color.clamp(0, 1).cpu() for index in range(count)])
+
+
+def write_media(result: SceneResult, config: EvaluationConfig, renderer: Renderer, folder: Path) -> dict[str, str]:
+    """Write contact_sheet.png, painted.mp4, rendered.mp4 and scene.ply; the names by what they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".contact_sheet.{os.getpid()}.png"
+    scene_sheet(result, config).save(partial)
+    os.replace(partial, folder / "contact_sheet.png")
+    write_mp4(result.painted, folder / "painted.mp4", min(max(result.clip.fps, SLOWEST), FASTEST))
+    write_mp4(flight(result.gaussians, result.clip.cameras, renderer), folder / "rendered.mp4", FLIGHT_FPS)
+    save_ply(result.gaussians, folder / "scene.ply")
+    return {
+        "contact_sheet": "contact_sheet.png",
+        "painted": "painted.mp4",
+        "rendered": "rendered.mp4",
+        "splats": "scene.ply",
+    }

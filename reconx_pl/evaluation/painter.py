@@ -1,0 +1,105 @@
+"""Who paints, and what a painter may see."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from reconx_pl.errors import BadSceneError
+from reconx_pl.geometry.cameras import interpolate_cameras
+from reconx_pl.types import Cameras, Clip
+
+
+class Painter(Protocol):
+    """Paints the frames between two views."""
+
+    def paint(self, clip: Clip, generator: torch.Generator) -> Tensor:
+        """All T frames [T, 3, H, W] in [0, 1].
+
+        The clip comes blind (``blind``): the first and the last frame, the cloud, depth and confidence of these two
+        views and their cameras are all that it holds.
+        """
+        ...
+
+
+class RecordedFrames:
+    """A painter whose frames were painted before: by every rank of a sharded model together, or by another program.
+
+    Args:
+        frames: clip key to frames [T, 3, H, W] in [0, 1].
+    """
+
+    def __init__(self, frames: Mapping[str, Tensor]) -> None:
+        self.frames = frames
+
+    def paint(self, clip: Clip, generator: torch.Generator) -> Tensor:
+        """See ``Painter``.
+
+        Raises:
+            BadSceneError: no frames were recorded for this clip.
+        """
+        if clip.key not in self.frames:
+            raise BadSceneError(f"no painted frames for clip {clip.key}; paint it before the evaluation")
+        return self.frames[clip.key]
+
+
+@dataclass(frozen=True)
+class HeldOutViews:
+    """True views beside the clip (a benchmark's targets), never shown to painter or fit."""
+
+    images: Tensor  # [V, 3, H, W] float32 in [0, 1]
+    cameras: Cameras  # V views
+
+    def __post_init__(self) -> None:
+        if self.images.shape[0] != len(self.cameras) or self.images.ndim != 4:
+            raise BadSceneError(
+                f"{tuple(self.images.shape)} held-out images do not go with {len(self.cameras)} held-out cameras"
+            )
+
+
+@dataclass(frozen=True)
+class LazyScene:
+    """A scene that is loaded when its turn comes; a scene that cannot be loaded is then a failed scene with a name.
+
+    Args:
+        key: of the clip that ``load`` returns; unique in an evaluation.
+        load: gives the clip.
+        held_out: gives further views to score, or None.
+    """
+
+    key: str
+    load: Callable[[], Clip]
+    held_out: Callable[[], HeldOutViews] | None = None
+
+
+def blind(clip: Clip) -> Clip:
+    """The clip with all that a painter must not see taken out.
+
+    Frames between the first and the last are black, their cameras are interpolated between these two. Cloud, depth and
+    confidence stay: they were made from the two input views alone.
+    """
+    frames = clip.frames.clone()
+    frames[1:-1] = 0
+    count = frames.shape[0]
+    cameras = interpolate_cameras(clip.cameras[[0, count - 1]], torch.linspace(0, 1, count, dtype=torch.float64))
+    return replace(clip, frames=frames, cameras=with_ends(cameras, clip.cameras))
+
+
+def with_ends(cameras: Cameras, ends: Cameras) -> Cameras:
+    """``cameras`` with the first and the last taken from ``ends`` to the last bit."""
+    world_to_camera, intrinsics = cameras.world_to_camera.clone(), cameras.intrinsics.clone()
+    for index in (0, -1):
+        world_to_camera[index] = ends.world_to_camera[index].to(world_to_camera)
+        intrinsics[index] = ends.intrinsics[index].to(intrinsics)
+    return replace(cameras, world_to_camera=world_to_camera, intrinsics=intrinsics)
+
+
+def scene_generator(seed: int, key: str, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that depends on seed, scene and purpose only: neither order nor rank nor restarts change a scene."""
+    digest = hashlib.sha256(f"{seed}:{key}:{purpose}".encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))

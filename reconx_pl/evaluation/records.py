@@ -1,0 +1,183 @@
+"""Results on disk: one folder a scene, every file complete or absent, and the summary over scenes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reconx_pl import __version__
+from reconx_pl.evaluation.baselines import METHODS
+from reconx_pl.evaluation.metrics import SceneMetrics
+from reconx_pl.evaluation.painter import HeldOutViews
+from reconx_pl.evaluation.scene import SceneResult, Scores
+from reconx_pl.evaluation.settings import EvaluationConfig
+from reconx_pl.types import Clip
+
+Record = dict[str, Any]  # what result.json holds
+RESULT, ERROR, SUMMARY = "result.json", "error.json", "results.json"
+GROUPS = {"scores": "mean", "held_out_scores": "mean_held_out"}  # of a scene -> in the summary
+GEOMETRY_NOTE = (
+    "cloud and confidence come from the two input views and from painted colours; no target geometry is used"
+)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write strict JSON so that the file is always complete: a partial one never carries its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> Record | None:
+    """The content of a JSON file, or None where there is none or it is damaged (it is then made again)."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def scene_folder(out: Path, key: str) -> Path:
+    """Folder of a scene; a key that is no good folder name gets a digest, so that no two share a folder."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", key).strip(".") or "scene"
+    if name != key:
+        name = f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    return out / "scenes" / name
+
+
+def clip_digest(clip: Clip, held_out: HeldOutViews | None = None) -> str:
+    """SHA-256 of what a clip brings into its scores: a scene packed anew under its old name is another scene."""
+    digest = hashlib.sha256()
+    parts = [clip.frames, clip.cameras.world_to_camera, clip.cameras.intrinsics, clip.confidence]
+    parts += [clip.cloud.points, clip.cloud.colors] if clip.cloud is not None else []
+    if held_out is not None:
+        parts += [held_out.images, held_out.cameras.world_to_camera, held_out.cameras.intrinsics]
+    for part in parts:
+        if part is not None:
+            digest.update(str(tuple(part.shape)).encode())
+            digest.update(part.detach().cpu().contiguous().numpy().tobytes())
+    digest.update(repr((clip.fps, clip.caption)).encode())
+    return digest.hexdigest()
+
+
+def _plain(scores: Scores) -> dict[str, Any]:
+    """Per-target scores and their mean, as JSON."""
+    return {
+        method: {
+            "mean": {name: values.mean().item() for name, values in metrics.items()},
+            "targets": {name: values.tolist() for name, values in metrics.items()},
+        }
+        for method, metrics in scores.items()
+    }
+
+
+def scene_record(
+    result: SceneResult, config: EvaluationConfig, model: str, digest: str, files: dict[str, str]
+) -> Record:
+    """Everything that result.json says about a scene."""
+    clip = result.clip
+    return {
+        "key": clip.key,
+        "dataset": clip.dataset,
+        "scene": clip.scene,
+        "config_hash": config.hash,
+        "model": model,
+        "clip_digest": digest,
+        "version": __version__,
+        "pose_policy": config.pose_policy,
+        "geometry": GEOMETRY_NOTE,
+        "frames": clip.frames.shape[0],
+        "size": list(clip.frames.shape[-2:]),
+        "frame_indices": list(clip.frame_indices),
+        "frame_gap": clip.frame_indices[-1] - clip.frame_indices[0],
+        "targets": result.targets,
+        "ceiling_targets": result.ceiling_targets,
+        "scores": _plain(result.scores),
+        "held_out_scores": _plain(result.held_out_scores),
+        "absent": result.absent,
+        "gaussians": len(result.gaussians),
+        "seconds": {stage: round(value, 3) for stage, value in result.seconds.items()},
+        "files": files,
+    }
+
+
+def finished_record(folder: Path, config: EvaluationConfig, model: str, digest: str | None = None) -> Record | None:
+    """The record of a scene that was done with the same settings, by the same model, on the same data; else None."""
+    record = read_json(folder / RESULT)
+    if record is None or record.get("config_hash") != config.hash or record.get("model") != model:
+        return None
+    if digest is not None and record.get("clip_digest") != digest:
+        return None
+    if any(not (folder / name).is_file() for name in record.get("files", {}).values()):
+        return None
+    return record
+
+
+def fill(metrics: Mapping[tuple[str, str], SceneMetrics], record: Record) -> None:
+    """Add a scene's scores to the metric of each (group, method)."""
+    for (group, method), metric in metrics.items():
+        if method in record[group]:
+            metric.update(record[group][method]["targets"])
+
+
+def make_metrics(names: Sequence[str], **kwargs: Any) -> dict[tuple[str, str], SceneMetrics]:
+    """One ``SceneMetrics`` for each group of targets and each method; the same ones on every rank."""
+    return {(group, method): SceneMetrics(names, **kwargs) for group in GROUPS for method in METHODS}
+
+
+def means(metrics: Mapping[tuple[str, str], SceneMetrics]) -> dict[str, dict[str, dict[str, float]]]:
+    """Name in the summary -> method -> metric -> mean over scenes. Gathers over ranks: every rank must call it."""
+    table: dict[str, dict[str, dict[str, float]]] = {name: {} for name in GROUPS.values()}
+    for (group, method), metric in metrics.items():
+        with warnings.catch_warnings():  # a method that was not asked for, or a rank without scenes, has no update
+            warnings.filterwarnings("ignore", message=".*``compute`` method of metric SceneMetrics was called before")
+            values = {name: value.item() for name, value in metric.compute().items()}
+        if values and all(math.isfinite(value) for value in values.values()):
+            table[GROUPS[group]][method] = values
+    return table
+
+
+def summary(
+    records: Sequence[Record],
+    table: Mapping[str, Any],
+    expected: Sequence[str],
+    failed: Mapping[str, str],
+    config: EvaluationConfig,
+    model: str,
+    absent: Mapping[str, str],
+) -> Record:
+    """What results.json says: complete only if every expected scene has its scores."""
+    done = {record["key"] for record in records}
+    missing = [key for key in expected if key not in done and key not in failed]
+    stages: dict[str, float] = {}
+    for record in records:
+        for stage, value in record["seconds"].items():
+            stages[stage] = round(stages.get(stage, 0.0) + value, 3)
+    order = {key: index for index, key in enumerate(expected)}
+    ordered = sorted(records, key=lambda record: order.get(record["key"], len(order)))
+    return {
+        "complete": bool(records) and not failed and not missing,
+        "expected": len(expected),
+        "finished": len(records),
+        "failed": dict(failed),
+        "missing": missing,
+        **{name: dict(values) for name, values in table.items()},
+        "methods": METHODS,
+        "metrics": list(config.metrics),
+        "absent": {**{name: why for record in records for name, why in record["absent"].items()}, **absent},
+        "pose_policy": config.pose_policy,
+        "geometry": GEOMETRY_NOTE,
+        "config": config.as_dict(),
+        "config_hash": config.hash,
+        "model": model,
+        "version": __version__,
+        "seconds": stages,
+        "scenes": ordered,
+    }

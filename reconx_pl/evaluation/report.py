@@ -1,0 +1,346 @@
+"""The report: one HTML file with everything in it, legible on a laptop and on a phone."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from reconx_pl.errors import BadDataError
+from reconx_pl.evaluation.baselines import METHODS
+from reconx_pl.evaluation.curves import RunCurves, plot_curves, read_run
+from reconx_pl.evaluation.metrics import HIGHER_IS_BETTER
+from reconx_pl.evaluation.records import SUMMARY, Record, read_json, scene_folder
+from reconx_pl.evaluation.report_style import STYLE
+
+VIDEO_LIMIT = 2 * 1024 * 1024  # bytes; a larger one is linked
+METRIC_HEADS = {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}
+DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
+APART = {"ceiling"}  # sees the truth: never the best of the table
+STAGE_COLORS = ("#2b6cb0", "#6ba3d6", "#c05621", "#e0a458", "#5a8f69", "#8d6cab", "#a3a9b5", "#d98880", "#4a5568")
+
+
+def write_report(
+    out: str | Path,
+    results: Record | None = None,
+    training_logs: Sequence[str | Path | RunCurves] | None = None,
+    title: str = "ReconX: scenes from two views",
+    pictured: int = 24,
+) -> Path:
+    """Write ``out/index.html``.
+
+    Args:
+        out: folder of the evaluation, with results.json and scenes/.
+        results: what ``evaluate_scenes`` returned; None reads results.json.
+        training_logs: TensorBoard folders, one a training stage, in order, or curves that were read before.
+        title: head line.
+        pictured: scenes shown with pictures; the others are in the table of scenes only.
+
+    Returns:
+        the path of the file.
+
+    Raises:
+        BadDataError: no results there, or a training log without event files.
+    """
+    out = Path(out)
+    results = results if results is not None else read_json(out / SUMMARY)
+    if results is None:
+        raise BadDataError(f"{out / SUMMARY} is missing or damaged; run the evaluation first")
+    runs = [run if isinstance(run, RunCurves) else read_run(run) for run in training_logs or []]
+    body = [
+        _head(results, title),
+        "<main>",
+        _problems(results),
+        _scores(results),
+        _training(runs),
+        _time(results),
+        _scenes(out, results, pictured),
+        _settings(results),
+        f"<footer>reconx_pl {escape(str(results['version']))} · settings {results['config_hash'][:12]} · "
+        f'<a href="{SUMMARY}">{SUMMARY}</a> holds every number of this page.</footer>',
+        "</main>",
+    ]
+    page = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(part for part in body if part)
+        + "\n</body></html>\n"
+    )
+    path = out / "index.html"
+    partial = out / f".index.{os.getpid()}.html"
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _number(metric: str, value: float | None) -> str:
+    return "–" if value is None else f"{value:.{DIGITS[metric]}f}"
+
+
+def _seconds(value: float) -> str:
+    if value >= 120:
+        return f"{int(value // 60)} min {int(value % 60)} s"
+    return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s" if value >= 1 else f"{1000 * value:.0f} ms"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _head(results: Record, title: str) -> str:
+    state = '<span class="good">complete</span>' if results["complete"] else '<span class="bad">not complete</span>'
+    return (
+        f'<header class="top"><h1>{escape(title)}</h1>'
+        f'<p class="facts"><b>{results["finished"]}</b> of {_plural(results["expected"], "scene")} scored, {state}'
+        f" · model <code>{escape(results['model'])}</code></p>"
+        '<div class="box"><p><b>What this is.</b> Each scene is a clip of which only the first and the last frame are '
+        "given. A video diffusion model paints the frames between them, guided by a point cloud of these two views; "
+        "3D Gaussians (splats) are then fitted to what it painted. The splats are rendered at the cameras of the true "
+        "frames between, which neither the model nor the fit has seen, and compared with them.</p>"
+        "<p><b>How to read it.</b> The first row of the table is the method; the rows below say what simpler means "
+        "reach on the same targets. PSNR and SSIM: higher is better; LPIPS: lower is better. Scores are means over the "
+        "targets of a scene, then over scenes. On the contact sheets time runs to the right.</p></div></header>"
+    )
+
+
+def _problems(results: Record) -> str:
+    parts = []
+    if results["failed"]:
+        items = "".join(
+            f"<li><b>{escape(key)}</b>: {escape(error)}</li>" for key, error in sorted(results["failed"].items())
+        )
+        parts.append(f'<div class="box warn"><p><b>Failed, and not in the scores:</b></p><ul>{items}</ul></div>')
+    if results["missing"]:
+        names = ", ".join(escape(key) for key in results["missing"])
+        parts.append(f'<div class="box warn"><p><b>Not evaluated yet:</b> {names}</p></div>')
+    for name, reason in results["absent"].items():
+        parts.append(
+            f'<div class="box warn"><p><b>{escape(name.upper())} is not reported.</b> {escape(reason)}</p></div>'
+        )
+    return "".join(parts)
+
+
+def _table(rows: Mapping[str, Mapping[str, float]], metrics: Sequence[str]) -> str:
+    """Methods x metrics; the best of each metric is marked among the methods that do not see the truth."""
+    best = {}
+    for metric in metrics:
+        values = [scores[metric] for method, scores in rows.items() if method not in APART and metric in scores]
+        if values:
+            best[metric] = (max if HIGHER_IS_BETTER[metric] else min)(values)
+    lines = []
+    for method, label in METHODS.items():
+        if method not in rows:
+            continue
+        cells = []
+        for metric in metrics:
+            value = rows[method].get(metric)
+            top = method not in APART and value is not None and value == best[metric]
+            mark = '<td class="best" title="best">' if top else '<td class="plain">'
+            cells.append(f"{mark}{_number(metric, value)}</td>")
+        lines.append(f"<tr{_aside(method)}><td>{escape(label)}</td>{''.join(cells)}</tr>")
+    heads = "".join(f'<th scope="col">{METRIC_HEADS[metric]}</th>' for metric in metrics)
+    return (
+        f'<div class="scroll"><table><thead><tr><th scope="col">Method</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _aside(method: str) -> str:
+    return ' class="aside"' if method in APART else ""
+
+
+def _metrics(results: Record) -> list[str]:
+    return [name for name in results["metrics"] if name not in results["absent"]]
+
+
+def _scores(results: Record) -> str:
+    if not results["scenes"]:
+        return "<h2>Scores</h2><p>No scene has been scored.</p>"
+    metrics, parts = _metrics(results), ["<h2>Scores</h2>"]
+    table, held_out = results["mean"], results["mean_held_out"]
+    if table:
+        parts.append(_table(table, metrics))
+        parts.append(f'<p class="note">{_how(results, "ceiling" in table)}</p>')
+    if held_out:
+        parts.append("<h3>Held-out views beside the clip</h3>")
+        parts.append(_table(held_out, metrics))
+    return "".join(parts)
+
+
+def _how(results: Record, ceiling: bool) -> str:
+    poses = {
+        "dataset": "Painted frames carry the poses of the data set.",
+        "interpolated": "Painted frames carry poses interpolated between the two input cameras.",
+    }[results["pose_policy"]]
+    targets = sorted({len(record["targets"]) for record in results["scenes"]})
+    counted = f"{targets[0]}" if len(targets) == 1 else f"{targets[0]} to {targets[-1]}"
+    text = (
+        f"{_plural(len(results['scenes']), 'scene')}, {counted} targets each. {poses} "
+        "Point cloud and confidence come from the two input views. SSIM is scikit-image's with an 11 × 11 Gaussian "
+        "window, LPIPS is VGG. Published numbers are of other scenes and sizes and stand elsewhere."
+    )
+    if ceiling:
+        text += (
+            " The ceiling is fitted to the true even frames and scored on the odd ones only: "
+            "what these splats could reach with perfect painting."
+        )
+    return text
+
+
+def _training(runs: Sequence[RunCurves]) -> str:
+    svg = plot_curves(runs)
+    if svg is None:
+        return ""
+    falls = []
+    for run in runs:
+        for what, series in (("training", run.train), ("validation", run.validation)):
+            if series is not None and len(series[1]) > 1:
+                edge = max(1, len(series[1]) // 10)
+                first, last = series[1][:edge].mean(), series[1][-edge:].mean()
+                falls.append(f"{run.name}, {what} loss {first:.4g} → {last:.4g}")
+    alt = "Loss curves. " + "; ".join(falls)
+    return (
+        f'<h2>Training</h2><img class="curves" src="{_data_uri(svg, "image/svg+xml")}" alt="{escape(alt)}">'
+        f'<ul class="legend">{"".join(f"<li>{escape(fall)}</li>" for fall in falls)}</ul>'
+        '<p class="note">Means of the first and the last tenth of each curve.</p>'
+    )
+
+
+def _time(results: Record) -> str:
+    seconds = {stage: value for stage, value in results["seconds"].items() if value > 0}
+    total = sum(seconds.values())
+    if not total:
+        return ""
+    bars, legend = [], []
+    for index, (stage, value) in enumerate(sorted(seconds.items(), key=lambda item: -item[1])):
+        color = STAGE_COLORS[index % len(STAGE_COLORS)]
+        bars.append(
+            f'<span style="width:{100 * value / total:.2f}%;background:{color}" title="{escape(stage)}"></span>'
+        )
+        share = f"{_seconds(value)}, {value / total:.0%}"
+        legend.append(f'<li><i style="background:{color}"></i>{escape(stage)} <span>{share}</span></li>')
+    scenes = max(1, len(results["scenes"]))
+    return (
+        f"<h2>Where the time went</h2>"
+        f'<div class="time" role="img" aria-label="Share of each stage">{"".join(bars)}</div>'
+        f'<ul class="legend">{"".join(legend)}</ul>'
+        f'<p class="note">Wall clock over all scenes: {_seconds(total)}, {_seconds(total / scenes)} a scene.</p>'
+    )
+
+
+def _scenes(out: Path, results: Record, pictured: int) -> str:
+    records = results["scenes"]
+    if not records:
+        return ""
+    parts = ["<h2>Scenes</h2>"]
+    if len(records) > 1:
+        parts.append(_scene_table(records, _metrics(results)))
+    parts += [_scene(out, record, _metrics(results)) for record in records[:pictured]]
+    if len(records) > pictured:
+        parts.append(f'<p class="note">Pictures of the first {pictured} scenes; the others are in scenes/.</p>')
+    return "".join(parts)
+
+
+def _scene_table(records: Sequence[Record], metrics: Sequence[str]) -> str:
+    """One row a scene, the method's scores and the PSNR of its rivals."""
+    rivals = [name for name in ("painted", "two_views", "nearest_input") if name in METHODS]
+    short = {"painted": "painted", "two_views": "two views", "nearest_input": "nearest"}
+    lead, lines = metrics[0] if metrics else "psnr", []
+    for record in records:
+        scores = record["scores"] or record["held_out_scores"]
+        cells = [_number(metric, scores["reconx"]["mean"].get(metric)) for metric in metrics]
+        cells += [_number(lead, scores.get(method, {}).get("mean", {}).get(lead)) for method in rivals]
+        lines.append(f"<tr><td>{escape(record['key'])}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    heads = "".join(f'<th scope="col">{METRIC_HEADS[metric]}</th>' for metric in metrics)
+    heads += "".join(f'<th scope="col">{lead.upper()},<br>{short[name]}</th>' for name in rivals)
+    return (
+        f'<div class="scroll"><table><thead><tr><th scope="col">Scene</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _scene(out: Path, record: Record, metrics: Sequence[str]) -> str:
+    folder, files = scene_folder(out, record["key"]), record["files"]
+    relative = folder.relative_to(out).as_posix()
+    name = escape(record["key"])
+    parts = [
+        f'<article><div class="head"><h3>{name}</h3><p class="note">{record["frames"]} frames of '
+        f"{record['size'][1]} × {record['size'][0]}, gap {record['frame_gap']} · {record['gaussians']:,} Gaussians · "
+        f"{_seconds(sum(record['seconds'].values()))}</p></div>"
+    ]
+    if "contact_sheet" in files:
+        path = folder / files["contact_sheet"]
+        alt = f"Contact sheet of {name}: input, generated, ground truth, splat render and error over time"
+        image = f'<img src="{_data_uri(_jpeg(path), "image/jpeg")}" alt="{alt}">'
+        parts.append(f'<figure><div class="sheet scroll">{image}</div></figure>')
+    clips = [
+        (files[kind], caption)
+        for kind, caption in (("painted", "Painted clip"), ("rendered", "Flight through the splats"))
+        if kind in files
+    ]
+    if clips:
+        shown = "".join(_clip(folder / file, f"{relative}/{file}", caption, name) for file, caption in clips)
+        parts.append(f'<div class="clips">{shown}</div>')
+    if record["scores"]:
+        rows = {method: scores["mean"] for method, scores in record["scores"].items()}
+        parts.append(f"<details><summary>Scores of this scene</summary>{_table(rows, metrics)}</details>")
+    links = {"splats": "splats (.ply)", "contact_sheet": "contact sheet (.png)"}
+    linked = [f'<a href="{relative}/{files[kind]}">{text}</a>' for kind, text in links.items() if kind in files]
+    linked.append(f'<a href="{relative}/result.json">numbers (.json)</a>')
+    return "".join(parts) + f'<p class="note">{" · ".join(linked)}</p></article>'
+
+
+def _jpeg(path: Path) -> bytes:
+    """A picture made small enough to be embedded; the lossless one is linked."""
+    buffer = io.BytesIO()
+    with Image.open(path) as image:
+        image.convert("RGB").save(buffer, "JPEG", quality=90, optimize=True)
+    return buffer.getvalue()
+
+
+def _clip(path: Path, link: str, caption: str, scene: str) -> str:
+    if path.stat().st_size > VIDEO_LIMIT:
+        return f'<figure><figcaption><a href="{link}">{caption} (mp4)</a></figcaption></figure>'
+    source = _data_uri(path.read_bytes(), "video/mp4")
+    return (
+        f'<figure><video src="{source}" autoplay loop muted playsinline controls aria-label="{caption} of {scene}">'
+        f'<a href="{link}">{caption} (mp4)</a></video><figcaption>{caption}</figcaption></figure>'
+    )
+
+
+def _settings(results: Record) -> str:
+    rows = {
+        "model": results["model"],
+        "version": f"reconx_pl {results['version']}",
+        "settings hash": results["config_hash"],
+        "geometry": results["geometry"],
+        **_flat(results["config"]),
+    }
+    cells = "".join(
+        f"<tr><td>{escape(name)}</td><td><code>{escape(str(value))}</code></td></tr>" for name, value in rows.items()
+    )
+    return (
+        "<h2>Settings</h2><details><summary>All settings of this evaluation</summary>"
+        f'<div class="scroll"><table class="settings"><tbody>{cells}</tbody></table></div></details>'
+    )
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,0 +1,130 @@
+"""The metrics against their definitions, and the order of the means: targets of a scene first, then scenes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsError
+from reconx_pl.evaluation.metrics import MetricSuite, SceneMetrics, psnr, ssim
+
+
+@pytest.fixture
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    target = torch.rand(3, 3, 24, 31, generator=generator)
+    return (target + 0.1 * torch.randn(target.shape, generator=generator)).clamp(0, 1), target
+
+
+def test_psnr_is_scikit_images(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    prediction, target = pair
+    expected = [peak_signal_noise_ratio(t.numpy(), p.numpy(), data_range=1) for p, t in zip(*pair, strict=True)]
+    np.testing.assert_allclose(psnr(prediction, target), expected, atol=1e-5)
+
+
+def test_psnr_clips_to_the_unit_range() -> None:
+    target = torch.ones(1, 3, 8, 8)
+    assert psnr(target * 1.7, target).item() == pytest.approx(100)
+    assert psnr(target * 0.9, target).item() == pytest.approx(20, abs=1e-4)
+
+
+def test_ssim_is_the_fields_call_and_not_a_neighbour(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    prediction, target = (images.numpy() for images in pair)
+    call = {"channel_axis": 0, "data_range": 1}
+    expected = [
+        structural_similarity(t, p, win_size=11, gaussian_weights=True, **call)
+        for p, t in zip(prediction, target, strict=True)
+    ]
+    np.testing.assert_allclose(ssim(*pair), expected, atol=1e-7)
+    default = [structural_similarity(t, p, **call) for p, t in zip(prediction, target, strict=True)]
+    assert np.abs(np.asarray(default) - ssim(*pair).numpy()).max() > 1e-3
+
+
+def test_metrics_reject_what_they_cannot_judge(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    prediction, target = pair
+    with pytest.raises(ConfigurationError, match="one size"):
+        psnr(prediction, target[..., 1:])
+    with pytest.raises(ConfigurationError, match="11 x 11"):
+        ssim(prediction[..., :10], target[..., :10])
+    with pytest.raises(ConfigurationError, match="fid"):
+        MetricSuite(("psnr", "fid"))
+    broken = prediction.clone()
+    broken[0, 0, 0, 0] = math.nan
+    with pytest.raises(BadSceneError, match="NaN"):
+        MetricSuite(("psnr",))(broken, target)
+
+
+def test_lpips_without_weights_is_absent_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, pair: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    perceptual = pytest.importorskip("reconx_pl.splatting.perceptual")
+
+    def missing(*_args: object, **_kwargs: object) -> None:
+        raise MissingWeightsError("no VGG backbone in the cache")
+
+    monkeypatch.setattr(perceptual, "LpipsDistance", missing)
+    suite = MetricSuite()
+    assert suite.names == ("psnr", "ssim")
+    assert "no VGG backbone" in suite.absent["lpips"] and "reconx weights lpips" in suite.absent["lpips"]
+    assert set(suite(*pair)) == {"psnr", "ssim"}
+
+
+def test_real_lpips_ranks_a_worse_image_worse() -> None:
+    pytest.importorskip("reconx_pl.splatting.perceptual")
+    suite = MetricSuite(("lpips",))
+    if suite.absent:
+        pytest.skip(suite.absent["lpips"])
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(1, 3, 32, 32, generator=generator).repeat(3, 1, 1, 1)
+    noise = torch.randn(1, 3, 32, 32, generator=generator)
+    scores = suite(torch.stack([target[0], target[0] + 0.02 * noise[0], target[0] + 0.2 * noise[0]]), target)["lpips"]
+    assert scores[0] == pytest.approx(0, abs=1e-6)
+    assert scores[0] < scores[1] < scores[2]
+
+
+def test_scenes_count_once_however_many_targets_they_have() -> None:
+    metric = SceneMetrics(("psnr",))
+    metric.update({"psnr": [10.0, 20.0, 30.0]})  # mean 20
+    metric.update({"psnr": [40.0]})
+    assert metric.compute()["psnr"].item() == pytest.approx(30.0)  # a flat mean would say 25
+
+
+def test_a_metric_that_one_scene_lacks_is_not_reported() -> None:
+    metric = SceneMetrics(("psnr", "lpips"))
+    metric.update({"psnr": [10.0], "lpips": [0.5]})
+    metric.update({"psnr": [20.0]})
+    assert set(metric.compute()) == {"psnr"}
+    with pytest.raises(ConfigurationError, match="without targets"):
+        metric.update({"psnr": []})
+
+
+def test_half_precision_trainers_do_not_round_the_sums() -> None:
+    assert SceneMetrics().set_dtype(torch.float16).totals.dtype == torch.float64
+    assert SceneMetrics().half().totals.dtype == torch.float64
+
+
+SCENES = {0: [[10.0, 20.0], [33.0]], 1: [[5.0, 6.0, 7.0]]}  # scores a rank; three scenes over two ranks
+
+
+def _rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    metric = SceneMetrics(("psnr",))
+    for scores in SCENES[rank]:
+        metric.update({"psnr": scores})
+    Path(folder, f"rank{rank}.txt").write_text(repr(metric.compute()["psnr"].item()))
+    dist.destroy_process_group()
+
+
+def test_two_processes_agree_on_the_mean_over_all_scenes(tmp_path: Path) -> None:
+    mp.start_processes(_rank, args=(str(tmp_path),), nprocs=2, start_method="spawn")
+    expected = (15.0 + 33.0 + 6.0) / 3
+    for rank in range(2):
+        assert float((tmp_path / f"rank{rank}.txt").read_text()) == pytest.approx(expected, abs=1e-12)

@@ -1,0 +1,73 @@
+"""PSNR, SSIM and LPIPS against the numbers that scikit-image and lpips themselves gave for real photographs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden_kits import SHARED, golden_kits
+from PIL import Image
+
+from reconx_pl.errors import MissingWeightsError
+from reconx_pl.evaluation.metrics import lpips, psnr, ssim
+
+KITS = golden_kits("metrics_*.json")
+PAIRS = [
+    pytest.param(pair, id=f"{kit.stem}-{pair['scene']}-{Path(pair['prediction']).stem}")
+    for kit in KITS
+    for pair in json.loads(kit.read_text())["pairs"]
+]
+SIZE = 256
+
+
+def square(path: Path) -> torch.Tensor:
+    """[1, 3, 256, 256] by the kit's recipe: Lanczos so that the short side fits, centre crop."""
+    if not path.is_file():
+        pytest.skip(f"the kit's photograph {path} is not here")
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    scale = SIZE / min(image.size)
+    resized = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+    left, top = (resized.width - SIZE) // 2, (resized.height - SIZE) // 2
+    pixels = np.asarray(resized.crop((left, top, left + SIZE, top + SIZE)), dtype=np.float32) / 255
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+
+def images(pair: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    folder = SHARED / "scenes" / pair["scene"]
+    return square(folder / pair["prediction"]), square(folder / pair["target"])
+
+
+def test_kits_are_found(golden_dir: Path) -> None:
+    assert PAIRS, f"{golden_dir} holds no metrics_*.json"
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_psnr_and_ssim(pair: dict) -> None:
+    prediction, target = images(pair)
+    # The kit's PSNR was computed in float32, whose spacing at 20 dB is 1.9e-6.
+    assert psnr(prediction, target).item() == pytest.approx(pair["psnr"], abs=2e-6)
+    assert ssim(prediction, target).item() == pytest.approx(pair["ssim"], abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def distances() -> dict[str, torch.nn.Module]:
+    perceptual = pytest.importorskip("reconx_pl.splatting.perceptual")
+    found = {}
+    for net in ("vgg", "alex"):
+        try:
+            found[net] = perceptual.LpipsDistance(net=net).eval()
+        except MissingWeightsError as error:
+            pytest.skip(str(error))
+    return found
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_lpips(pair: dict, distances: dict[str, torch.nn.Module]) -> None:
+    prediction, target = images(pair)
+    for net, distance in distances.items():
+        if (expected := pair.get(f"lpips_{net}")) is not None:
+            assert lpips(prediction, target, distance).item() == pytest.approx(expected, abs=1e-5)

@@ -53,7 +53,7 @@ def farthest_point_order(points: Tensor, count: int, start: int = 0) -> Tensor:
 
 
 @njit(cache=True)
-def _greedy(xyz, original, start, chosen, bucket):  # type: ignore[no-untyped-def]
+def _greedy(xyz, original, start, chosen, bucket):
     """xyz [3, N] in bucket order, original [N] their indices; fills ``chosen``."""
     total = xyz.shape[1]
     buckets = (total + bucket - 1) // bucket

@@ -31,7 +31,7 @@ def cloud_from_maps(
         images: [V, 3, H, W] in [0, 1], the colours.
         count: points wanted. A map with fewer usable pixels gives them all: the cloud is never padded.
         min_confidence: pixels below are left out (DUSt3R's scale, 1 is the floor).
-        generator: thins the pixels to four times ``count`` before the sampling; its device is the CPU. None takes evenly
+        generator: a CPU generator that thins the pixels to four times ``count`` before the sampling; None takes evenly
             spaced pixels instead.
 
     Returns:
@@ -92,7 +92,7 @@ def view_cloud(cloud: PointCloud, cameras: Cameras, max_radius: int = 4, toleran
     device = cloud.points.device
     pixels, depth = project(cloud.points, cameras)  # [V, N, 2], [V, N]
     focal = 0.5 * (cameras.intrinsics[:, 0, 0] + cameras.intrinsics[:, 1, 1])  # [V]
-    # half a pixel more than the gap's half, so that neighbours on a slanted surface still touch
+    # a disc reaches the centres of its neighbours, so that slanted surfaces have no holes
     radius = (focal[:, None] * neighbour_distance(cloud.points) / depth.clamp(min=1e-6) + 0.5).clamp(0.5, max_radius)
     payload = torch.cat([cloud.colors, cloud.confidence[:, None]], dim=1)  # [N, 4]
     out_depth = torch.zeros(views, height * width, device=device)

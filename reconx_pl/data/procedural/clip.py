@@ -1,0 +1,157 @@
+"""A seed becomes a scene, a camera path, a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reconx_pl.data.procedural.landscapes import landscape
+from reconx_pl.data.procedural.paths import CameraPath, choose_path
+from reconx_pl.data.procedural.primitives import Scene
+from reconx_pl.data.procedural.render import depth_confidence, render_scene
+from reconx_pl.data.procedural.rooms import room
+from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.geometry.cameras import unproject
+from reconx_pl.geometry.point_maps import cloud_from_maps
+from reconx_pl.types import Cameras, Clip, PointMap
+
+Kind = Literal["room", "landscape"]
+DATASET = "procedural"
+_LAYOUTS = 40
+
+
+@dataclass(frozen=True)
+class ProceduralScene:
+    """A scene with the path of its camera."""
+
+    seed: int
+    kind: Kind
+    scene: Scene
+    path: CameraPath
+
+
+def procedural_scene(seed: int, kind: Kind | None = None, gap: float = 1.0) -> ProceduralScene:
+    """The scene and the path that belong to a seed.
+
+    Args:
+        seed: >= 0; every seed is another scene.
+        kind: "room" or "landscape"; None lets the seed choose.
+        gap: scales the distance between the two ends of the path; above 1 they share less of the scene.
+
+    Raises:
+        ConfigurationError: an argument out of range.
+        BadSceneError: no path of this gap fits, which happens for gaps far above 1.
+    """
+    if seed < 0:
+        raise ConfigurationError(f"a procedural seed is 0 or more, got {seed}")
+    if kind not in (None, "room", "landscape"):
+        raise ConfigurationError(f'kind is "room", "landscape" or None, got {kind!r}')
+    if not 0 < gap <= 10:
+        raise ConfigurationError(f"gap scales the baseline and lies in (0, 10], got {gap}")
+    rng = np.random.default_rng([seed, 0x5CE4E])
+    chosen: Kind = "room" if rng.random() < 0.6 else "landscape"
+    chosen = kind or chosen
+    for _ in range(_LAYOUTS):
+        scene, start, target = room(rng) if chosen == "room" else landscape(rng)
+        path = choose_path(scene, rng, start, target, gap)
+        if path is not None:
+            return ProceduralScene(seed, chosen, scene, path)
+    raise BadSceneError(
+        f"procedural seed {seed}: no camera path with gap {gap:g} fits into the {chosen}; use a smaller gap"
+    )
+
+
+def procedural_clip(
+    seed: int,
+    frames: int = 8,
+    size: tuple[int, int] = (128, 128),
+    kind: Kind | None = None,
+    *,
+    points: int = 16384,
+    gap: float = 1.0,
+    fps: float = 8.0,
+    samples: int = 2,
+) -> Clip:
+    """Render a clip with everything a shard can hold.
+
+    Args:
+        seed, kind, gap: see ``procedural_scene``.
+        frames: T >= 2, evenly spaced along the path.
+        size: rows and columns, pixels.
+        points: size of the cloud, made of the depth of the first and the last frame; fewer if they have fewer pixels.
+        fps: frames a second that the clip claims.
+        samples: colour rays along each side of a pixel.
+
+    Returns:
+        A clip with exact depth, a DUSt3R-like confidence, and a cloud in farthest-point order; metres.
+    """
+    if frames < 2:
+        raise ConfigurationError(f"a clip needs a first and a last frame, got frames = {frames}")
+    _check_size(size)
+    if samples < 1:
+        raise ConfigurationError(f"samples counts colour rays along a pixel's side and is 1 or more, got {samples}")
+    made = procedural_scene(seed, kind, gap)
+    cameras = made.path.cameras(np.linspace(0.0, 1.0, frames), *size)
+    seen = render_scene(made.scene, cameras, samples)
+    ends = [0, frames - 1]
+    depth = seen.depth[ends]
+    confidence = depth_confidence(depth, seen.cosine[ends])
+    point_map = PointMap(unproject(depth, cameras[ends]), confidence, depth > 0)
+    generator = torch.Generator().manual_seed(seed)
+    cloud = cloud_from_maps(point_map, seen.frames[ends].float() / 255, points, generator=generator)
+    return Clip(
+        key=clip_key(seed, kind),
+        dataset=DATASET,
+        scene=f"{made.kind}-{seed:08d}",
+        frames=seen.frames,
+        cameras=cameras,
+        frame_indices=tuple(range(frames)),
+        fps=fps,
+        caption=made.scene.caption,
+        depth=depth,
+        confidence=confidence,
+        cloud=cloud,
+    )
+
+
+def procedural_views(
+    seed: int,
+    positions: Sequence[float],
+    size: tuple[int, int] = (128, 128),
+    kind: Kind | None = None,
+    *,
+    gap: float = 1.0,
+    samples: int = 2,
+) -> tuple[Tensor, Tensor, Cameras]:
+    """Render any views along the path of ``procedural_clip``; its frame i of T stands at i / (T - 1).
+
+    Args:
+        positions: V numbers in [0, 1].
+        seed, size, kind, gap, samples: as given to ``procedural_clip``.
+
+    Returns:
+        frames [V, 3, H, W] uint8, depth [V, H, W] float32 (metres, 0 = none), V cameras.
+    """
+    at = np.asarray(positions, dtype=np.float64)
+    if at.ndim != 1 or len(at) == 0 or not ((at >= 0) & (at <= 1)).all():
+        raise ConfigurationError(f"positions are a list of numbers in [0, 1], got {positions}")
+    _check_size(size)
+    made = procedural_scene(seed, kind, gap)
+    cameras = made.path.cameras(at, *size)
+    seen = render_scene(made.scene, cameras, samples)
+    return seen.frames, seen.depth, cameras
+
+
+def clip_key(seed: int, kind: Kind | None = None) -> str:
+    """The key of a seed's clip in a shard."""
+    return f"procedural-{seed:08d}" if kind is None else f"procedural-{kind}-{seed:08d}"
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    if len(size) != 2 or min(size) < 8:
+        raise ConfigurationError(f"size is (rows, columns) of at least 8 pixels, got {size}")

@@ -1,0 +1,400 @@
+"""Ray casting of textured primitives, compiled with numba.
+
+All kernels stand in one file, because numba notices only changes of a cached function's own file. A primitive is a unit
+shape in its own frame: ``inverse`` maps world to unit coordinates (rotation, then division by ``half``), which leaves
+the ray parameter t untouched. Camera rays have z = 1 in camera axes, so t is the depth along the optical axis.
+World axes: x right, y down (so up is -y), z forward, as in a camera at rest.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from reconx_pl.data.procedural import layout as k
+
+_FAR = 1e30
+_TILE = 8  # pixels
+
+
+@njit(cache=True, fastmath=True)
+def _hash(i, j, m, seed):
+    n = (i * 73856093) ^ (j * 19349663) ^ (m * 83492791) ^ (seed * 2654435761)
+    n = ((n ^ (n >> 13)) * 1274126177) & 0xFFFFFFFF
+    n = ((n ^ (n >> 15)) * 2246822519) & 0xFFFFFFFF
+    return ((n ^ (n >> 16)) & 0xFFFF) / 65535.0
+
+
+@njit(cache=True, fastmath=True)
+def _noise(x, y, z, seed):
+    """Value noise in [0, 1], one lattice cell a unit, quintic between the corners."""
+    fx, fy, fz = math.floor(x), math.floor(y), math.floor(z)
+    i, j, m = int(fx), int(fy), int(fz)
+    x, y, z = x - fx, y - fy, z - fz
+    x = x * x * x * (x * (x * 6 - 15) + 10)
+    y = y * y * y * (y * (y * 6 - 15) + 10)
+    z = z * z * z * (z * (z * 6 - 15) + 10)
+    a = _hash(i, j, m, seed) * (1 - x) + _hash(i + 1, j, m, seed) * x
+    b = _hash(i, j + 1, m, seed) * (1 - x) + _hash(i + 1, j + 1, m, seed) * x
+    c = _hash(i, j, m + 1, seed) * (1 - x) + _hash(i + 1, j, m + 1, seed) * x
+    d = _hash(i, j + 1, m + 1, seed) * (1 - x) + _hash(i + 1, j + 1, m + 1, seed) * x
+    return (a * (1 - y) + b * y) * (1 - z) + (c * (1 - y) + d * y) * z
+
+
+@njit(cache=True, fastmath=True)
+def _clamp(x, low, high):
+    return min(max(x, low), high)
+
+
+@njit(cache=True, fastmath=True)
+def _fractal(x, y, z, seed, wavelength, footprint, octaves):
+    """Octaves of noise in about [-0.5, 0.5]; those too fine for the footprint (metres) fade out, so nothing aliases."""
+    total, amplitude = 0.0, 1.0
+    for octave in range(octaves):
+        fade = _clamp(wavelength / footprint * 0.5 - 1.0, 0.0, 1.0)
+        if fade <= 0:
+            break
+        total += amplitude * fade * (_noise(x / wavelength, y / wavelength, z / wavelength, seed + octave) - 0.5)
+        amplitude *= 0.55
+        wavelength *= 0.45
+    return total
+
+
+@njit(cache=True, fastmath=True)
+def _square(x, period, footprint):
+    """Square wave in [-1, 1], filtered to the footprint."""
+    f = x / period
+    f = f - math.floor(f)
+    triangle = abs(f * 2 - 1) * 2 - 1
+    return _clamp(triangle * period / (2 * footprint), -1.0, 1.0)
+
+
+@njit(cache=True, fastmath=True)
+def _pattern(m, u, v, hu, hv, footprint):
+    """Weights of the colours B and C in [0, 1] at (u, v) metres on a face of half size (hu, hv)."""
+    kind, pu, pv, seed = int(m[k.KIND]), m[k.PERIOD_U], m[k.PERIOD_V], int(m[k.SEED])
+    if kind == k.CHECKER:
+        return 0.5 + 0.5 * _square(u, pu, footprint) * _square(v, pv, footprint), 0.0
+    if kind == k.STRIPES:
+        x = u * m[k.COS] + v * m[k.SIN]
+        return 0.5 + 0.35 * _square(x, pu, footprint) + 0.15 * _square(x + 0.1 * pu, pu * 0.31, footprint), 0.0
+    if kind in (k.BRICKS, k.PLANKS):
+        row = math.floor(v / pv)
+        shift = 0.5 * (int(row) & 1) if kind == k.BRICKS else _hash(int(row), 3, 7, seed)
+        column = math.floor(u / pu + shift)
+        du = u / pu + shift - column
+        dv = v / pv - row
+        joint = 0.07 * min(pu, pv) if kind == k.BRICKS else 0.03 * min(pu, pv)
+        gap = min(min(du, 1 - du) * pu, min(dv, 1 - dv) * pv)
+        mask = _clamp((joint - gap) / footprint + 0.5, 0.0, 1.0)
+        fade = _clamp(2 * footprint / pv - 0.5, 0.0, 1.0)
+        mask = mask * (1 - fade) + 0.2 * fade
+        return mask, (1 - fade) * 0.8 * _hash(int(column), int(row), 1, seed) + 0.4 * fade
+    if kind == k.DOTS:
+        i, j = math.floor(u / pu), math.floor(v / pu)
+        radius = pu * (0.18 + 0.22 * _hash(int(i), int(j), 2, seed))
+        room = 0.5 * pu - radius
+        x = (i + 0.5) * pu + room * (2 * _hash(int(i), int(j), 3, seed) - 1)
+        y = (j + 0.5) * pu + room * (2 * _hash(int(i), int(j), 4, seed) - 1)
+        mask = _clamp((radius - math.sqrt((u - x) ** 2 + (v - y) ** 2)) / footprint + 0.5, 0.0, 1.0)
+        fade = _clamp(2 * footprint / pu - 0.5, 0.0, 1.0)
+        mask = mask * (1 - fade) + 0.25 * fade
+        return mask, mask * 0.9 * _hash(int(i), int(j), 5, seed) * (1 - fade)
+    if kind == k.WINDOWS:
+        du = abs(u / pu - math.floor(u / pu) - 0.5) * pu
+        dv = abs(v / pv - math.floor(v / pv) - 0.5) * pv
+        edge = min(0.28 * pu - du, 0.3 * pv - dv)
+        frame = _clamp((edge + 0.06 * pu) / footprint + 0.5, 0.0, 1.0)
+        glass = _clamp(edge / footprint + 0.5, 0.0, 1.0) * _clamp(max(du, dv) / (0.02 * pu + footprint), 0.0, 1.0)
+        return glass, frame
+    if kind == k.PICTURE:
+        x, y = u / hu, v / hv
+        border = _clamp((max(abs(x) * hu - hu, abs(y) * hv - hv) + 0.05) / footprint + 0.5, 0.0, 1.0)
+        fine = footprint / min(hu, hv)
+        hills = 0.9 * _fractal(x, 0.0, 0.5, seed, 0.7, fine, 4)
+        below = _clamp((y - 0.1 - hills) / fine * 0.5 + 0.5, 0.0, 1.0)
+        sx, sy = 1.2 * _hash(1, 2, 3, seed) - 0.6, -0.8 * _hash(3, 2, 1, seed)
+        disc = _clamp((0.25 - math.sqrt((x - sx) ** 2 + (y - sy) ** 2)) / fine * 0.5 + 0.5, 0.0, 1.0)
+        weight = (0.15 + 0.2 * (y + 1)) * (1 - below) + below * (
+            0.8 + 0.4 * _fractal(x, y, 0.0, seed + 9, 0.4, fine, 3)
+        )
+        return _clamp(weight, 0.0, 1.0) * (1 - border), max(border, disc * (1 - below) * 0.9)
+    return 0.0, 0.0
+
+
+@njit(cache=True, fastmath=True)
+def _albedo(m, u, v, x, y, z, hu, hv, footprint, out):
+    """Colour of a material at face coordinates (u, v) and at solid coordinates (x, y, z), metres; writes out [3]."""
+    seed = int(m[k.SEED])
+    b, c = _pattern(m, u, v, hu, hv, footprint)
+    if m[k.KIND] == k.PLANKS:  # wood: long fibres along u
+        grain = 0.6 * _noise(u * 0.6, v * 9, 0.0, seed) * _clamp(0.06 / footprint - 0.5, 0.0, 1.0)
+        grain += _fractal(u * 0.12, v, seed * 0.1, seed, m[k.GRAIN_LENGTH], footprint, 3) - 0.3
+    else:
+        grain = _fractal(x, y, z, seed, m[k.GRAIN_LENGTH], footprint, 4)
+    if m[k.TINT] > 0:
+        tint = m[k.TINT] * _clamp(0.5 + 1.6 * _fractal(x, y, z, seed + 31, m[k.TINT_LENGTH], footprint, 2), 0.0, 1.0)
+        c = c + (1 - c) * tint
+    gain = max(0.0, 1 + m[k.GRAIN] * grain)
+    for channel in range(3):
+        color = m[k.COLOR_A + channel] * (1 - b) + m[k.COLOR_B + channel] * b
+        out[channel] = gain * (color * (1 - c) + m[k.COLOR_C + channel] * c)
+
+
+@njit(cache=True, fastmath=True)
+def _hit(kind, ox, oy, oz, dx, dy, dz, near):
+    """Smallest t > near where the ray o + t d, in unit coordinates, meets the unit shape from its visible side."""
+    if kind in (k.BOX, k.SHELL):
+        ix = 1.0 / dx if abs(dx) > 1e-12 else 1e12
+        iy = 1.0 / dy if abs(dy) > 1e-12 else 1e12
+        iz = 1.0 / dz if abs(dz) > 1e-12 else 1e12
+        ax, bx = (-1 - ox) * ix, (1 - ox) * ix
+        ay, by = (-1 - oy) * iy, (1 - oy) * iy
+        az, bz = (-1 - oz) * iz, (1 - oz) * iz
+        enter = max(max(min(ax, bx), min(ay, by)), min(az, bz))
+        leave = min(min(max(ax, bx), max(ay, by)), max(az, bz))
+        if kind == k.SHELL:
+            return leave if leave > near else _FAR
+        return enter if enter <= leave and enter > near else _FAR
+    if kind == k.GROUND:
+        if dy <= 1e-12:
+            return _FAR
+        t = -oy / dy
+        x, z = ox + t * dx, oz + t * dz
+        return t if t > near and x * x + z * z <= 1 else _FAR
+    if kind == k.ELLIPSOID:
+        a, b, c = dx * dx + dy * dy + dz * dz, ox * dx + oy * dy + oz * dz, ox * ox + oy * oy + oz * oz - 1
+        root = b * b - a * c
+        if root <= 0:
+            return _FAR
+        t = (-b - math.sqrt(root)) / a
+        return t if t > near else _FAR
+    best = _FAR
+    if kind == k.CYLINDER:
+        a, b, c = dx * dx + dz * dz, ox * dx + oz * dz, ox * ox + oz * oz - 1
+    else:
+        h, s = 0.5 * (oy + 1), 0.5 * dy
+        a, b, c = dx * dx + dz * dz - s * s, ox * dx + oz * dz - h * s, ox * ox + oz * oz - h * h
+    root = b * b - a * c
+    if root > 0 and abs(a) > 1e-12:
+        root = math.sqrt(root)
+        for sign in (-1.0, 1.0):
+            t = (-b + sign * root) / a
+            if near < t < best and abs(oy + t * dy) <= 1:
+                best = t
+    if abs(dy) > 1e-12:
+        for cap in (-1.0, 1.0):
+            if kind == k.CONE and cap < 0:
+                continue
+            t = (cap - oy) / dy
+            x, z = ox + t * dx, oz + t * dz
+            if near < t < best and x * x + z * z <= 1:
+                best = t
+    return best
+
+
+@njit(cache=True, fastmath=True)
+def _surface(kind, x, y, z, hx, hy, hz, out):
+    """At unit coordinates on a shape: out = unit normal direction [0:3], u, v (metres), hu, hv, face index [7]."""
+    out[7] = 0.0
+    if kind in (k.BOX, k.SHELL):
+        ax, ay, az = abs(x), abs(y), abs(z)
+        out[0], out[1], out[2] = 0.0, 0.0, 0.0
+        sign = -1.0 if kind == k.SHELL else 1.0
+        if ax >= ay and ax >= az:
+            out[0] = sign if x > 0 else -sign
+            out[3], out[4], out[5], out[6], out[7] = z * hz, y * hy, hz, hy, 1.0 if x > 0 else 0.0
+        elif ay >= az:
+            out[1] = sign if y > 0 else -sign
+            out[3], out[4], out[5], out[6], out[7] = x * hx, z * hz, hx, hz, 3.0 if y > 0 else 2.0
+        else:
+            out[2] = sign if z > 0 else -sign
+            out[3], out[4], out[5], out[6], out[7] = x * hx, y * hy, hx, hy, 5.0 if z > 0 else 4.0
+        return
+    radial = math.sqrt(x * x + z * z)
+    out[5], out[6] = hx, hy
+    if kind == k.GROUND or ((kind == k.CYLINDER or (kind == k.CONE and y > 0.5)) and abs(y) > radial):
+        out[0], out[1], out[2] = 0.0, -1.0 if kind == k.GROUND or y < 0 else 1.0, 0.0
+        out[3], out[4] = x * hx, z * hz
+        return
+    out[3] = math.atan2(x, -z) * 0.5 * (hx + hz)  # the seam is on the far side, z > 0
+    out[0], out[2] = x, z
+    if kind == k.ELLIPSOID:
+        out[1] = y
+        out[4] = math.asin(_clamp(y, -1.0, 1.0)) * hy
+    else:
+        out[1] = 0.0 if kind == k.CYLINDER else -0.25 * (y + 1)
+        out[4] = y * hy
+
+
+@njit(cache=True, fastmath=True)
+def _shadowed(x, y, z, lx, ly, lz, reach, me, kinds, inverse, centers, radii, casts):
+    """Whether something stands between the point and the light in the unit direction l, nearer than ``reach``."""
+    for p in range(kinds.shape[0]):
+        if not casts[p] or p == me:  # convex shapes do not shade their own lit side
+            continue
+        cx, cy, cz = centers[p, 0] - x, centers[p, 1] - y, centers[p, 2] - z
+        along = cx * lx + cy * ly + cz * lz
+        if along < -radii[p] or cx * cx + cy * cy + cz * cz - along * along > radii[p] * radii[p]:
+            continue
+        i = inverse[p]
+        t = _hit(
+            kinds[p],
+            -(i[0, 0] * cx + i[0, 1] * cy + i[0, 2] * cz),
+            -(i[1, 0] * cx + i[1, 1] * cy + i[1, 2] * cz),
+            -(i[2, 0] * cx + i[2, 1] * cy + i[2, 2] * cz),
+            i[0, 0] * lx + i[0, 1] * ly + i[0, 2] * lz,
+            i[1, 0] * lx + i[1, 1] * ly + i[1, 2] * lz,
+            i[2, 0] * lx + i[2, 1] * ly + i[2, 2] * lz,
+            1e-3,
+        )
+        if t < reach:
+            return True
+    return False
+
+
+@njit(cache=True, fastmath=True)
+def _bounds(origin, to_world, lens, centers, radii, height, width, rectangles):
+    """Conservative pixel rectangle (x0, y0, x1, y1) of every primitive's bounding sphere; radius 0 = unbounded."""
+    for p in range(centers.shape[0]):
+        r = radii[p]
+        rectangles[p, 0], rectangles[p, 1], rectangles[p, 2], rectangles[p, 3] = 0, 0, width, height
+        if r <= 0:
+            continue
+        a, b, c = centers[p, 0] - origin[0], centers[p, 1] - origin[1], centers[p, 2] - origin[2]
+        z = to_world[0, 2] * a + to_world[1, 2] * b + to_world[2, 2] * c
+        if z < -r:
+            rectangles[p, 2] = -1  # behind the camera
+            continue
+        if z < r + 0.05:
+            continue
+        x = to_world[0, 0] * a + to_world[1, 0] * b + to_world[2, 0] * c
+        y = to_world[0, 1] * a + to_world[1, 1] * b + to_world[2, 1] * c
+        rectangles[p, 0] = math.floor(lens[0] * min((x - r) / (z - r), (x - r) / (z + r)) + lens[2])
+        rectangles[p, 1] = math.floor(lens[1] * min((y - r) / (z - r), (y - r) / (z + r)) + lens[3])
+        rectangles[p, 2] = math.ceil(lens[0] * max((x + r) / (z - r), (x + r) / (z + r)) + lens[2])
+        rectangles[p, 3] = math.ceil(lens[1] * max((y + r) / (z - r), (y + r) / (z + r)) + lens[3])
+
+
+@njit(cache=True, fastmath=True)
+def render_view(
+    origin,  # [3] camera centre
+    to_world,  # [3, 3] camera axes to world axes
+    lens,  # [4] fx, fy, cx, cy, pixels
+    scene,  # layout.Tables
+    samples,  # 0 = depth only, else samples along each side of a pixel
+    image,  # [H, W, 3] uint8, written
+    depth,  # [H, W] float32, written, 0 = none
+    cosine,  # [H, W] float32, written: between the ray and the surface normal
+):
+    height, width = depth.shape
+    kinds, inverse, centers, halves, materials_of, radii, casts, table, light, sky = scene
+    count = kinds.shape[0]
+    rectangles = np.empty((count, 4), dtype=np.int64)
+    _bounds(origin, to_world, lens, centers, radii, height, width, rectangles)
+    local = np.empty((count, 3))  # camera centre in unit coordinates
+    for p in range(count):
+        for row in range(3):
+            local[p, row] = 0.0
+            for column in range(3):
+                local[p, row] += inverse[p, row, column] * (origin[column] - centers[p, column])
+    candidates = np.empty(count, dtype=np.int64)
+    face = np.empty(8)
+    color = np.empty(3)
+    for tile_y in range(0, height, _TILE):
+        for tile_x in range(0, width, _TILE):
+            inside = 0
+            for p in range(count):
+                box = rectangles[p]
+                if box[2] >= tile_x and box[0] <= tile_x + _TILE and box[3] >= tile_y and box[1] <= tile_y + _TILE:
+                    candidates[inside] = p
+                    inside += 1
+            for py in range(tile_y, min(tile_y + _TILE, height)):
+                for px in range(tile_x, min(tile_x + _TILE, width)):
+                    red, green, blue = 0.0, 0.0, 0.0
+                    for sample in range(samples * samples + 1):
+                        # the last sample is the ray of the pixel's centre: it alone gives the depth
+                        center = sample == samples * samples
+                        sx = 0.5 if center else (sample % samples + 0.5) / samples
+                        sy = 0.5 if center else (sample // samples + 0.5) / samples
+                        rx, ry = (px + sx - lens[2]) / lens[0], (py + sy - lens[3]) / lens[1]
+                        dx = to_world[0, 0] * rx + to_world[0, 1] * ry + to_world[0, 2]
+                        dy = to_world[1, 0] * rx + to_world[1, 1] * ry + to_world[1, 2]
+                        dz = to_world[2, 0] * rx + to_world[2, 1] * ry + to_world[2, 2]
+                        t, me = _FAR, -1
+                        for n in range(inside):
+                            p = candidates[n]
+                            i = inverse[p]
+                            ex = i[0, 0] * dx + i[0, 1] * dy + i[0, 2] * dz
+                            ey = i[1, 0] * dx + i[1, 1] * dy + i[1, 2] * dz
+                            ez = i[2, 0] * dx + i[2, 1] * dy + i[2, 2] * dz
+                            found = _hit(kinds[p], local[p, 0], local[p, 1], local[p, 2], ex, ey, ez, 1e-3)
+                            if found < t:
+                                t, me = found, p
+                        length = math.sqrt(dx * dx + dy * dy + dz * dz)
+                        if me < 0:
+                            if center:
+                                depth[py, px] = 0.0
+                                cosine[py, px] = 0.0
+                            else:
+                                up = -dy / length
+                                blend = _clamp(1 - up * 1.8, 0.0, 1.0)
+                                scale = 1.0 / (abs(up) + 0.15) / length
+                                cloud = _fractal(dx * scale, 0.0, dz * scale, int(sky[9]), 1.4, 0.02, 4)
+                                cloud = _clamp(0.1 + 2.2 * cloud, 0.0, 1.0) * 0.9
+                                sky0 = sky[0] * (1 - blend) + sky[3] * blend
+                                sky1 = sky[1] * (1 - blend) + sky[4] * blend
+                                sky2 = sky[2] * (1 - blend) + sky[5] * blend
+                                red += sky0 * (1 - cloud) + sky[6] * cloud
+                                green += sky1 * (1 - cloud) + sky[7] * cloud
+                                blue += sky2 * (1 - cloud) + sky[8] * cloud
+                            continue
+                        i = inverse[me]
+                        ux = local[me, 0] + t * (i[0, 0] * dx + i[0, 1] * dy + i[0, 2] * dz)
+                        uy = local[me, 1] + t * (i[1, 0] * dx + i[1, 1] * dy + i[1, 2] * dz)
+                        uz = local[me, 2] + t * (i[2, 0] * dx + i[2, 1] * dy + i[2, 2] * dz)
+                        hx, hy, hz = halves[me, 0], halves[me, 1], halves[me, 2]
+                        _surface(kinds[me], ux, uy, uz, hx, hy, hz, face)
+                        nx = i[0, 0] * face[0] + i[1, 0] * face[1] + i[2, 0] * face[2]
+                        ny = i[0, 1] * face[0] + i[1, 1] * face[1] + i[2, 1] * face[2]
+                        nz = i[0, 2] * face[0] + i[1, 2] * face[1] + i[2, 2] * face[2]
+                        norm = 1.0 / math.sqrt(nx * nx + ny * ny + nz * nz)
+                        nx, ny, nz = nx * norm, ny * norm, nz * norm
+                        facing = -(nx * dx + ny * dy + nz * dz) / length
+                        if center:
+                            depth[py, px] = t
+                            cosine[py, px] = _clamp(facing, 0.0, 1.0)
+                            continue
+                        footprint = 0.75 * t * length / (lens[0] * max(facing, 0.2))
+                        row = materials_of[me]
+                        if kinds[me] == k.SHELL:
+                            row += int(face[7])
+                        _albedo(
+                            table[row], face[3], face[4], ux * hx, uy * hy, uz * hz, face[5], face[6], footprint, color
+                        )
+                        x, y, z = origin[0] + t * dx, origin[1] + t * dy, origin[2] + t * dz
+                        lx, ly, lz, reach, strength = light[0], light[1], light[2], _FAR, 1.0
+                        if light[3] > 0:
+                            lx, ly, lz = lx - x, ly - y, lz - z
+                            reach = math.sqrt(lx * lx + ly * ly + lz * lz)
+                            lx, ly, lz = lx / reach, ly / reach, lz / reach
+                            strength = 1.0 / (1.0 + (reach / light[10]) ** 2)
+                        lit = (nx * lx + ny * ly + nz * lz) * strength
+                        if lit > 0 and _shadowed(
+                            x + 1e-3 * nx, y + 1e-3 * ny, z + 1e-3 * nz,
+                            lx, ly, lz, reach, me, kinds, inverse, centers, radii, casts,
+                        ):  # fmt: skip
+                            lit = 0.0
+                        lit = max(lit, 0.0)
+                        # more fill from above, and a little more on one side, so that unlit edges show
+                        fill = 0.8 - 0.2 * ny + light[11] * nx + light[12] * nz
+                        red += color[0] * (light[4] * lit + light[7] * fill)
+                        green += color[1] * (light[5] * lit + light[8] * fill)
+                        blue += color[2] * (light[6] * lit + light[9] * fill)
+                    if samples > 0:
+                        share = 255.0 / (samples * samples)
+                        image[py, px, 0] = np.uint8(_clamp(red * share + 0.5, 0.0, 255.0))
+                        image[py, px, 1] = np.uint8(_clamp(green * share + 0.5, 0.0, 255.0))
+                        image[py, px, 2] = np.uint8(_clamp(blue * share + 0.5, 0.0, 255.0))

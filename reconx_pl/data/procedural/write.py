@@ -1,0 +1,61 @@
+"""Pack procedural clips into shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from reconx_pl.data.procedural.clip import Kind, clip_key, procedural_clip
+from reconx_pl.data.writer import ShardWriter
+from reconx_pl.errors import ConfigurationError
+
+
+def write_procedural(
+    folder: str | Path,
+    count: int,
+    first_seed: int = 0,
+    *,
+    frames: int = 8,
+    size: tuple[int, int] = (128, 128),
+    kind: Kind | None = None,
+    points: int = 16384,
+    gap: float = 1.0,
+    fps: float = 8.0,
+    clips_per_shard: int = 16,
+    quality: int = 95,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Render the seeds first_seed .. first_seed + count - 1 into shards; run it again to go on where it stopped.
+
+    Args:
+        folder: of the shards and their manifest.
+        count: clips in all.
+        first_seed: keep training and held-out scenes apart by disjoint ranges of seeds.
+        frames, size, kind, points, gap, fps: see ``procedural_clip``.
+        clips_per_shard, quality: see ``ShardWriter``.
+        progress: called with (clips in the folder so far, count), once at the start and after every clip.
+
+    Returns:
+        the number of clips rendered by this call.
+
+    Raises:
+        ConfigurationError: the folder was packed with other settings, or an argument is out of range.
+    """
+    if count < 1:
+        raise ConfigurationError(f"count is the number of clips to render and is 1 or more, got {count}")
+    settings = {
+        "source": "procedural", "first_seed": first_seed, "frames": frames, "size": list(size), "kind": kind,
+        "points": points, "gap": gap, "fps": fps,
+    }  # fmt: skip
+    seeds = range(first_seed, first_seed + count)
+    rendered = 0
+    with ShardWriter(folder, clips_per_shard=clips_per_shard, settings=settings, quality=quality) as writer:
+        todo = [seed for seed in seeds if clip_key(seed, kind) not in writer.done]
+        if progress is not None:
+            progress(count - len(todo), count)
+        for seed in todo:
+            writer.write(procedural_clip(seed, frames, size, kind, points=points, gap=gap, fps=fps))
+            rendered += 1
+            if progress is not None:
+                progress(count - len(todo) + rendered, count)
+    return rendered

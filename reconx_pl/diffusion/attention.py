@@ -1,0 +1,166 @@
+"""Attention layers of the U-Net and their feed-forward, on tokens whose last axis is the channel.
+
+All attention is ``scaled_dot_product_attention``. Spatial tokens are [B, T, N, C] with N = h * w: queries of a frame,
+or of a whole clip where the keys are the same for all frames, are views of that one tensor, so keys and values of a
+clip are computed once and nothing is copied per frame.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, linear, scaled_dot_product_attention
+
+MAX_HEADS = 65535  # of one call: the fused CUDA kernels count heads on a grid axis of 16 bits
+
+
+class Context(NamedTuple):
+    """What every block of the U-Net may look at; a named tuple, so that sharding hooks see its tensors."""
+
+    embedding: Tensor  # [B, 4 * model_channels] step and frame rate
+    frames: int  # T
+    text: Tensor  # [B, L, D]
+    image: Tensor  # [B, T, Q, D] a frame's own tokens, or [B, M, D] shared by all frames
+    structure: Tensor | None  # [B, S, D]
+    structure_keep: Tensor | None  # [B] bool
+
+
+class SpatialSelfAttention(nn.Module):
+    """Attention among the pixels of a frame."""
+
+    def __init__(self, channels: int, heads: int, head_channels: int) -> None:
+        super().__init__()
+        inner = heads * head_channels
+        self.heads = heads
+        self.to_q = nn.Linear(channels, inner, bias=False)
+        self.to_k = nn.Linear(channels, inner, bias=False)
+        self.to_v = nn.Linear(channels, inner, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(inner, channels))
+
+    def forward(self, tokens: Tensor, context: Context) -> Tensor:
+        """[B, T, N, C] -> [B, T, N, C]."""
+        return self.to_out(self.attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attend(query, key, value, self.heads)
+
+
+class TemporalSelfAttention(SpatialSelfAttention):
+    """Attention among the frames at a pixel. No positions and no mask, so any number of frames will do."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        batch, frames, pixels, inner = query.shape
+        # Pixels and heads together are the "heads" of one call: three views of the projections, no transposed copy.
+        groups = pixels * self.heads
+        if groups > MAX_HEADS:
+            pieces = -(-groups // MAX_HEADS)
+            parts = (x.tensor_split(pieces, dim=2) for x in (query, key, value))
+            return torch.cat([self.attend(q, k, v) for q, k, v in zip(*parts, strict=True)], dim=2)
+        query, key, value = (
+            x.reshape(batch, frames, groups, inner // self.heads).transpose(1, 2) for x in (query, key, value)
+        )
+        out = fused_attention(query, key, value)  # [B, N*heads, T, d]
+        return out.transpose(1, 2).reshape(batch, frames, pixels, inner)
+
+
+class DualCrossAttention(nn.Module):
+    """Attention to text, image and structure tokens with one query and a softmax for each.
+
+    F_out = Attn(Q, K_text, V_text) + g * Attn(Q, K_image, V_image) + tanh(structure_gate) * Attn(Q, K_F, V_F), where
+    g = 1, or tanh(alpha) + 1 with ``image_gate`` (DynamiCrafter; ReconX for the last term). ``structure_gate`` starts
+    at 0, so an untrained structure branch leaves the result as it was, bit for bit.
+    """
+
+    def __init__(
+        self, channels: int, heads: int, head_channels: int, context_dim: int, image_gate: bool, structure: bool
+    ) -> None:
+        super().__init__()
+        inner = heads * head_channels
+        self.heads = heads
+        self.to_q = nn.Linear(channels, inner, bias=False)
+        self.to_k = nn.Linear(context_dim, inner, bias=False)
+        self.to_v = nn.Linear(context_dim, inner, bias=False)
+        self.to_k_ip = nn.Linear(context_dim, inner, bias=False)
+        self.to_v_ip = nn.Linear(context_dim, inner, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(inner, channels))
+        # gates have shape [1], not []: FSDP2 cannot shard a scalar
+        self.alpha = nn.Parameter(torch.zeros(1)) if image_gate else None
+        if structure:
+            self.to_k_structure = nn.Linear(context_dim, inner, bias=False)
+            self.to_v_structure = nn.Linear(context_dim, inner, bias=False)
+            self.structure_gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, tokens: Tensor, context: Context) -> Tensor:
+        """[B, T, N, C] -> [B, T, N, C]."""
+        query = self.to_q(tokens)
+        out = attend(query, self.to_k(context.text), self.to_v(context.text), self.heads)
+        image = attend(query, self.to_k_ip(context.image), self.to_v_ip(context.image), self.heads)
+        if self.alpha is not None:
+            image = image * (torch.tanh(self.alpha) + 1.0).to(image.dtype)
+        out = out + image
+        if context.structure is not None:
+            keys, values = self.to_k_structure(context.structure), self.to_v_structure(context.structure)
+            gate = torch.tanh(self.structure_gate).to(out.dtype)  # [1]
+            if context.structure_keep is not None:
+                gate = gate * context.structure_keep.to(out.dtype)[:, None, None, None]  # [B, 1, 1, 1]
+            out = out + gate * attend(query, keys, values, self.heads)
+        return self.to_out(out)
+
+
+class FeedForward(nn.Module):
+    """GEGLU (Shazeer 2020) with the exact GELU, four times as wide inside."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.net(tokens)
+
+
+class GEGLU(nn.Module):
+    def __init__(self, channels: int, inner: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(channels, 2 * inner)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        # halves of the weight instead of halves of the result: the backward pass then joins no activations
+        value, gate = (
+            linear(tokens, weight, bias)
+            for weight, bias in zip(self.proj.weight.chunk(2), self.proj.bias.chunk(2), strict=True)
+        )
+        return value * gelu(gate)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Multi-head attention of the pixels of each frame.
+
+    Args:
+        query: [B, T, N, C].
+        key, value: [B, T, S, C], a frame's own, or [B, S, C], shared by the frames of a clip.
+
+    Returns:
+        [B, T, N, C].
+    """
+    if key.ndim == 4:  # frames join the batch
+        key, value, queries = key.flatten(0, 1), value.flatten(0, 1), query.flatten(0, 1)
+    else:  # all pixels of the clip ask the same keys
+        queries = query.flatten(1, 2)
+    # heads are split by views; the fused kernels return [B, N, heads, d] in memory, so joining them is a view too
+    queries, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (queries, key, value))
+    return fused_attention(queries, key, value).transpose(1, 2).reshape(query.shape)
+
+
+def fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``scaled_dot_product_attention`` of [B, heads, N, d] each.
+
+    On a processor in float32, also where the rest is bfloat16: PyTorch's fused CPU kernel takes 1.3 to 7 times as long
+    in bfloat16, worst in the backward pass of short sequences, which is what this model has.
+    """
+    dtype = query.dtype
+    if query.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", enabled=False):
+            return scaled_dot_product_attention(query.float(), key.float(), value.float()).to(dtype)
+    return scaled_dot_product_attention(query, key, value)

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from reconx_pl.conditioning.conditions import Conditions
@@ -97,7 +96,7 @@ class Guidance:
         """The guided prediction from those of ``branches``, each [B, ...]."""
         factors = self._factors(structured)
         used = [factors[name] * value for name, value in predictions.items() if factors[name] != 0]
-        guided = torch.stack(used).sum(dim=0) if len(used) > 1 else used[0]
+        guided = sum(used[1:], start=used[0])
         if self.rescale > 0 and len(predictions) > 1:
             guided = rescale_guidance(guided, predictions["full"], self.rescale)
         return guided

@@ -1,0 +1,157 @@
+"""Shards for a Lightning run: an endless training stream and a finite validation pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from reconx_pl.data.manifest import Manifest
+from reconx_pl.data.stream import ClipPass, ClipStream, read_clips
+from reconx_pl.errors import ConfigurationError
+from reconx_pl.types import Clip, ClipBatch
+
+
+class ShardDataModule(LightningDataModule):
+    """Clips from folders of shards, packed by ``reconx pack`` or ``reconx procedural``.
+
+    The training stream has no end and no length: run by steps (``max_steps``, ``val_check_interval`` and
+    ``check_val_every_n_epoch=None``). It starts at ``global_step * accumulate_grad_batches``, so a run that resumes
+    from a checkpoint goes on with the next batch, exactly, given the same ranks, workers and batch size.
+
+    Args:
+        train: folder of the training shards; at least ranks x workers shards.
+        val: folder of the validation shards; no validation without.
+        test: folder for ``test``; the validation shards without.
+        batch_size: clips a batch on each rank; clips of different sizes need 1.
+        num_workers: processes that read and decode, on each rank; 0 decodes in the training process. One core decodes
+            about 60 clips of 32 x 256 x 256 a second.
+        points: points of each clip's cloud, a prefix of its farthest-point order; 0 for none.
+        seed: of the training order.
+        max_bad_share: stop when a larger share of the clips cannot be read (0: the first one stops the run). Each is
+            logged once by name and replaced by another clip.
+        shuffle: False trains in the order of the shards.
+        shuffle_buffer: undecoded clips (about half a megabyte each at 32 x 256 x 256) that a worker shuffles among.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        val: str | None = None,
+        test: str | None = None,
+        batch_size: int = 1,
+        num_workers: int = 0,
+        points: int = 16384,
+        seed: int = 0,
+        max_bad_share: float = 0.01,
+        shuffle: bool = True,
+        shuffle_buffer: int = 64,
+    ) -> None:
+        super().__init__()
+        if num_workers < 0:
+            raise ConfigurationError(f"num_workers must not be negative, got {num_workers}")
+        self.train, self.val, self.test = train, val, test
+        self.batch_size, self.num_workers, self.points = batch_size, num_workers, points
+        self.seed, self.max_bad_share = seed, max_bad_share
+        self.shuffle, self.shuffle_buffer = shuffle, shuffle_buffer
+
+    def setup(self, stage: str | None = None) -> None:
+        """Compare the shards that ``stage`` needs with their manifests.
+
+        Raises:
+            BadDataError, SchemaVersionError: what is wrong with which file, and what to do.
+        """
+        folders = {"fit": (self.train, self.val), "validate": (self.val,), "test": (self.test or self.val,)}
+        for folder in folders.get(stage or "fit", ()):
+            if folder is not None:
+                Manifest.load(folder).verify()
+
+    def train_dataloader(self) -> DataLoader[ClipBatch]:
+        """Endless batches, from the trainer's step on.
+
+        Raises:
+            ConfigurationError: fewer shards than ranks x workers.
+        """
+        rank, world = self._place()
+        stream = ClipStream(
+            self.train,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            rank=rank,
+            world=world,
+            points=self.points,
+            shuffle=self.shuffle,
+            shuffle_buffer=self.shuffle_buffer,
+            max_bad_share=self.max_bad_share,
+        )
+        stream.require_lanes(self.num_workers)
+        return _StreamLoader(stream, self._consumed, **self._loader_arguments(self.num_workers))
+
+    def val_dataloader(self) -> DataLoader[ClipBatch] | list[Any]:
+        """The validation clips once, in order, equally many on every rank (see :class:`ClipPass`)."""
+        return self._pass(self.val)
+
+    def test_dataloader(self) -> DataLoader[ClipBatch] | list[Any]:
+        """As ``val_dataloader``, for the test clips."""
+        return self._pass(self.test or self.val)
+
+    def val_clips(self, limit: int | None = None) -> Iterator[Clip]:
+        """Complete validation clips (depth, confidence, cloud) in the order of the manifest, on every rank the same.
+
+        Args:
+            limit: the first so many.
+
+        Raises:
+            ConfigurationError: there is no validation folder.
+        """
+        if self.val is None:
+            raise ConfigurationError("no validation clips: set `val` of the data module to a folder of shards")
+        return islice(read_clips(self.val), limit)
+
+    def _pass(self, folder: str | None) -> DataLoader[ClipBatch] | list[Any]:
+        if folder is None:
+            return []
+        rank, world = self._place()
+        clips = ClipPass(folder, self.batch_size, rank, world, self.points, self.max_bad_share)
+        return DataLoader(clips, **self._loader_arguments(min(self.num_workers, len(clips))))
+
+    def _place(self) -> tuple[int, int]:
+        """This rank and the number of ranks among which the clips are split."""
+        if self.trainer is None:
+            return 0, 1
+        # where tensor parallelism makes several ranks work on one batch, the strategy counts them as one
+        share = getattr(self.trainer.strategy, "distributed_sampler_kwargs", None)
+        if share is None:
+            return self.trainer.global_rank, self.trainer.world_size
+        return share["rank"], share["num_replicas"]
+
+    def _consumed(self) -> int:
+        """Batches that each rank has trained on."""
+        return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches
+
+    def _loader_arguments(self, workers: int) -> dict[str, Any]:
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {
+            "batch_size": None,  # the streams yield whole batches
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "pin_memory": on_cuda,
+            # the loader draws a seed for its workers: not from the global generator
+            "generator": torch.Generator().manual_seed(self.seed),
+        }
+
+
+class _StreamLoader(DataLoader[ClipBatch]):
+    """Asks where to begin whenever an iteration begins: Lightning begins one for every epoch that a limit ends."""
+
+    def __init__(self, stream: ClipStream, consumed: Callable[[], int], **arguments: Any) -> None:
+        self._stream, self._consumed = stream, consumed
+        super().__init__(stream, **arguments)
+
+    def __iter__(self) -> Any:
+        self._stream.start_batch = self._consumed()
+        return super().__iter__()

@@ -1,0 +1,203 @@
+"""Raw clips out of shards, the training sample out of a raw clip, and what happens to those that cannot be read."""
+
+from __future__ import annotations
+
+import logging
+import tarfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from webdataset import tariterators
+
+from reconx_pl.data.manifest import Shard
+from reconx_pl.data.schema import CLOUD, FRAMES, HEADER, MEMBERS, decode_header, decode_images, decode_points
+from reconx_pl.errors import BadCameraError, BadDataError, ConfigurationError, SchemaVersionError
+from reconx_pl.types import ClipBatch
+
+logger = logging.getLogger(__name__)
+
+TRAINING_MEMBERS = frozenset({HEADER, FRAMES, CLOUD})
+LOOK_AHEAD = 20  # so many unreadable clips in a row, after a batch without a readable one, end the run
+
+
+class RawClip(NamedTuple):
+    """A clip as it stands in a shard, nothing decoded."""
+
+    source: str  # path of the shard
+    members: dict[str, Any]  # bytes by suffix, and webdataset's __key__
+
+
+class Sample(NamedTuple):
+    """What training needs of a clip."""
+
+    key: str
+    caption: str
+    frames: Tensor  # [T, 3, H, W] uint8, in memory [T, H, W, 3]
+    world_to_camera: Tensor  # [T, 4, 4] float32
+    intrinsics: Tensor  # [T, 3, 3] float32
+    fps: float
+    points: Tensor  # [N, 3] float32
+
+
+def read_shard(path: Path, shard: Shard, members: frozenset[str] = MEMBERS) -> Iterator[RawClip]:
+    """The clips of one shard in order, grouped by webdataset, with the members asked for and unknown ones left out.
+
+    Raises:
+        BadDataError: a tar that is damaged, truncated or not the one that the manifest describes.
+    """
+
+    def wanted(name: str) -> bool:  # unknown suffixes may be pickles, which decode_header refuses by their names
+        suffix = name.rpartition("/")[2].partition(".")[2].lower()
+        return suffix in members or suffix not in MEMBERS
+
+    count = 0
+    remedy = "delete it and run the same pack command again (or copy it again)"
+    try:
+        with path.open("rb") as file:
+            files = tariterators.tar_file_expander([{"url": str(path), "stream": file}], select_files=wanted)
+            for sample in tariterators.group_by_keys(files):
+                count += 1
+                yield RawClip(str(path), {k: v for k, v in sample.items() if k != "__url__"})
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise BadDataError(
+            f"{path}: damaged or truncated after {count} of {shard.clips} clips ({error}); {remedy}"
+        ) from error
+    if count != shard.clips:  # tarfile takes a cut between two members, or a broken header, for the end
+        raise BadDataError(f"{path}: truncated or replaced: {count} clips instead of {shard.clips}; {remedy}")
+
+
+def read_shards(
+    folder: Path, shards: Sequence[Shard], wanted: Callable[[int], bool], members: frozenset[str] = MEMBERS
+) -> Iterator[tuple[int, RawClip]]:
+    """The clips whose number, counted over ``shards`` in their order, is wanted; shards without any are not opened."""
+    first = 0
+    for shard in shards:
+        if any(wanted(number) for number in range(first, first + shard.clips)):
+            # read to its end even where the last clips are not wanted: the count there is a check
+            for number, raw in enumerate(read_shard(folder / shard.name, shard, members), first):
+                if wanted(number):
+                    yield number, raw
+        first += shard.clips
+
+
+def decode_sample(raw: RawClip, points: int) -> Sample:
+    """Decode what training needs; raises as :func:`reconx_pl.data.schema.decode_clip`."""
+    header = decode_header(raw.members, raw.source)
+    return Sample(
+        header.key,
+        header.caption,
+        decode_images(raw.members, header, raw.source),
+        header.cameras.world_to_camera,
+        header.cameras.intrinsics,
+        header.fps,
+        decode_points(raw.members, raw.source, header.key, points),
+    )
+
+
+@dataclass
+class BadClips:
+    """Counts clips that cannot be read, logs each once by name, and stops the run when there are too many.
+
+    Args:
+        folder: named in messages.
+        max_share: of the clips seen, between 0 (the first bad one stops) and 1.
+        min_seen: the share is taken of at least so many, so that one early bad clip does not stop a long run.
+    """
+
+    folder: Path
+    max_share: float = 0.01
+    min_seen: int = 300
+    seen: int = 0
+    bad: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)  # shard and key -> message
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_share <= 1:
+            raise ConfigurationError(f"max_bad_share must lie in 0..1, got {self.max_share}")
+
+    def decode(self, raws: Iterable[RawClip], points: int) -> Iterator[Sample | None]:
+        """Samples in order, None in the place of a clip that cannot be read.
+
+        Raises:
+            BadDataError: too many bad clips.
+            SchemaVersionError: a newer schema; the rest of the shard has it too.
+        """
+        for raw in raws:
+            self.seen += 1
+            sample: Sample | None = None
+            try:
+                sample = decode_sample(raw, points)
+            except SchemaVersionError:
+                raise
+            except (BadDataError, BadCameraError) as error:
+                self._note(f"{raw.source}:{raw.members.get('__key__')}", error)
+            yield sample
+
+    def _note(self, name: str, error: Exception) -> None:
+        self.bad += 1
+        if name not in self.reasons:
+            logger.warning("a bad clip is replaced by another one: %s", error)
+            self.reasons[name] = str(error)
+        if self.bad > self.max_share * max(self.seen, self.min_seen):
+            raise self.too_many()
+
+    def too_many(self) -> BadDataError:
+        first = "\n  ".join(list(self.reasons.values())[:5])
+        return BadDataError(
+            f"{self.folder}: {self.bad} of the {self.seen} clips that this worker read are bad "
+            f"(allowed: {self.max_share:g} of {max(self.seen, self.min_seen)}), the first:\n  {first}\n"
+            "Repair the shards as said above; `max_bad_share` allows more"
+        )
+
+
+def batches(samples: Iterator[Sample | None], sizes: Iterable[int], bad: BadClips) -> Iterator[ClipBatch]:
+    """Cut samples into batches; the position counts every sample, good or bad.
+
+    A bad one is replaced by a good one of its batch, or, where there is none, by the next good one, which stays in the
+    stream: where a batch begins therefore depends on nothing but its number.
+    """
+    ahead: deque[Sample | None] = deque()
+    for size in sizes:
+        while len(ahead) < size:
+            ahead.append(next(samples))
+        group = [ahead.popleft() for _ in range(size)]
+        good = [sample for sample in group if sample is not None]
+        while not good:
+            good = [sample for sample in ahead if sample is not None][:1]
+            if not good:
+                if len(ahead) >= LOOK_AHEAD:
+                    raise bad.too_many()
+                ahead.extend(islice(samples, 1))
+        spare = iter(good * len(group))
+        yield collate([sample or next(spare) for sample in group], bad.folder)
+
+
+def collate(samples: Sequence[Sample], folder: Path) -> ClipBatch:
+    """Stack samples.
+
+    Raises:
+        ConfigurationError: clips of different sizes.
+    """
+    for sample in samples:
+        if sample.frames.shape != samples[0].frames.shape:
+            raise ConfigurationError(
+                f"{folder}: clip {sample.key} has frames {tuple(sample.frames.shape)}, clip {samples[0].key} "
+                f"{tuple(samples[0].frames.shape)}; pack with one size and one number of frames, or set batch_size=1"
+            )
+    # stacked in the memory order of the decoder: [B, T, H, W, 3]
+    frames = torch.stack([sample.frames.permute(0, 2, 3, 1) for sample in samples])
+    return ClipBatch(
+        key=[sample.key for sample in samples],
+        caption=[sample.caption for sample in samples],
+        frames=frames.permute(0, 1, 4, 2, 3),
+        world_to_camera=torch.stack([sample.world_to_camera for sample in samples]),
+        intrinsics=torch.stack([sample.intrinsics for sample in samples]),
+        fps=torch.tensor([sample.fps for sample in samples], dtype=torch.float32),
+        points=torch.stack([sample.points for sample in samples]),
+    )

@@ -87,51 +87,54 @@ def smooth(values: np.ndarray, share: float = 0.08) -> np.ndarray:
     return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
 
 
-def plot_curves(runs: Sequence[RunCurves]) -> bytes | None:
-    """One panel a run, side by side, with training loss (raw pale, smoothed strong) and validation loss.
+def fall(values: np.ndarray) -> tuple[float, float]:
+    """Means of the first and of the last tenth of a curve."""
+    edge = max(1, len(values) // 10)
+    return float(values[:edge].mean()), float(values[-edge:].mean())
+
+
+def plot_run(run: RunCurves) -> bytes | None:
+    """Training loss (raw pale, smoothed strong) and validation loss of a run.
 
     Returns:
-        an SVG file, or None if no run has a loss.
+        an SVG file, or None if the run has no loss.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    runs = [run for run in runs if run.train is not None or run.validation is not None]
-    if not runs:
+    if run.train is None and run.validation is None:
         return None
-    figure = Figure(figsize=(max(5.2, 4.4 * len(runs)), 3.1), layout="constrained")
+    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     FigureCanvasSVG(figure)
-    axes = figure.subplots(1, len(runs), squeeze=False)[0]
-    for axis, run in zip(axes, runs, strict=True):
-        shown = []
-        if run.train is not None:
-            steps, values = run.train
-            axis.plot(steps, values, color=TRAIN_COLOR, alpha=0.25, linewidth=0.8)
-            axis.plot(steps, smooth(values), color=TRAIN_COLOR, linewidth=1.8, label="training")
-            shown.append(smooth(values))
-        if run.validation is not None:
-            steps, values = run.validation
-            axis.plot(
-                steps, values, color=VALIDATION_COLOR, linewidth=1.6, marker="o", markersize=4, label="validation"
-            )
-            shown.append(values)
-        numbers = np.concatenate(shown)
-        numbers = numbers[np.isfinite(numbers)]
-        if len(numbers) and numbers.min() > 0 and numbers.max() > 10 * numbers.min():
-            axis.set_yscale("log")
-            axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.yaxis.set_minor_formatter(NullFormatter())
-        axis.set_title(run.name, fontsize=11, loc="left")
-        axis.set_xlabel("step", fontsize=9)
-        axis.tick_params(which="both", labelsize=8, color="#999999")
-        axis.grid(color=GRID, linewidth=0.7)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color("#999999")
-        axis.legend(frameon=False, fontsize=9)
-    axes[0].set_ylabel("loss", fontsize=9)
+    axis = figure.subplots()
+    shown = []
+    if run.train is not None:
+        steps, values = run.train
+        axis.plot(steps, values, color=TRAIN_COLOR, alpha=0.25, linewidth=0.8)
+        axis.plot(steps, smooth(values), color=TRAIN_COLOR, linewidth=1.8, label="training")
+        shown.append(smooth(values))
+    if run.validation is not None:
+        steps, values = run.validation
+        marker = "o" if len(steps) <= 40 else None
+        axis.plot(steps, values, color=VALIDATION_COLOR, linewidth=1.6, marker=marker, markersize=4, label="validation")
+        shown.append(values)
+    numbers = np.concatenate(shown)
+    numbers = numbers[np.isfinite(numbers)]
+    if len(numbers) and numbers.min() > 0 and numbers.max() > 5 * numbers.min():
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_title(run.name, fontsize=11, loc="left")
+    axis.set_xlabel("step", fontsize=9)
+    axis.set_ylabel("loss", fontsize=9)
+    axis.tick_params(which="both", labelsize=8, color="#999999")
+    axis.grid(color=GRID, linewidth=0.7)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color("#999999")
+    axis.legend(frameon=False, fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

@@ -6,6 +6,7 @@ SSIM differs between libraries in the third digit and more, so this module pins 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -126,7 +127,7 @@ class MetricSuite:
                     LpipsDistance(net="vgg", weights=lpips_weights).to(self._device).eval().requires_grad_(False)
                 )
             except (MissingWeightsError, MissingDependencyError) as error:
-                reason = str(error)
+                reason = str(error).replace(str(Path.home()), "~")  # it goes into reports that are passed on
                 self.absent["lpips"] = reason if "reconx weights lpips" in reason else f"{reason}; {LPIPS_REMEDY}"
         self.names = tuple(name for name in METRICS if name in names and name not in self.absent)
 

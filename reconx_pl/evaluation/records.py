@@ -103,6 +103,7 @@ def scene_record(
         "held_out_scores": _plain(result.held_out_scores),
         "absent": result.absent,
         "gaussians": len(result.gaussians),
+        "final_loss": result.final_loss,
         "seconds": {stage: round(value, 3) for stage, value in result.seconds.items()},
         "files": files,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 
 from reconx_pl.errors import BadDataError
 from reconx_pl.evaluation.baselines import METHODS
-from reconx_pl.evaluation.curves import RunCurves, plot_curves, read_run
+from reconx_pl.evaluation.curves import RunCurves, fall, plot_run, read_run
 from reconx_pl.evaluation.metrics import HIGHER_IS_BETTER
 from reconx_pl.evaluation.records import SUMMARY, Record, read_json, scene_folder
 from reconx_pl.evaluation.report_style import STYLE
@@ -88,6 +89,11 @@ def _number(metric: str, value: float | None) -> str:
     return "–" if value is None else f"{value:.{DIGITS[metric]}f}"
 
 
+def _prose(text: str) -> str:
+    """Escaped text, with `commands` set as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
 def _seconds(value: float) -> str:
     if value >= 120:
         return f"{int(value // 60)} min {int(value % 60)} s"
@@ -126,7 +132,7 @@ def _problems(results: Record) -> str:
         parts.append(f'<div class="box warn"><p><b>Not evaluated yet:</b> {names}</p></div>')
     for name, reason in results["absent"].items():
         parts.append(
-            f'<div class="box warn"><p><b>{escape(name.upper())} is not reported.</b> {escape(reason)}</p></div>'
+            f'<div class="box warn"><p><b>{escape(name.upper())} is not reported.</b> {_prose(reason)}</p></div>'
         )
     return "".join(parts)
 
@@ -199,21 +205,24 @@ def _how(results: Record, ceiling: bool) -> str:
 
 
 def _training(runs: Sequence[RunCurves]) -> str:
-    svg = plot_curves(runs)
-    if svg is None:
-        return ""
-    falls = []
+    figures = []
     for run in runs:
-        for what, series in (("training", run.train), ("validation", run.validation)):
-            if series is not None and len(series[1]) > 1:
-                edge = max(1, len(series[1]) // 10)
-                first, last = series[1][:edge].mean(), series[1][-edge:].mean()
-                falls.append(f"{run.name}, {what} loss {first:.4g} → {last:.4g}")
-    alt = "Loss curves. " + "; ".join(falls)
+        svg = plot_run(run)
+        if svg is None:
+            continue
+        falls = [
+            f"{what} {fall(series[1])[0]:.4g} → {fall(series[1])[1]:.4g}"
+            for what, series in (("training", run.train), ("validation", run.validation))
+            if series is not None and len(series[1]) > 1
+        ]
+        caption = escape(f"{run.name}: " + ", ".join(falls))
+        image = f'<img src="{_data_uri(svg, "image/svg+xml")}" alt="Loss over steps. {caption}">'
+        figures.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
+    if not figures:
+        return ""
     return (
-        f'<h2>Training</h2><img class="curves" src="{_data_uri(svg, "image/svg+xml")}" alt="{escape(alt)}">'
-        f'<ul class="legend">{"".join(f"<li>{escape(fall)}</li>" for fall in falls)}</ul>'
-        '<p class="note">Means of the first and the last tenth of each curve.</p>'
+        f'<h2>Training</h2><div class="curves">{"".join(figures)}</div>'
+        '<p class="note">Loss over steps; the figures below each plot are means of its first and its last tenth.</p>'
     )
 
 

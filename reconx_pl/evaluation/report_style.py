@@ -22,6 +22,7 @@ a { color: var(--accent); text-underline-offset: 2px; }
 .box { border-left: 3px solid var(--line); background: var(--wash); padding: 14px 18px; margin: 0 0 16px;
   border-radius: 0 6px 6px 0; }
 .box.warn { border-color: #d9822b; background: var(--warn-wash); }
+.box { overflow-wrap: anywhere; }
 .box p { max-width: 54em; }
 .box p:last-child, .box ul:last-child { margin-bottom: 0; }
 .box ul { margin: 6px 0 0; padding-left: 20px; }
@@ -33,10 +34,7 @@ thead th { color: var(--quiet); font-weight: 550; font-size: 0.84rem; border-bot
   vertical-align: bottom; }
 tbody tr:last-child td { border-bottom: 1px solid #c9ced6; }
 tr.aside td { color: var(--quiet); }
-td.best { font-weight: 700; }
-td.best::after { content: ""; display: inline-block; width: 6px; height: 6px; margin-left: 6px; border-radius: 50%;
-  background: var(--accent); vertical-align: middle; }
-td.plain::after { content: ""; display: inline-block; width: 6px; margin-left: 6px; }
+td.best { font-weight: 700; color: var(--accent); }
 table.settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top;
   padding: 6px 14px 6px 0; }
 table.settings td:first-child { color: var(--quiet); min-width: 9em; width: 34%; }
@@ -48,7 +46,9 @@ code { font: 0.88em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu S
   font-size: 0.9rem; }
 .legend i { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 7px; }
 .legend span { color: var(--quiet); }
-img.curves { width: 100%; height: auto; display: block; }
+.curves { display: flex; flex-wrap: wrap; gap: 12px 24px; margin-bottom: 8px; }
+.curves figure { flex: 1 1 320px; max-width: 640px; margin: 0; }
+.curves img { width: 100%; height: auto; display: block; }
 article { border-top: 1px solid var(--line); padding: 26px 0 30px; }
 article .head { display: flex; flex-wrap: wrap; justify-content: space-between; align-items: baseline; gap: 4px 24px;
   margin-bottom: 4px; }

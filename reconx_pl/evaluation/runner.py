@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from reconx_pl.errors import BadDataError, ConfigurationError, ReconXError
 from reconx_pl.evaluation.media import write_media
@@ -33,6 +32,7 @@ from reconx_pl.evaluation.records import (
 )
 from reconx_pl.evaluation.scene import Progress, SceneResult, evaluate_scene, stopwatch
 from reconx_pl.evaluation.settings import EvaluationConfig
+from reconx_pl.splatting.perceptual import LpipsDistance
 from reconx_pl.splatting.renderer import Renderer, default_renderer
 from reconx_pl.types import Clip
 
@@ -62,7 +62,7 @@ def evaluate_scenes(
     model: str,
     suite: MetricSuite | None = None,
     renderer: Renderer | None = None,
-    perceptual: nn.Module | None = None,
+    perceptual: LpipsDistance | None = None,
     device: torch.device | str = "cpu",
 ) -> Record:
     """Evaluate scenes: write ``out/scenes/<key>/result.json`` as soon as one is done, and ``out/results.json``.
@@ -88,7 +88,7 @@ def evaluate_scenes(
             sampling).
         suite: metrics, if they are loaded already.
         renderer: None takes the default of the device.
-        perceptual: distance for the fit's perceptual term.
+        perceptual: LPIPS network of the fit's loss; None makes it if the loss uses it.
         device: of fit and metrics.
 
     Returns:
@@ -96,12 +96,15 @@ def evaluate_scenes(
 
     Raises:
         ConfigurationError: two scenes of one key, a rank outside the world.
+        MissingWeightsError: the fit's loss uses LPIPS and its weights are not there (no scene would succeed).
     """
     if not 0 <= rank < world:
         raise ConfigurationError(f"rank {rank} is not one of {world} processes")
     out, device = Path(out), torch.device(device)
     suite = suite or MetricSuite(config.metrics, device)
     renderer = renderer or default_renderer(device)
+    if perceptual is None and config.fit.loss.lpips > 0:
+        perceptual = LpipsDistance(config.fit.lpips_net).to(device)
     records: list[Record] = []
     expected: list[str] = []
     failed: dict[str, str] = {}
@@ -161,7 +164,7 @@ def _one(
     model: str,
     suite: MetricSuite,
     renderer: Renderer,
-    perceptual: nn.Module | None,
+    perceptual: LpipsDistance | None,
     device: torch.device,
     progress: Progress | None,
 ) -> Record:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reconx_pl.errors import BadSceneError
 from reconx_pl.evaluation.baselines import ceiling_split, nearest_view
@@ -18,6 +18,7 @@ from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.geometry.cameras import interpolate_cameras
 from reconx_pl.geometry.estimator import reprojection_confidence
 from reconx_pl.splatting.fit import FitResult, fit
+from reconx_pl.splatting.perceptual import LpipsDistance
 from reconx_pl.splatting.renderer import Renderer, default_renderer
 from reconx_pl.types import Cameras, Clip, Gaussians, PointCloud
 
@@ -37,6 +38,7 @@ class SceneResult:
         painted: [T, 3, H, W], the input views in the first and the last place.
         rendered: [T, 3, H, W], the fitted scene at the true cameras of the clip.
         confidence: [T, H, W] of the fitted frames, before normalisation.
+        final_loss: of the fit, mean of its last tenth.
         seconds: wall clock of each stage.
     """
 
@@ -46,6 +48,7 @@ class SceneResult:
     rendered: Tensor
     confidence: Tensor
     gaussians: Gaussians
+    final_loss: float
     scores: Scores = field(default_factory=dict)
     held_out_scores: Scores = field(default_factory=dict)
     ceiling_targets: list[int] = field(default_factory=list)
@@ -98,7 +101,7 @@ def evaluate_scene(
     *,
     suite: MetricSuite | None = None,
     renderer: Renderer | None = None,
-    perceptual: nn.Module | None = None,
+    perceptual: LpipsDistance | None = None,
     held_out: HeldOutViews | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
@@ -116,7 +119,7 @@ def evaluate_scene(
         config: settings.
         suite: metrics, if they are loaded already.
         renderer: None takes the default of the device.
-        perceptual: distance for the fit's perceptual term; see ``splatting.fit``.
+        perceptual: LPIPS network of the fit's loss; None makes it if the loss uses it.
         held_out: further true views to score.
         device: of fit and metrics.
         progress: called with what is done now ("key: stage") and the share of this scene that is done.
@@ -139,7 +142,7 @@ class _Evaluation:
         config: EvaluationConfig,
         suite: MetricSuite | None,
         renderer: Renderer | None,
-        perceptual: nn.Module | None,
+        perceptual: LpipsDistance | None,
         held_out: HeldOutViews | None,
         device: torch.device | str,
         progress: Progress | None,
@@ -172,7 +175,7 @@ class _Evaluation:
         with self._stage("confidence"):
             poses = self._painted_cameras(ends)
             confidence = self._confidence(painted, poses)
-        fitted = self._fit("fit", painted, poses, confidence)
+        fitted = self._fit("fit", painted, poses, confidence, known_views=(0, self.count - 1))
         with self._stage("render"):
             rendered = self._render(fitted.gaussians, self.cameras)
         result = SceneResult(
@@ -182,13 +185,14 @@ class _Evaluation:
             rendered=rendered.cpu(),
             confidence=confidence.cpu(),
             gaussians=fitted.gaussians,
+            final_loss=fitted.final_loss,
             absent=dict(self.suite.absent),
             seconds=self.seconds,
         )
         self._score(result, "reconx", rendered, self._render_held_out(fitted.gaussians))
         self._score(result, "painted", painted, None)
         if self.config.two_views:
-            alone = self._fit("two views", painted[[0, -1]], ends, confidence[[0, -1]])
+            alone = self._fit("two views", painted[[0, -1]], ends, confidence[[0, -1]], known_views=(0, 1))
             with self._stage("two views"):
                 views = self._render(alone.gaussians, self.cameras)
             self._score(result, "two_views", views, self._render_held_out(alone.gaussians))
@@ -216,7 +220,12 @@ class _Evaluation:
             confidence[[0, -1]] = self.clip.confidence.detach().clone().to(confidence)
         return confidence
 
-    def _fit(self, stage: str, frames: Tensor, cameras: Cameras, confidence: Tensor) -> FitResult:
+    def _fit(
+        self, stage: str, frames: Tensor, cameras: Cameras, confidence: Tensor, known_views: Sequence[int]
+    ) -> FitResult:
+        def step(done: int, steps: int, loss: float) -> None:
+            self._report(stage, self.done + self.shares.get(stage, 0.0) * done / steps)
+
         with self._stage(stage):
             return fit(
                 frames,
@@ -226,6 +235,8 @@ class _Evaluation:
                 self.config.fit,
                 renderer=self.renderer,
                 perceptual=self.perceptual,
+                progress=step,
+                known_views=known_views,
                 generator=scene_generator(self.config.seed, self.clip.key, stage),
             )
 
@@ -252,7 +263,7 @@ class _Evaluation:
         if not left:
             return
         trust = torch.full_like(self.truth[used, 0], NEUTRAL_CONFIDENCE)
-        best = self._fit("ceiling", self.truth[used], self.cameras[used], trust)
+        best = self._fit("ceiling", self.truth[used], self.cameras[used], trust, known_views=range(len(used)))
         with self._stage("ceiling"):
             views = self._render(best.gaussians, self.cameras[left])
         with self._stage("score"):
@@ -276,7 +287,7 @@ class _Evaluation:
         weights = {
             "paint": 1.0,
             "fit": 1.0,
-            "two views": 0.4 * self.config.two_views,
+            "two views": float(self.config.two_views),
             "ceiling": float(self.config.ceiling),
         }
         return {stage: weight / sum(weights.values()) for stage, weight in weights.items()}

@@ -1,0 +1,171 @@
+"""The report: everything in one file, every scene, every notice."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from reconx_pl.errors import BadDataError
+from reconx_pl.evaluation.records import scene_folder
+from reconx_pl.evaluation.report import VIDEO_LIMIT, write_report
+from reconx_pl.evaluation.settings import EvaluationConfig
+from reconx_pl.evaluation.video import write_mp4
+
+
+def scene_record(out: Path, key: str, scores: dict[str, dict[str, float]]) -> dict[str, Any]:
+    folder = scene_folder(out, key)
+    folder.mkdir(parents=True)
+    Image.new("RGB", (64, 32), (200, 30, 30)).save(folder / "contact_sheet.png")
+    write_mp4(torch.rand(3, 3, 16, 16), folder / "painted.mp4", 8)
+    (folder / "scene.ply").write_bytes(b"ply")
+    return {
+        "key": key,
+        "frames": 5,
+        "size": [32, 48],
+        "frame_gap": 40,
+        "gaussians": 1234,
+        "targets": [1, 2, 3],
+        "seconds": {"fit": 61.0, "paint": 2.5},
+        "scores": {method: {"mean": values, "targets": {}} for method, values in scores.items()},
+        "held_out_scores": {},
+        "files": {"contact_sheet": "contact_sheet.png", "painted": "painted.mp4", "splats": "scene.ply"},
+    }
+
+
+SCORES = {
+    "reconx": {"psnr": 24.126, "ssim": 0.8123},
+    "painted": {"psnr": 23.0, "ssim": 0.85},
+    "two_views": {"psnr": 18.0, "ssim": 0.6},
+    "nearest_input": {"psnr": 17.0, "ssim": 0.5},
+    "ceiling": {"psnr": 31.0, "ssim": 0.95},
+}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> dict[str, Any]:
+    keys = ["room <1>", "re10k/0bf152ef84195293", "plain"]
+    config = EvaluationConfig()
+    return {
+        "complete": False,
+        "expected": 5,
+        "finished": 3,
+        "failed": {"bad & broken": "BadSceneError: no point cloud"},
+        "missing": ["not yet"],
+        "mean": SCORES,
+        "mean_held_out": {},
+        "metrics": ["psnr", "ssim", "lpips"],
+        "absent": {"lpips": "no backbone (vgg); get it with `reconx weights lpips`"},
+        "pose_policy": "dataset",
+        "geometry": "from the input views",
+        "config": config.as_dict(),
+        "config_hash": config.hash,
+        "model": "step 2000",
+        "version": "0.1.0",
+        "seconds": {"fit": 183.0, "paint": 7.5},
+        "scenes": [scene_record(tmp_path, key, SCORES) for key in keys],
+    }
+
+
+class Links(HTMLParser):
+    """Collects src and href, and checks that tags close in order."""
+
+    VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.open: list[str] = []
+        self.alts: list[str | None] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.targets += [given[name] or "" for name in ("src", "href") if name in given]
+        if tag == "img":
+            self.alts.append(given.get("alt"))
+        if tag == "video":
+            self.alts.append(given.get("aria-label"))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def read(path: Path) -> tuple[str, Links]:
+    page, links = path.read_text(encoding="utf-8"), Links()
+    links.feed(page)
+    assert links.open == []
+    return page, links
+
+
+def test_report_stands_alone(tmp_path: Path, results: dict[str, Any]) -> None:
+    page, links = read(write_report(tmp_path, results))
+    assert not [target for target in links.targets if re.match(r"(https?:)?//", target)]
+    assert not re.search(r"url\(|@import|<script", page)
+    local = [target for target in links.targets if not target.startswith("data:")]
+    assert local and all((tmp_path / target).is_file() or target.endswith(".json") for target in local)
+    assert sum(target.startswith("data:image/jpeg") for target in links.targets) == 3
+    assert sum(target.startswith("data:video/mp4") for target in links.targets) == 3
+    assert all(links.alts) and len(links.alts) == 6
+
+
+def test_report_says_everything(tmp_path: Path, results: dict[str, Any]) -> None:
+    page, _ = read(write_report(tmp_path, results, title="Three scenes"))
+    for text in ("room &lt;1&gt;", "re10k/0bf152ef84195293", "plain", "bad &amp; broken", "no point cloud", "not yet"):
+        assert text in page
+    assert "<title>Three scenes</title>" in page and "not complete" in page
+    assert "LPIPS is not reported" in page and "<code>reconx weights lpips</code>" in page
+    assert "24.13" in page and "0.812" in page
+    assert results["config_hash"] in page and "fit.steps" in page
+    assert "28.31" not in page  # published numbers are of other scenes
+
+
+def test_best_is_marked_among_those_that_do_not_see_the_truth(tmp_path: Path, results: dict[str, Any]) -> None:
+    page, _ = read(write_report(tmp_path, results))
+    table = page[page.index("<h2>Scores</h2>") : page.index("<h2>Where the time went</h2>")]
+    assert re.findall(r'<td class="best" title="best">([\d.]+)', table) == ["24.13", "0.850"]
+    lower = {"reconx": {"lpips": 0.2}, "painted": {"lpips": 0.1}, "ceiling": {"lpips": 0.05}}
+    results |= {"mean": lower, "metrics": ["lpips"], "absent": {}, "scenes": results["scenes"][:0]}
+    assert "No scene has been scored" in write_report(tmp_path, results).read_text()
+    one = results | {"scenes": [scene_record(tmp_path, "late", lower)]}
+    page = write_report(tmp_path, one).read_text()
+    assert re.findall(r'<td class="best" title="best">([\d.]+)', page)[0] == "0.100"
+
+
+def test_only_the_first_scenes_have_pictures(tmp_path: Path, results: dict[str, Any]) -> None:
+    page, links = read(write_report(tmp_path, results, pictured=1))
+    assert sum(target.startswith("data:image/jpeg") for target in links.targets) == 1
+    assert all(scene["key"].replace("<", "&lt;").replace(">", "&gt;") in page for scene in results["scenes"])
+
+
+def test_large_videos_are_linked(tmp_path: Path, results: dict[str, Any]) -> None:
+    path = scene_folder(tmp_path, "plain") / "painted.mp4"
+    path.write_bytes(b"0" * (VIDEO_LIMIT + 1))
+    _, links = read(write_report(tmp_path, results))
+    assert "scenes/plain/painted.mp4" in links.targets
+    assert sum(target.startswith("data:video/mp4") for target in links.targets) == 2
+
+
+def test_training_curves_are_in_the_report(tmp_path: Path, results: dict[str, Any]) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    for stage in ("stage1", "stage2"):
+        with SummaryWriter(str(tmp_path / "logs" / stage)) as writer:
+            for step in range(20):
+                writer.add_scalar("train/loss", 1 / (1 + step), step)
+    page, links = read(write_report(tmp_path, results, [tmp_path / "logs" / "stage1", tmp_path / "logs" / "stage2"]))
+    assert sum(target.startswith("data:image/svg+xml") for target in links.targets) == 2
+    assert page.index("stage1: training") < page.index("stage2: training")
+    with pytest.raises(BadDataError, match="nowhere"):
+        write_report(tmp_path, results, [tmp_path / "nowhere"])
+
+
+def test_results_are_read_from_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(BadDataError, match="results.json"):
+        write_report(tmp_path)

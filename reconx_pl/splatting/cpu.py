@@ -99,7 +99,8 @@ def rasterize(
     """
     if means.device.type != "cpu":
         raise BackendUnavailableError(
-            f"CpuRenderer got tensors on {means.device}; move the scene to the CPU, or use default_renderer({means.device})"
+            f"CpuRenderer got tensors on {means.device}; move the scene to the CPU, "
+            f"or take default_renderer({str(means.device)!r})"
         )
     settings = _Settings(height, width, sh_degree, float(alpha_max), threads)
     planes = _Rasterize.apply(
@@ -127,7 +128,7 @@ def _use_threads(threads: int | None) -> None:
     import numba
 
     wanted = torch.get_num_threads() if threads is None else threads
-    numba.set_num_threads(max(1, min(wanted, numba.config.NUMBA_NUM_THREADS)))
+    numba.set_num_threads(max(1, min(wanted, vars(numba.config)["NUMBA_NUM_THREADS"])))
 
 
 def _camera_vector(world_to_camera: Tensor, intrinsics: Tensor, settings: _Settings) -> np.ndarray:  # float64 [21]

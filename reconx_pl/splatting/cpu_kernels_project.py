@@ -12,6 +12,7 @@ the splat's covariance is (J R M)(J R M)^T + 0.3 I (EWA splatting, Zwicker et al
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit, prange
@@ -33,7 +34,7 @@ MAX_EXTENT = 3.33  # standard deviations
 MIN_ALPHA = 1.0 / 255.0
 BLOCK = 256  # Gaussians per parallel work item; fixed, so that sums do not depend on the number of threads
 
-_OPTIONS = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
+_OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 
 _Y0 = 0.28209479177387814
 _Y1 = 0.4886025119029199
@@ -43,7 +44,7 @@ _Y3D, _Y3E = 0.3731763325901154, 1.445305721320277
 
 
 @njit(inline="never", **_OPTIONS)
-def _sh_basis(degree, x, y, z, basis):  # type: ignore[no-untyped-def]
+def _sh_basis(degree, x, y, z, basis):
     """Real spherical harmonics of the unit vector (x, y, z), l = 0..degree, m = -l..l, with the signs of 3DGS."""
     basis[0] = _Y0
     if degree < 1:
@@ -64,7 +65,7 @@ def _sh_basis(degree, x, y, z, basis):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="never", **_OPTIONS)
-def _sh_direction_gradient(degree, x, y, z, h):  # type: ignore[no-untyped-def]
+def _sh_direction_gradient(degree, x, y, z, h):
     """Gradient of sum_k h[k] Y_k with respect to (x, y, z)."""
     gx, gy, gz = 0.0, 0.0, 0.0
     if degree >= 1:
@@ -87,10 +88,11 @@ def _sh_direction_gradient(degree, x, y, z, h):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="never", **_OPTIONS)
-def _splat_shape(quaternion, scale, camera, px, py, pz, matrices):  # type: ignore[no-untyped-def]
-    """Fill ``matrices`` with Q [0], M [1], J R [2, :2], J R M [3, :2], J [4, :2]; return cov2d (xx, xy, yy), x / z, y / z.
+def _splat_shape(quaternion, scale, camera, px, py, pz, matrices):
+    """Fill ``matrices`` with Q [0], M [1], J R [2, :2], J R M [3, :2], J [4, :2].
 
-    ``camera`` is R (9), t (3), fx, fy, cx, cy, width, height, centre (3). Returned tangents are the clamped ones.
+    ``camera`` is R (9), t (3), fx, fy, cx, cy, width, height, centre (3). Returns the 2D covariance (xx, xy, yy) and
+    the clamped tangents x / z, y / z.
     """
     w, x, y, z = float(quaternion[0]), float(quaternion[1]), float(quaternion[2]), float(quaternion[3])
     norm = 1.0 / math.sqrt(w * w + x * x + y * y + z * z)
@@ -124,7 +126,7 @@ def _splat_shape(quaternion, scale, camera, px, py, pz, matrices):  # type: igno
 
 
 @njit(parallel=True, **_OPTIONS)
-def project(means, quaternions, scales, opacities, sh, degree, camera, splats):  # type: ignore[no-untyped-def]
+def project(means, quaternions, scales, opacities, sh, degree, camera, splats):
     """Write one splat row [N, 12] for each Gaussian; culled ones get radius 0.
 
     Args:
@@ -173,7 +175,7 @@ def project(means, quaternions, scales, opacities, sh, degree, camera, splats): 
 
 
 @njit(parallel=True, **_OPTIONS)
-def project_backward(  # type: ignore[no-untyped-def]
+def project_backward(
     means, quaternions, scales, sh, degree, camera, splats, offsets, slots, rows,
     grad_means, grad_quaternions, grad_scales, grad_opacities, grad_sh, partial,
 ):  # fmt: skip
@@ -301,7 +303,7 @@ def project_backward(  # type: ignore[no-untyped-def]
 
 
 @njit(inline="never", **_OPTIONS)
-def _add_quaternion_gradient(quaternion, g, out):  # type: ignore[no-untyped-def]
+def _add_quaternion_gradient(quaternion, g, out):
     """Add the gradient by the quaternion (before its normalisation), given the gradient g [3, 3] by the rotation."""
     w, x, y, z = float(quaternion[0]), float(quaternion[1]), float(quaternion[2]), float(quaternion[3])
     norm = 1.0 / math.sqrt(w * w + x * x + y * y + z * z)

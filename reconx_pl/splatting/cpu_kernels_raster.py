@@ -10,6 +10,8 @@ opacity * exp(-sigma)), skipped below 1 / 255; weight = alpha * T; T *= 1 - alph
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit, prange
 
@@ -42,11 +44,11 @@ _LOWEST = np.float32(-0.7)  # beyond it alpha is below 1 / 255 whatever the opac
 _EIGHTH = np.float32(-0.125)
 _ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 
-_OPTIONS = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+_OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 
 
 @njit(inline="always", **_OPTIONS)
-def _exp_minus(sigma):  # type: ignore[no-untyped-def]
+def _exp_minus(sigma):
     """exp(-sigma) for sigma in [0, 5.6]; larger ones give exp(-5.6) < 1 / 255."""
     t = sigma * _EIGHTH
     t = t if t > _LOWEST else _LOWEST
@@ -57,7 +59,7 @@ def _exp_minus(sigma):  # type: ignore[no-untyped-def]
 
 
 @njit(**_OPTIONS)
-def sort_into_tiles(splats, depth_bits, width, height):  # type: ignore[no-untyped-def]
+def sort_into_tiles(splats, depth_bits, width, height):
     """Make each tile's list of splats, front to back, ties by index.
 
     Args:
@@ -139,7 +141,7 @@ _T, _ALIVE, _LAST, _RED, _GREEN, _BLUE, _DEPTH = 0, 1, 2, 3, 4, 5, 6
 
 
 @njit(parallel=True, **_OPTIONS)
-def rasterise(splats, starts, members, background, alpha_max, planes):  # type: ignore[no-untyped-def]
+def rasterise(splats, starts, members, background, alpha_max, planes):
     """Blend every tile front to back.
 
     Args:
@@ -215,7 +217,7 @@ _SLOPE, _SLOPE_Y, _SLOPE_YY, _BY_RED, _BY_GREEN, _BY_BLUE, _BY_DEPTH = 8, 9, 10,
 
 
 @njit(parallel=True, **_OPTIONS)
-def rasterise_backward(splats, starts, members, background, alpha_max, planes, gradient, rows):  # type: ignore[no-untyped-def]
+def rasterise_backward(splats, starts, members, background, alpha_max, planes, gradient, rows):
     """Gradient of each (tile, splat) pair, back to front.
 
     Args:

@@ -22,7 +22,8 @@ from reconx_pl.types import Cameras, Clip, PointMap
 
 Kind = Literal["room", "landscape"]
 DATASET = "procedural"
-_LAYOUTS = 40
+MAX_GAP = 4.0  # beyond, the path leaves the scene
+_LAYOUTS = 40  # tried for a seed before it is given up; the first or second serves nearly always
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,19 @@ def procedural_scene(seed: int, kind: Kind | None = None, gap: float = 1.0) -> P
     Args:
         seed: >= 0; every seed is another scene.
         kind: "room" or "landscape"; None lets the seed choose.
-        gap: scales the distance between the two ends of the path; above 1 they share less of the scene.
+        gap: scales the distance between the two ends of the path, in (0, 4]; above 1 they share less of the scene. In a
+            room the walls bound that distance.
 
     Raises:
         ConfigurationError: an argument out of range.
-        BadSceneError: no path of this gap fits, which happens for gaps far above 1.
+        BadSceneError: no path of this gap fits into any layout of the seed.
     """
     if seed < 0:
         raise ConfigurationError(f"a procedural seed is 0 or more, got {seed}")
     if kind not in (None, "room", "landscape"):
         raise ConfigurationError(f'kind is "room", "landscape" or None, got {kind!r}')
-    if not 0 < gap <= 10:
-        raise ConfigurationError(f"gap scales the baseline and lies in (0, 10], got {gap}")
+    if not 0 < gap <= MAX_GAP:
+        raise ConfigurationError(f"gap scales the baseline and lies in (0, {MAX_GAP:g}], got {gap}")
     rng = np.random.default_rng([seed, 0x5CE4E])
     chosen: Kind = "room" if rng.random() < 0.6 else "landscape"
     chosen = kind or chosen

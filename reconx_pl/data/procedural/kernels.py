@@ -15,40 +15,41 @@ from numba import njit
 
 from reconx_pl.data.procedural import layout as k
 
+_compiled = njit(cache=True, fastmath=True, error_model="numpy")
 _FAR = 1e30
 _TILE = 8  # pixels
+_PERMUTATION = np.tile(np.random.default_rng(256).permutation(256), 3)  # int64 [768], so that sums need no masks
 
 
-@njit(cache=True, fastmath=True)
+@_compiled
 def _hash(i, j, m, seed):
-    n = (i * 73856093) ^ (j * 19349663) ^ (m * 83492791) ^ (seed * 2654435761)
-    n = ((n ^ (n >> 13)) * 1274126177) & 0xFFFFFFFF
-    n = ((n ^ (n >> 15)) * 2246822519) & 0xFFFFFFFF
-    return ((n ^ (n >> 16)) & 0xFFFF) / 65535.0
+    """A number in [0, 1] for a lattice point: Perlin's permutation (1985), one coordinate after the other."""
+    return _PERMUTATION[_PERMUTATION[_PERMUTATION[(i + seed) & 255] + (j & 255)] + (m & 255)] / 255.0
 
 
-@njit(cache=True, fastmath=True)
+@_compiled
 def _noise(x, y, z, seed):
     """Value noise in [0, 1], one lattice cell a unit, quintic between the corners."""
     fx, fy, fz = math.floor(x), math.floor(y), math.floor(z)
-    i, j, m = int(fx), int(fy), int(fz)
+    i, j, m = int(fx) + seed, int(fy) & 255, int(fz) & 255
     x, y, z = x - fx, y - fy, z - fz
     x = x * x * x * (x * (x * 6 - 15) + 10)
     y = y * y * y * (y * (y * 6 - 15) + 10)
     z = z * z * z * (z * (z * 6 - 15) + 10)
-    a = _hash(i, j, m, seed) * (1 - x) + _hash(i + 1, j, m, seed) * x
-    b = _hash(i, j + 1, m, seed) * (1 - x) + _hash(i + 1, j + 1, m, seed) * x
-    c = _hash(i, j, m + 1, seed) * (1 - x) + _hash(i + 1, j, m + 1, seed) * x
-    d = _hash(i, j + 1, m + 1, seed) * (1 - x) + _hash(i + 1, j + 1, m + 1, seed) * x
-    return (a * (1 - y) + b * y) * (1 - z) + (c * (1 - y) + d * y) * z
+    p = _PERMUTATION
+    low, high = p[i & 255] + j, p[(i + 1) & 255] + j
+    a, b, c, d = p[low] + m, p[high] + m, p[low + 1] + m, p[high + 1] + m
+    front = (p[a] * (1 - x) + p[b] * x) * (1 - y) + (p[c] * (1 - x) + p[d] * x) * y
+    back = (p[a + 1] * (1 - x) + p[b + 1] * x) * (1 - y) + (p[c + 1] * (1 - x) + p[d + 1] * x) * y
+    return (front * (1 - z) + back * z) / 255.0
 
 
-@njit(cache=True, fastmath=True)
+@_compiled
 def _clamp(x, low, high):
     return min(max(x, low), high)
 
 
-@njit(cache=True, fastmath=True)
+@_compiled
 def _fractal(x, y, z, seed, wavelength, footprint, octaves):
     """Octaves of noise in about [-0.5, 0.5]; those too fine for the footprint (metres) fade out, so nothing aliases."""
     total, amplitude = 0.0, 1.0
@@ -62,7 +63,7 @@ def _fractal(x, y, z, seed, wavelength, footprint, octaves):
     return total
 
 
-@njit(cache=True, fastmath=True)
+@_compiled
 def _square(x, period, footprint):
     """Square wave in [-1, 1], filtered to the footprint."""
     f = x / period
@@ -71,27 +72,28 @@ def _square(x, period, footprint):
     return _clamp(triangle * period / (2 * footprint), -1.0, 1.0)
 
 
-@njit(cache=True, fastmath=True)
-def _pattern(m, u, v, hu, hv, footprint):
+@_compiled
+def _pattern(table, row, u, v, hu, hv, footprint):
     """Weights of the colours B and C in [0, 1] at (u, v) metres on a face of half size (hu, hv)."""
-    kind, pu, pv, seed = int(m[k.KIND]), m[k.PERIOD_U], m[k.PERIOD_V], int(m[k.SEED])
+    kind, seed = int(table[row, k.KIND]), int(table[row, k.SEED])
+    pu, pv = table[row, k.PERIOD_U], table[row, k.PERIOD_V]
     if kind == k.CHECKER:
         return 0.5 + 0.5 * _square(u, pu, footprint) * _square(v, pv, footprint), 0.0
     if kind == k.STRIPES:
-        x = u * m[k.COS] + v * m[k.SIN]
+        x = u * table[row, k.COS] + v * table[row, k.SIN]
         return 0.5 + 0.35 * _square(x, pu, footprint) + 0.15 * _square(x + 0.1 * pu, pu * 0.31, footprint), 0.0
     if kind in (k.BRICKS, k.PLANKS):
-        row = math.floor(v / pv)
-        shift = 0.5 * (int(row) & 1) if kind == k.BRICKS else _hash(int(row), 3, 7, seed)
+        course = math.floor(v / pv)
+        shift = 0.5 * (int(course) & 1) if kind == k.BRICKS else _hash(int(course), 3, 7, seed)
         column = math.floor(u / pu + shift)
         du = u / pu + shift - column
-        dv = v / pv - row
+        dv = v / pv - course
         joint = 0.07 * min(pu, pv) if kind == k.BRICKS else 0.03 * min(pu, pv)
         gap = min(min(du, 1 - du) * pu, min(dv, 1 - dv) * pv)
         mask = _clamp((joint - gap) / footprint + 0.5, 0.0, 1.0)
         fade = _clamp(2 * footprint / pv - 0.5, 0.0, 1.0)
         mask = mask * (1 - fade) + 0.2 * fade
-        return mask, (1 - fade) * 0.8 * _hash(int(column), int(row), 1, seed) + 0.4 * fade
+        return mask, (1 - fade) * 0.8 * _hash(int(column), int(course), 1, seed) + 0.4 * fade
     if kind == k.DOTS:
         i, j = math.floor(u / pu), math.floor(v / pu)
         radius = pu * (0.18 + 0.22 * _hash(int(i), int(j), 2, seed))
@@ -124,26 +126,26 @@ def _pattern(m, u, v, hu, hv, footprint):
     return 0.0, 0.0
 
 
-@njit(cache=True, fastmath=True)
-def _albedo(m, u, v, x, y, z, hu, hv, footprint, out):
+@_compiled
+def _albedo(table, row, u, v, x, y, z, hu, hv, footprint, out):
     """Colour of a material at face coordinates (u, v) and at solid coordinates (x, y, z), metres; writes out [3]."""
-    seed = int(m[k.SEED])
-    b, c = _pattern(m, u, v, hu, hv, footprint)
-    if m[k.KIND] == k.PLANKS:  # wood: long fibres along u
+    seed = int(table[row, k.SEED])
+    b, c = _pattern(table, row, u, v, hu, hv, footprint)
+    if table[row, k.KIND] == k.PLANKS:  # wood: long fibres along u
         grain = 0.6 * _noise(u * 0.6, v * 9, 0.0, seed) * _clamp(0.06 / footprint - 0.5, 0.0, 1.0)
-        grain += _fractal(u * 0.12, v, seed * 0.1, seed, m[k.GRAIN_LENGTH], footprint, 3) - 0.3
+        grain += _fractal(u * 0.12, v, seed * 0.1, seed, table[row, k.GRAIN_LENGTH], footprint, 3) - 0.3
     else:
-        grain = _fractal(x, y, z, seed, m[k.GRAIN_LENGTH], footprint, 4)
-    if m[k.TINT] > 0:
-        tint = m[k.TINT] * _clamp(0.5 + 1.6 * _fractal(x, y, z, seed + 31, m[k.TINT_LENGTH], footprint, 2), 0.0, 1.0)
-        c = c + (1 - c) * tint
-    gain = max(0.0, 1 + m[k.GRAIN] * grain)
+        grain = _fractal(x, y, z, seed, table[row, k.GRAIN_LENGTH], footprint, 4)
+    if table[row, k.TINT] > 0:
+        tint = _fractal(x, y, z, seed + 31, table[row, k.TINT_LENGTH], footprint, 2)
+        c = c + (1 - c) * table[row, k.TINT] * _clamp(0.5 + 1.6 * tint, 0.0, 1.0)
+    gain = max(0.0, 1 + table[row, k.GRAIN] * grain)
     for channel in range(3):
-        color = m[k.COLOR_A + channel] * (1 - b) + m[k.COLOR_B + channel] * b
-        out[channel] = gain * (color * (1 - c) + m[k.COLOR_C + channel] * c)
+        color = table[row, k.COLOR_A + channel] * (1 - b) + table[row, k.COLOR_B + channel] * b
+        out[channel] = gain * (color * (1 - c) + table[row, k.COLOR_C + channel] * c)
 
 
-@njit(cache=True, fastmath=True)
+@_compiled
 def _hit(kind, ox, oy, oz, dx, dy, dz, near):
     """Smallest t > near where the ray o + t d, in unit coordinates, meets the unit shape from its visible side."""
     if kind in (k.BOX, k.SHELL):
@@ -195,7 +197,7 @@ def _hit(kind, ox, oy, oz, dx, dy, dz, near):
     return best
 
 
-@njit(cache=True, fastmath=True)
+@_compiled
 def _surface(kind, x, y, z, hx, hy, hz, out):
     """At unit coordinates on a shape: out = unit normal direction [0:3], u, v (metres), hu, hv, face index [7]."""
     out[7] = 0.0
@@ -229,7 +231,7 @@ def _surface(kind, x, y, z, hx, hy, hz, out):
         out[4] = y * hy
 
 
-@njit(cache=True, fastmath=True)
+@_compiled
 def _shadowed(x, y, z, lx, ly, lz, reach, me, kinds, inverse, centers, radii, casts):
     """Whether something stands between the point and the light in the unit direction l, nearer than ``reach``."""
     for p in range(kinds.shape[0]):
@@ -239,15 +241,14 @@ def _shadowed(x, y, z, lx, ly, lz, reach, me, kinds, inverse, centers, radii, ca
         along = cx * lx + cy * ly + cz * lz
         if along < -radii[p] or cx * cx + cy * cy + cz * cz - along * along > radii[p] * radii[p]:
             continue
-        i = inverse[p]
         t = _hit(
             kinds[p],
-            -(i[0, 0] * cx + i[0, 1] * cy + i[0, 2] * cz),
-            -(i[1, 0] * cx + i[1, 1] * cy + i[1, 2] * cz),
-            -(i[2, 0] * cx + i[2, 1] * cy + i[2, 2] * cz),
-            i[0, 0] * lx + i[0, 1] * ly + i[0, 2] * lz,
-            i[1, 0] * lx + i[1, 1] * ly + i[1, 2] * lz,
-            i[2, 0] * lx + i[2, 1] * ly + i[2, 2] * lz,
+            -(inverse[p, 0, 0] * cx + inverse[p, 0, 1] * cy + inverse[p, 0, 2] * cz),
+            -(inverse[p, 1, 0] * cx + inverse[p, 1, 1] * cy + inverse[p, 1, 2] * cz),
+            -(inverse[p, 2, 0] * cx + inverse[p, 2, 1] * cy + inverse[p, 2, 2] * cz),
+            inverse[p, 0, 0] * lx + inverse[p, 0, 1] * ly + inverse[p, 0, 2] * lz,
+            inverse[p, 1, 0] * lx + inverse[p, 1, 1] * ly + inverse[p, 1, 2] * lz,
+            inverse[p, 2, 0] * lx + inverse[p, 2, 1] * ly + inverse[p, 2, 2] * lz,
             1e-3,
         )
         if t < reach:
@@ -255,7 +256,7 @@ def _shadowed(x, y, z, lx, ly, lz, reach, me, kinds, inverse, centers, radii, ca
     return False
 
 
-@njit(cache=True, fastmath=True)
+@_compiled
 def _bounds(origin, to_world, lens, centers, radii, height, width, rectangles):
     """Conservative pixel rectangle (x0, y0, x1, y1) of every primitive's bounding sphere; radius 0 = unbounded."""
     for p in range(centers.shape[0]):
@@ -278,7 +279,7 @@ def _bounds(origin, to_world, lens, centers, radii, height, width, rectangles):
         rectangles[p, 3] = math.ceil(lens[1] * max((y + r) / (z - r), (y + r) / (z + r)) + lens[3])
 
 
-@njit(cache=True, fastmath=True)
+@_compiled
 def render_view(
     origin,  # [3] camera centre
     to_world,  # [3, 3] camera axes to world axes
@@ -296,24 +297,23 @@ def render_view(
     _bounds(origin, to_world, lens, centers, radii, height, width, rectangles)
     local = np.empty((count, 3))  # camera centre in unit coordinates
     for p in range(count):
-        for row in range(3):
-            local[p, row] = 0.0
-            for column in range(3):
-                local[p, row] += inverse[p, row, column] * (origin[column] - centers[p, column])
+        ox, oy, oz = origin[0] - centers[p, 0], origin[1] - centers[p, 1], origin[2] - centers[p, 2]
+        for n in range(3):
+            local[p, n] = inverse[p, n, 0] * ox + inverse[p, n, 1] * oy + inverse[p, n, 2] * oz
     candidates = np.empty(count, dtype=np.int64)
     face = np.empty(8)
-    color = np.empty(3)
+    color, total = np.empty(3), np.empty(3)
     for tile_y in range(0, height, _TILE):
         for tile_x in range(0, width, _TILE):
             inside = 0
             for p in range(count):
-                box = rectangles[p]
-                if box[2] >= tile_x and box[0] <= tile_x + _TILE and box[3] >= tile_y and box[1] <= tile_y + _TILE:
+                across = rectangles[p, 2] >= tile_x and rectangles[p, 0] <= tile_x + _TILE
+                if across and rectangles[p, 3] >= tile_y and rectangles[p, 1] <= tile_y + _TILE:
                     candidates[inside] = p
                     inside += 1
             for py in range(tile_y, min(tile_y + _TILE, height)):
                 for px in range(tile_x, min(tile_x + _TILE, width)):
-                    red, green, blue = 0.0, 0.0, 0.0
+                    total[:] = 0.0
                     for sample in range(samples * samples + 1):
                         # the last sample is the ray of the pixel's centre: it alone gives the depth
                         center = sample == samples * samples
@@ -326,10 +326,9 @@ def render_view(
                         t, me = _FAR, -1
                         for n in range(inside):
                             p = candidates[n]
-                            i = inverse[p]
-                            ex = i[0, 0] * dx + i[0, 1] * dy + i[0, 2] * dz
-                            ey = i[1, 0] * dx + i[1, 1] * dy + i[1, 2] * dz
-                            ez = i[2, 0] * dx + i[2, 1] * dy + i[2, 2] * dz
+                            ex = inverse[p, 0, 0] * dx + inverse[p, 0, 1] * dy + inverse[p, 0, 2] * dz
+                            ey = inverse[p, 1, 0] * dx + inverse[p, 1, 1] * dy + inverse[p, 1, 2] * dz
+                            ez = inverse[p, 2, 0] * dx + inverse[p, 2, 1] * dy + inverse[p, 2, 2] * dz
                             found = _hit(kinds[p], local[p, 0], local[p, 1], local[p, 2], ex, ey, ez, 1e-3)
                             if found < t:
                                 t, me = found, p
@@ -344,22 +343,24 @@ def render_view(
                                 scale = 1.0 / (abs(up) + 0.15) / length
                                 cloud = _fractal(dx * scale, 0.0, dz * scale, int(sky[9]), 1.4, 0.02, 4)
                                 cloud = _clamp(0.1 + 2.2 * cloud, 0.0, 1.0) * 0.9
-                                sky0 = sky[0] * (1 - blend) + sky[3] * blend
-                                sky1 = sky[1] * (1 - blend) + sky[4] * blend
-                                sky2 = sky[2] * (1 - blend) + sky[5] * blend
-                                red += sky0 * (1 - cloud) + sky[6] * cloud
-                                green += sky1 * (1 - cloud) + sky[7] * cloud
-                                blue += sky2 * (1 - cloud) + sky[8] * cloud
+                                for c in range(3):
+                                    clear = sky[c] * (1 - blend) + sky[3 + c] * blend
+                                    total[c] += clear * (1 - cloud) + sky[6 + c] * cloud
                             continue
-                        i = inverse[me]
-                        ux = local[me, 0] + t * (i[0, 0] * dx + i[0, 1] * dy + i[0, 2] * dz)
-                        uy = local[me, 1] + t * (i[1, 0] * dx + i[1, 1] * dy + i[1, 2] * dz)
-                        uz = local[me, 2] + t * (i[2, 0] * dx + i[2, 1] * dy + i[2, 2] * dz)
+                        ux = local[me, 0] + t * (
+                            inverse[me, 0, 0] * dx + inverse[me, 0, 1] * dy + inverse[me, 0, 2] * dz
+                        )
+                        uy = local[me, 1] + t * (
+                            inverse[me, 1, 0] * dx + inverse[me, 1, 1] * dy + inverse[me, 1, 2] * dz
+                        )
+                        uz = local[me, 2] + t * (
+                            inverse[me, 2, 0] * dx + inverse[me, 2, 1] * dy + inverse[me, 2, 2] * dz
+                        )
                         hx, hy, hz = halves[me, 0], halves[me, 1], halves[me, 2]
                         _surface(kinds[me], ux, uy, uz, hx, hy, hz, face)
-                        nx = i[0, 0] * face[0] + i[1, 0] * face[1] + i[2, 0] * face[2]
-                        ny = i[0, 1] * face[0] + i[1, 1] * face[1] + i[2, 1] * face[2]
-                        nz = i[0, 2] * face[0] + i[1, 2] * face[1] + i[2, 2] * face[2]
+                        nx = inverse[me, 0, 0] * face[0] + inverse[me, 1, 0] * face[1] + inverse[me, 2, 0] * face[2]
+                        ny = inverse[me, 0, 1] * face[0] + inverse[me, 1, 1] * face[1] + inverse[me, 2, 1] * face[2]
+                        nz = inverse[me, 0, 2] * face[0] + inverse[me, 1, 2] * face[1] + inverse[me, 2, 2] * face[2]
                         norm = 1.0 / math.sqrt(nx * nx + ny * ny + nz * nz)
                         nx, ny, nz = nx * norm, ny * norm, nz * norm
                         facing = -(nx * dx + ny * dy + nz * dz) / length
@@ -372,7 +373,7 @@ def render_view(
                         if kinds[me] == k.SHELL:
                             row += int(face[7])
                         _albedo(
-                            table[row], face[3], face[4], ux * hx, uy * hy, uz * hz, face[5], face[6], footprint, color
+                            table, row, face[3], face[4], ux * hx, uy * hy, uz * hz, face[5], face[6], footprint, color
                         )
                         x, y, z = origin[0] + t * dx, origin[1] + t * dy, origin[2] + t * dz
                         lx, ly, lz, reach, strength = light[0], light[1], light[2], _FAR, 1.0
@@ -381,20 +382,17 @@ def render_view(
                             reach = math.sqrt(lx * lx + ly * ly + lz * lz)
                             lx, ly, lz = lx / reach, ly / reach, lz / reach
                             strength = 1.0 / (1.0 + (reach / light[10]) ** 2)
-                        lit = (nx * lx + ny * ly + nz * lz) * strength
+                        lit = max(nx * lx + ny * ly + nz * lz, 0.0) * strength
                         if lit > 0 and _shadowed(
                             x + 1e-3 * nx, y + 1e-3 * ny, z + 1e-3 * nz,
                             lx, ly, lz, reach, me, kinds, inverse, centers, radii, casts,
                         ):  # fmt: skip
                             lit = 0.0
-                        lit = max(lit, 0.0)
                         # more fill from above, and a little more on one side, so that unlit edges show
                         fill = 0.8 - 0.2 * ny + light[11] * nx + light[12] * nz
-                        red += color[0] * (light[4] * lit + light[7] * fill)
-                        green += color[1] * (light[5] * lit + light[8] * fill)
-                        blue += color[2] * (light[6] * lit + light[9] * fill)
+                        for c in range(3):
+                            total[c] += color[c] * (light[4 + c] * lit + light[7 + c] * fill)
                     if samples > 0:
-                        share = 255.0 / (samples * samples)
-                        image[py, px, 0] = np.uint8(_clamp(red * share + 0.5, 0.0, 255.0))
-                        image[py, px, 1] = np.uint8(_clamp(green * share + 0.5, 0.0, 255.0))
-                        image[py, px, 2] = np.uint8(_clamp(blue * share + 0.5, 0.0, 255.0))
+                        for c in range(3):
+                            value = total[c] * 255.0 / (samples * samples)
+                            image[py, px, c] = np.uint8(_clamp(value + 0.5, 0.0, 255.0))

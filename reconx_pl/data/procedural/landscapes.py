@@ -34,7 +34,7 @@ def landscape(rng: np.random.Generator) -> tuple[Scene, Array, Array]:
     period = rng.uniform(1.5, 3.0)
     darker = palette.shade(soil, rng.uniform(0.6, 0.8))
     ground = b.material(
-        pattern, soil, darker, patch, period=(period, 0.6 * period), grain=1.0, grain_length=0.5, tint=0.7,
+        pattern, soil, darker, patch, period=(period, 0.6 * period), grain=0.75, grain_length=0.5, tint=0.6,
         tint_length=3.5, angle=rng.uniform(0, math.pi),
     )  # fmt: skip
     b.add(k.GROUND, (0, 0, 0), (_REACH, 1, _REACH), ground)

@@ -29,7 +29,7 @@ def any_color(rng: np.random.Generator, muted: bool = False) -> tuple[str, Color
     name = str(rng.choice(list(NAMED)))
     if muted:
         return name, color(rng, NAMED[name], rng.uniform(0.12, 0.4), rng.uniform(0.6, 0.85))
-    return name, color(rng, NAMED[name], rng.uniform(0.5, 0.85), rng.uniform(0.45, 0.85))
+    return name, color(rng, NAMED[name], rng.uniform(0.35, 0.75), rng.uniform(0.45, 0.85))
 
 
 def shade(base: Color, gain: float) -> Color:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from reconx_pl.data.procedural.primitives import Array, Scene
 from reconx_pl.data.procedural.render import render_scene
@@ -82,6 +83,12 @@ def overlap(scene: Scene, cameras: Cameras) -> float:
     return min(shares)
 
 
+def _too_near(depth: Tensor) -> bool:
+    """Whether things right before the lens hide the scene."""
+    valid = depth[depth > 0]
+    return len(valid) == 0 or float(valid.quantile(0.08)) < max(0.7, 0.2 * float(valid.median()))
+
+
 def choose_path(
     scene: Scene, rng: np.random.Generator, start: Array, target: Array, gap: float, attempts: int = 12
 ) -> CameraPath | None:
@@ -120,7 +127,7 @@ def choose_path(
             continue
         depth = render_scene(scene, path.cameras(np.array([0.5]), _PROBE, _PROBE), samples=0).depth
         valid = depth[depth > 0]
-        if valid.numel() < 0.35 * depth.numel() or valid.quantile(0.05) < 0.6:
+        if valid.numel() < 0.35 * depth.numel() or _too_near(depth):
             continue
         share = rng.uniform(0.35, 0.6)
         wander = rng.uniform(-0.35, 0.35) * right + np.array([0.0, rng.uniform(-0.08, 0.08), 0.0])
@@ -134,7 +141,7 @@ def choose_path(
                 continue
             cameras = moved.cameras(np.array([0.0, 1.0]), _PROBE, _PROBE)
             ends = render_scene(scene, cameras, samples=0).depth
-            if min(float(end[end > 0].quantile(0.05)) if (end > 0).any() else 0.0 for end in ends) < 0.5:
+            if any(_too_near(end) for end in ends):
                 continue
             if overlap(scene, cameras) >= MIN_OVERLAP / max(1.0, gap):
                 return moved

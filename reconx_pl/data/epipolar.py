@@ -24,6 +24,7 @@ from reconx_pl.types import Cameras, Clip
 logger = logging.getLogger(__name__)
 
 MIN_MATCHES = 12
+_DISAGREE = 2.0  # pixels in an image of 640; wrong conventions gave 2.6 and more, true cameras less than 0.8
 _DRAWN = 14  # lines in one picture; more cannot be told apart
 
 
@@ -61,17 +62,22 @@ def draw_epipolar_check(scene: RawScene | Clip, path: Path, pairs: int = 4, *, l
         long_side: SIFT works on images reduced to this many pixels; distances are in pixels of the full images.
 
     Returns:
-        The median distance over all matches, pixels. Below 1 is what good cameras give; a wrong axis gives tens.
+        The median distance over all matches, pixels. Good cameras give less than 1 in images 640 pixels wide, a wrong
+        convention several; above 2 (in proportion to the width) the picture and the log say that they disagree.
 
     Raises:
         BadSceneError: fewer than two views, or no pair with enough matches and a baseline.
     """
     found = epipolar_pairs(scene, pairs, long_side=long_side)
     median = float(np.median(np.concatenate([pair.distance for pair in found])))
-    _draw(_name(scene), _image_loader(scene), found, median, path)
-    logger.info(
-        "%s: median epipolar distance %.2f px over %d pairs, drawn in %s", _name(scene), median, len(found), path
-    )
+    load = _image_loader(scene)
+    limit = _DISAGREE * max(1.0, max(load(found[0].first).shape[:2]) / 640)
+    verdict = f"median epipolar distance {median:.2f} px"
+    if median > limit:
+        verdict += f", more than {limit:.1f}:\ncameras and images disagree"
+    _draw(_name(scene), load, found, verdict, path)
+    level = logging.WARNING if median > limit else logging.INFO
+    logger.log(level, "%s: %s over %d pairs, drawn in %s", _name(scene), verdict.replace("\n", " "), len(found), path)
     return median
 
 
@@ -185,18 +191,16 @@ def _measure(
     return EpipolarPair(first, second, points, fundamental, epipolar_distance(points, fundamental))
 
 
-def _draw(name: str, load: Callable[[int], np.ndarray], found: list[EpipolarPair], median: float, path: Path) -> None:
+def _draw(name: str, load: Callable[[int], np.ndarray], found: list[EpipolarPair], verdict: str, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: it holds global state
     from matplotlib.figure import Figure
 
     height, width = load(found[0].first).shape[:2]
-    panel = min(5.5, 4.5 * width / height)  # inches; portraits stay narrow, so that the picture fits a screen
-    size = (2.0 * panel, panel * height / width * len(found) + 0.35 * (len(found) + 1))
+    panel = min(5.5, max(3.0, 4.5 * width / height))  # inches; portraits stay narrow, to fit a screen
+    size = (2.0 * panel, panel * height / width * len(found) + 0.35 * (len(found) + 2))
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(
-        f"{name if len(name) <= 70 else '...' + name[-67:]}\nmedian epipolar distance {median:.2f} px", fontsize=9
-    )
+    figure.suptitle(f"{name if len(name) <= 60 else '...' + name[-57:]}\n{verdict}", fontsize=9)
     axes = figure.subplots(len(found), 2, squeeze=False)
     for (left, right), pair in zip(axes, found, strict=True):
         chosen = _spread(pair.points[:, 0], _DRAWN)

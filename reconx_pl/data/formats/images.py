@@ -36,8 +36,8 @@ def read_rgb(source: Path | bytes, name: str) -> np.ndarray:
         raise BadDataError(f"{name}: cannot decode this image ({error}); replace it or remove the frame") from error
 
 
-def image_size(source: Path | bytes, name: str) -> tuple[int, int, int]:
-    """(width, height, EXIF orientation or 1) from the header alone.
+def image_size(source: Path | bytes, name: str) -> tuple[int, int]:
+    """(width, height) from the header alone, as the pixels are stored.
 
     Raises:
         BadDataError: the image is missing or not an image.
@@ -46,15 +46,21 @@ def image_size(source: Path | bytes, name: str) -> tuple[int, int, int]:
         raise BadDataError(f"{name}: this image is missing; the pose file lists it, so restore it or remove its entry")
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return image.width, image.height, int(image.getexif().get(_EXIF_ORIENTATION, 1))
+            return image.width, image.height
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise BadDataError(f"{name}: cannot read this image ({error}); replace it or remove the frame") from error
 
 
+def exif_orientation(path: Path) -> int:
+    """EXIF orientation of an image file, 1 (upright) where it has none. Some formats are decoded for it."""
+    with Image.open(path) as image:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+
+
 def rescale_intrinsics(
-    intrinsics: np.ndarray, camera_size: tuple[int, int], actual_size: tuple[int, int], name: str, orientation: int = 1
+    intrinsics: np.ndarray, camera_size: tuple[int, int], actual_size: tuple[int, int], path: Path
 ) -> np.ndarray:
-    """Intrinsics [3, 3] for the size that the image really has; sizes are (width, height).
+    """Intrinsics [3, 3] for the size that the image at ``path`` really has; sizes are (width, height).
 
     Raises:
         BadDataError: the aspect differs by more than the rounding of one pixel; names the image and both sizes.
@@ -67,13 +73,14 @@ def rescale_intrinsics(
         and abs(camera_width * height / camera_height - width) > 1
     ):
         hint = "use the images that the poses were made from"
+        orientation = exif_orientation(path)
         if orientation >= 5 and abs(camera_height * height / camera_width - width) <= 1:
             hint = (
                 f"its EXIF orientation is {orientation} and the camera has the rotated size: the poses belong to the "
                 "upright picture, so write the rotation into the pixels of the file and drop the EXIF tag"
             )
         raise BadDataError(
-            f"{name}: the image is {width}x{height}, its camera is for {camera_width}x{camera_height}, "
+            f"{path}: the image is {width}x{height}, its camera is for {camera_width}x{camera_height}, "
             f"which is another aspect; {hint}"
         )
     return np.diag([width / camera_width, height / camera_height, 1.0]) @ intrinsics

@@ -102,7 +102,7 @@ def _scene(chunk: Path, number: int, entry: Any, dataset: str) -> RawScene:
         if not isinstance(encoded, torch.Tensor) or encoded.dtype != torch.uint8:
             raise BadDataError(f"{frame}: not a uint8 tensor of JPEG bytes")
         data = encoded.numpy().tobytes()
-        width, height, _ = image_size(data, frame)
+        width, height = image_size(data, frame)
         frames.append(
             RawFrame(
                 frame,

@@ -44,7 +44,7 @@ def read_realestate10k(path: Path, *, images: Path | str | None = None, crop: Cr
     result = []
     for timestamp, row, image in zip(timestamps, rows, paths, strict=True):
         name = f"{file}, timestamp {timestamp}"
-        width, height, _ = image_size(image, str(image))
+        width, height = image_size(image, str(image))
         intrinsics = denormalise(row[:4], width, height, crop, f"{name}, image {image}")
         result.append(
             frame_from_file(image, intrinsics, (width, height), matrix_4x4(row[6:].reshape(3, 4), name), timestamp)

@@ -173,13 +173,13 @@ def frame_from_file(
         BadCameraError: the distortion cannot be inverted over the image.
     """
     name = str(path)
-    width, height, orientation = image_size(path, name)
+    width, height = image_size(path, name)
     if not np.isfinite(intrinsics).all() or min(camera_size) <= 0:
         raise BadCameraError(f"{name}: its camera has NaN or infinite intrinsics, or no size {camera_size}")
     if min(intrinsics[0, 0], intrinsics[1, 1]) <= 0:
         focal = f"({intrinsics[0, 0]:g}, {intrinsics[1, 1]:g})"
         raise BadCameraError(f"{name}: its camera has focal length {focal} px; it must be positive")
-    scaled = rescale_intrinsics(intrinsics, camera_size, (width, height), name, orientation)
+    scaled = rescale_intrinsics(intrinsics, camera_size, (width, height), path)
     load: Callable[[], np.ndarray] = partial(read_rgb, path, name)
     if distortion is not None and any(distortion):
         plan = Undistortion.plan(scaled, distortion, width, height, name)

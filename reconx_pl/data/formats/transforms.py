@@ -123,7 +123,7 @@ def _frame(
         raise BadCameraError(f"{name}: the coefficients k4 to k6 are not supported; undistort the images first")
     width, height = (int(_number(values, key, name)) for key in ("w", "h"))
     if width <= 0 or height <= 0:
-        width, height, _ = image_size(image, str(image))
+        width, height = image_size(image, str(image))
     camera_to_world = matrix_4x4(values["transform_matrix"], name) @ OPENGL_TO_OPENCV
     load_depth = None
     if values.get("depth_file_path"):

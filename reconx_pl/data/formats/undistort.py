@@ -63,7 +63,7 @@ class Undistortion:
 
         def covered(zoom: float) -> bool:
             # whole rays from the centre to the border: a lens polynomial that folds back would otherwise pass
-            rays = (border - centre)[:, None] * np.linspace(0.25, 1.0, 4)[None, :, None] / (focal * zoom)  # [P, 4, 2]
+            rays = (border - centre)[:, None] * np.linspace(0.1, 1.0, 10)[None, :, None] / (focal * zoom)  # [P, 10, 2]
             seen = distort(rays, coefficients)
             growing = (np.diff(np.linalg.norm(seen, axis=-1), axis=1) > 0).all()
             pixels = seen[:, -1] * focal + centre

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser, auto_cli
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from reconx_pl.data.packing import PackOptions, pack_command
 from reconx_pl.errors import ReconXError
 
 console = Console(stderr=True)
@@ -71,16 +72,65 @@ def procedural(
         )
 
 
-def fetch_lpips(folder: Path | None = None) -> None:
-    """Fetch the VGG16 and AlexNet backbones of LPIPS, checksums verified.
+def pack(
+    source: Path,
+    out: Path,
+    format: str = "auto",
+    options: PackOptions | None = None,
+    check: bool = False,
+    dataset: str | None = None,
+    images: str | None = None,
+    undistort: bool | None = None,
+    crop: Literal["auto", "none", "centre"] | None = None,
+    missing: Literal["error", "skip"] | None = None,
+) -> None:
+    """Pack posed photographs or videos into shards; run it again to go on after an interruption.
 
     Args:
+        source: a scene, a folder of scenes, or chunks.
+        out: folder of the shards.
+        format: auto, posed, transforms, colmap, llff, realestate10k or pixelsplat.
+        options: how clips are cut.
+        check: draw epipolar lines of the first scenes into OUT/check: a wrong camera convention shows at once.
+        dataset: name of the data set in the shards; by default what the reader says.
+        images: folder of images where it is not the usual one (colmap, llff, realestate10k).
+        undistort: take lens distortion out of the images (transforms, colmap; on unless set to false).
+        crop: how RealEstate10K frames were cut out of the video.
+        missing: whether images that a transforms.json lists and that are not there are an error.
+    """
+    with progress_bar(None) as step:
+        report = pack_command(
+            source,
+            out,
+            format,
+            options,
+            check,
+            dataset=dataset,
+            images=images,
+            undistort=undistort,
+            crop=crop,
+            missing=missing,
+            progress=lambda name, so_far: step(f"packing {name}", so_far.packed + so_far.resumed),
+        )
+    console.print(
+        f"{out}: {report.packed} clips packed, {report.resumed} were there, {len(report.skipped)} skipped, "
+        f"{len(report.without_cloud)} without a cloud"
+    )
+    for name, median in report.checks.items():
+        console.print(f"{out}/check/{name}.png: median epipolar distance {median:.2f} px")
+
+
+def weights(name: Literal["lpips"], folder: Path | None = None) -> None:
+    """Fetch pretrained weights, checksums verified.
+
+    Args:
+        name: lpips: the VGG16 and AlexNet backbones of the perceptual distance.
         folder: where to keep them; None takes the cache that the package looks into.
     """
     from reconx_pl.splatting.perceptual_weights import fetch_backbone
 
     for net in ("vgg", "alex"):
-        console.print(f"{net}: {fetch_backbone(net, folder)}")
+        console.print(f"{name} {net}: {fetch_backbone(net, folder)}")
 
 
 def run(function: Callable[[], Any]) -> None:
@@ -98,10 +148,23 @@ def run(function: Callable[[], Any]) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of ``reconx``."""
-    from reconx_pl.data.packing import pack_command
+    parser = ArgumentParser(prog="reconx", description="ReconX: photographs to shards to scenes.")
+    commands = parser.add_subcommands(dest="command")
+    functions: dict[str, Callable[..., None]] = {"pack": pack, "procedural": procedural, "weights": weights}
+    for name, function in functions.items():
+        command = ArgumentParser(description=(function.__doc__ or "").strip().splitlines()[0])
+        if name == "pack":
+            command.add_function_arguments(function, as_positional=True, skip={"check"})
+            command.add_argument("--check", action="store_true", help="draw epipolar lines into OUT/check")
+        else:
+            command.add_function_arguments(function, as_positional=True)
+        commands.add_subcommand(name, command, help=command.description)
 
-    commands = {"pack": pack_command, "procedural": procedural, "weights": {"lpips": fetch_lpips}}
-    run(lambda: auto_cli(commands, args=args, prog="reconx", as_positional=True))
+    def call() -> None:
+        parsed = parser.instantiate_classes(parser.parse_args(args))
+        functions[parsed.command](**vars(parsed[parsed.command]))
+
+    run(call)
 
 
 def evaluate_main(args: list[str] | None = None) -> None:

@@ -12,7 +12,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 
-from reconx_pl.data.formats import read_scenes
+from reconx_pl.data.formats import UnreadableScene, read_scenes
 from reconx_pl.data.packing import scene_clip
 from reconx_pl.data.stream import read_clips
 from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
@@ -101,6 +101,8 @@ def posed_clip(folder: Path, window: SceneWindow) -> Clip:
         BadDataError: nothing readable in the folder.
     """
     raw = next(iter(read_scenes(Path(folder))))
+    if isinstance(raw, UnreadableScene):
+        raise BadSceneError(f"{folder}: {raw.name} cannot be read: {raw.reason}")
     indices = window.indices(len(raw), raw.name)
     clip = scene_clip(raw, indices, window.height, window.width, points=window.points)
     if clip.cloud is None:
@@ -170,6 +172,7 @@ def evaluate(
         Path(out),
         model=f"{found} {painter.config}",
         progress=progress,
+        device=chosen,
     )
     write_report(Path(out), results, logs or [])
     return results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ class ReconXDiffusion(nn.Module):
         dropout: DropoutConfig | None = None,
     ) -> None:
         super().__init__()
-        channels = int(autoencoder.latent_channels)  # type: ignore[arg-type]
+        channels: int = autoencoder.latent_channels  # type: ignore[assignment]
         if unet.in_channels != 2 * channels or unet.out_channels != channels:
             raise ConfigurationError(
                 f"the autoencoder has {channels} latent channels, so the U-Net needs in_channels={2 * channels} "
@@ -63,9 +64,10 @@ class ReconXDiffusion(nn.Module):
                 "unet.structure_guidance and the structure encoder go together: set both or neither"
             )
         self.unet = UNet(unet)
-        self.autoencoder = autoencoder.requires_grad_(False).eval()
-        self.image_tokens = image_tokens
-        self.text_tokens = text_tokens
+        # Any: nn.Module types every attribute as a tensor or a module, and these have methods of their own
+        self.autoencoder: Any = autoencoder.requires_grad_(False).eval()
+        self.image_tokens: Any = image_tokens
+        self.text_tokens: Any = text_tokens
         self.structure_encoder = StructureEncoder(structure) if structure is not None else None
         self.schedule = NoiseSchedule(schedule or ScheduleConfig())
         self.dropout = dropout or DropoutConfig()
@@ -102,7 +104,7 @@ class ReconXDiffusion(nn.Module):
         batch, device = first_frame.shape[0], first_frame.device
         text = self.text_tokens([""] * batch if captions is None else list(captions))  # [B, 77, D]
         if dropped is not None:
-            text = drop_tokens(text, self.text_tokens.null(), dropped.text)  # type: ignore[operator]
+            text = drop_tokens(text, self.text_tokens.null(), dropped.text)
             first_frame = drop_images(first_frame, dropped.image)
         concat = first_latent.new_zeros(batch, first_latent.shape[1], frames, *first_latent.shape[2:])
         concat[:, :, 0], concat[:, :, -1] = first_latent, last_latent
@@ -130,7 +132,7 @@ class ReconXDiffusion(nn.Module):
         """What guidance compares: the latents alone, with text and image, with everything (PAPER: section 5)."""
         latents, first = self.encode(views, generator), views[:, 0]
         full = self.conditions(first, latents[:, :, 0], latents[:, :, -1], fps, frames, points, captions)
-        return ConditionSets.from_full(full, self.text_tokens.null(), self.image_tokens.null(first))  # type: ignore[operator]
+        return ConditionSets.from_full(full, self.text_tokens.null(), self.image_tokens.null(first))
 
     def forward(self, x: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
         """Predict the schedule's target for noisy latents ``x`` [B, C, T, h, w] at ``timesteps`` [B]."""

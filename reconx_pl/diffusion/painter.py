@@ -98,12 +98,11 @@ class DiffusionPainter:
         encoder = self.network.structure_encoder
         if encoder is None or not self.config.structure:
             return None
-        needed = encoder.config.points
         have = 0 if clip.cloud is None else len(clip.cloud)
-        if clip.cloud is None or have < needed:
+        if clip.cloud is None or have < encoder.config.tokens:
             raise BadSceneError(
-                f"clip {clip.key} has {have} cloud points, the structure encoder takes {needed}; pack it with "
-                "geometry, or sample with structure=False"
+                f"clip {clip.key} has {have} cloud points, the structure encoder needs at least "
+                f"{encoder.config.tokens}; pack it with geometry, or sample with structure=False"
             )
-        world = clip.cloud.points[:needed].to(device)[None]
+        world = clip.cloud.points[: encoder.config.points].to(device)[None]
         return relative_to_first(world, clip.cameras.world_to_camera[:1].to(device))

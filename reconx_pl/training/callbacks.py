@@ -115,12 +115,12 @@ class EvaluationCallback(L.Callback):
     def __init__(
         self,
         out: Path = Path("outputs/evaluation"),
-        config: EvaluationConfig = EvaluationConfig(),
+        config: EvaluationConfig | None = None,
         clips: int | None = None,
         during_fit: bool = False,
     ) -> None:
         self.out = Path(out)
-        self.config = config
+        self.config = config or EvaluationConfig()
         self.clips = clips
         self.during_fit = during_fit
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from reconx_pl.diffusion.model import ReconXDiffusion
@@ -73,16 +74,16 @@ class ReconXModule(L.LightningModule):
         self,
         network: ReconXDiffusion,
         stage: Stage = Stage.structure,
-        optimizer: OptimizerConfig = OptimizerConfig(),
-        sampling: SamplingConfig = SamplingConfig(),
+        optimizer: OptimizerConfig | None = None,
+        sampling: SamplingConfig | None = None,
         init_from: Path | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.network = network
         self.stage = Stage(stage)
-        self.optimizer = optimizer
-        self.sampling = sampling
+        self.optimizer = optimizer or OptimizerConfig()
+        self.sampling = sampling or SamplingConfig()
         self.init_from = init_from
         self.seed = seed
         self.trained = apply_stage(network, self.stage)
@@ -135,7 +136,7 @@ class ReconXModule(L.LightningModule):
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Any:
         raise ConfigurationError("painting needs whole clips: use evaluate.py, or ReconXModule.painter().paint(clip)")
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         config = self.optimizer
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(

@@ -89,7 +89,7 @@ def test_weights_that_do_not_fit_are_listed(two_stages: Path, tmp_path: Path) ->
         load_network(network, evil)
     other = tmp_path / "other.ckpt"
     torch.save({"state_dict": {"network.novel": torch.zeros(1)}}, other)
-    with pytest.raises(BadWeightsError, match=r"(?s)Missing.*unet.*Unexpected \(1\): novel"):
+    with pytest.raises(BadWeightsError, match=r"(?s)Missing.*image_tokens.*Unexpected \(1\): novel"):
         load_network(network, other)
 
 

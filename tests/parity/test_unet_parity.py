@@ -220,3 +220,23 @@ def test_parameter_groups_keep_their_counts(golden_dir: Path) -> None:
     for name, group in groups["groups"].items():
         for unit in ("keys", "params"):
             assert sum(counted[category][unit] for category in group["categories"]) == group[unit], name
+
+
+def test_full_size_does_the_work_of_the_original_less_its_repetitions(golden_dir: Path) -> None:
+    """Every multiplication is accounted for: the same, but for what the original repeats for each frame of a clip."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    runs = json.loads((golden_dir / "flops_512.json").read_text(encoding="utf-8"))["runs"]
+    run = next(run for run in runs if not run["per_frame_image_tokens"])  # image tokens shared by all frames
+    batch, frames = run["batch"], run["frames"]
+    with torch.device("meta"):
+        unet = UNet(UNetConfig.dynamicrafter_512(structure_guidance=False))
+        x = torch.empty(batch, 8, frames, *run["latent_hw"])
+        text, image = torch.empty(batch, 77, 1024), torch.empty(batch, run["context_tokens"] - 77, 1024)
+        with FlopCounterMode(display=False) as counter:
+            unet(x, torch.empty(batch), text_tokens=text, image_tokens=image)
+    keys_values = [f"spatial_transformer.attn2.to_{kind}" for kind in ("k", "v", "k_ip", "v_ip")]
+    repeated = sum(run["breakdown_tflops"][part] for part in [*keys_values, "resblock_emb"])
+    found = counter.get_total_flops() / 1e12
+    logger.info(f"forward {found:.4f} TFLOP, the original {run['forward_tflops']:.4f}")
+    assert found == pytest.approx(run["forward_tflops"] - repeated * (1 - 1 / frames), rel=1e-9)

@@ -73,7 +73,7 @@ def pack_command(
         options: how clips are cut.
         check: draw epipolar lines of the first scenes into ``out``/check, one picture a scene.
         dataset: name of the data set in the shards; by default what the reader says.
-        images: folder of images where it is not the usual one (colmap, llff, realestate10k).
+        images: folder of images where it is not the usual one (transforms, colmap, llff, realestate10k).
         undistort: take lens distortion out of the images (transforms, colmap; on unless set to false).
         crop: how RealEstate10K frames were cut out of the video.
         missing: whether images that a ``transforms.json`` lists and that are not there are an error.

@@ -52,6 +52,16 @@ def test_one_bad_scene_among_several_is_told_and_the_rest_is_read(tmp_path: Path
         list(read_scenes(tmp_path / "b"))
 
 
+def test_scenes_in_batches_are_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("1K/a", "1K/b", "2K/c", "c"):
+        write_posed(tmp_path / name)
+    (tmp_path / "videos/one/two").mkdir(parents=True)
+    write_posed(tmp_path / "too/deep/down/d")
+    scenes = list(read_scenes(tmp_path))
+    assert [scene.name for scene in scenes] == ["a", "b", "c", "c"]
+    assert "no scene in the sub-folders too, videos" in caplog.text
+
+
 def test_options_reach_the_reader_and_unknown_ones_are_refused(tmp_path: Path) -> None:
     write_chunk(tmp_path, ["a"])
     (scene,) = read_scenes(tmp_path, "pixelsplat", dataset="acid")

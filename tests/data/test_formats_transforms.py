@@ -71,6 +71,19 @@ def test_focal_length_from_the_field_of_view(tmp_path: Path) -> None:
     torch.testing.assert_close(intrinsics, expected.expand(5, 3, 3))
 
 
+def test_reduced_images_beside_full_size_poses(tmp_path: Path) -> None:
+    """DL3DV's layout: entries name images/, and only images_4 or images_8 was fetched."""
+    write_transforms(tmp_path)
+    for reduced in (2, 4):
+        write_images(tmp_path / f"images_{reduced}", numbered(), HEIGHT // reduced, WIDTH // reduced)
+    assert read_transforms(tmp_path).frames[0].width == WIDTH
+    assert read_transforms(tmp_path, images="images_4").frames[0].width == WIDTH // 4
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    half = read_transforms(tmp_path)
+    assert half.frames[0].width == WIDTH // 2
+    torch.testing.assert_close(half.cameras.intrinsics[:, 0, 0], known_cameras().intrinsics[:, 0, 0] / 2)
+
+
 def test_fox(shared_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """instant-ngp's file for 1080x1920 beside images of 360x640 that were undistorted by another tool."""
     source = shared_dir / "scenes/ingp_fox"

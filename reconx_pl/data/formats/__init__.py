@@ -42,6 +42,9 @@ _LOOKED_FOR = (
 )
 
 
+_DEPTH = 1  # a folder of batches of scenes, as DL3DV has them
+
+
 @dataclass(frozen=True)
 class UnreadableScene:
     """A scene among several that could not be read, and why."""
@@ -76,7 +79,7 @@ def read_scenes(path: Path, format: str = "auto", **options: Any) -> Iterator[Ra
     """Yield the scenes of one scene's folder, of a folder of such folders, of a folder of camera files, or of chunks.
 
     Args:
-        path: what to read. If it is no scene itself, its sub-folders are tried in order of name.
+        path: what to read. If it is no scene itself, its sub-folders and theirs are tried in order of name.
         format: ``auto`` or a key of ``READERS``.
         options: arguments of the reader, such as ``undistort`` or ``crop``; a reader that does not know one ignores it
             only where several formats may occur, that is with ``auto``.
@@ -110,8 +113,8 @@ def read_scenes(path: Path, format: str = "auto", **options: Any) -> Iterator[Ra
             yield UnreadableScene(name, str(error))
 
 
-def _pieces(path: Path, format: str) -> list[tuple[str, str, Path]]:
-    """(name, format, path) of everything that is read by one call of a reader."""
+def _pieces(path: Path, format: str, depth: int = _DEPTH) -> list[tuple[str, str, Path]]:
+    """(name, format, path) of everything that is read by one call of a reader, ``depth`` + 1 folders deep."""
     if not path.exists():
         raise BadDataError(f"{path}: no such file or folder")
     kinds = [format] if format != "auto" else list(READERS)
@@ -124,13 +127,17 @@ def _pieces(path: Path, format: str) -> list[tuple[str, str, Path]]:
         return [(path.name, kind, path)]
     if path.is_dir():
         below = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
-        pieces = [
-            piece for folder in below if any(_fits(kind, folder) for kind in kinds) for piece in _pieces(folder, format)
-        ]
-        left_out = [folder.name for folder in below if not any(_fits(kind, folder) for kind in kinds)]
-        if pieces:
-            if left_out:
-                logger.warning("%s: no scene in the sub-folders %s", path, ", ".join(left_out))
+        pieces, left_out = [], []
+        for folder in below:
+            if any(_fits(kind, folder) for kind in kinds):
+                pieces += _pieces(folder, format)
+            else:
+                deeper = _pieces(folder, format, depth - 1) if depth > 0 else []
+                pieces += deeper
+                left_out += [] if deeper else [folder.name]
+        if pieces and left_out:
+            logger.warning("%s: no scene in the sub-folders %s", path, ", ".join(left_out))
+        if pieces or depth < _DEPTH:
             return pieces
     if format != "auto":
         raise BadDataError(f"{path}: no {format} scene here, nor in its sub-folders; looked for {_LOOKED_FOR}")

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reconx_pl.data.formats.images import natural_key
-from reconx_pl.data.formats.llff import image_folder
+from reconx_pl.data.formats.images import image_folder, natural_key
 from reconx_pl.data.formats.scene import RawScene, frame_from_file, log_rescaling, matrix_4x4, pinhole, sfm_cloud
 from reconx_pl.errors import BadCameraError, BadDataError
 

@@ -101,6 +101,26 @@ def list_images(folder: Path) -> list[Path]:
     return images
 
 
+def image_folder(scene: Path, images: Path | str | None) -> Path:
+    """The folder that was asked for, else ``images``, else the least reduced ``images_N``.
+
+    Raises:
+        BadDataError: there is none; names what was looked for.
+    """
+    if images is not None:
+        return scene / images
+    if (scene / "images").is_dir():
+        return scene / "images"
+    reduced = [
+        (int(match[1]), folder)
+        for folder in scene.glob("images_*")
+        if (match := re.fullmatch(r"images_(\d+)", folder.name))
+    ]
+    if not reduced:
+        raise BadDataError(f"{scene}: no folder of images here (looked for images and images_N)")
+    return min(reduced)[1]
+
+
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     """Sorting key that puts frame_2 before frame_10."""
     return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"([0-9]+)", name) if part)

@@ -6,12 +6,11 @@ backward, the centre, and (height, width, focal length) in pixels of the origina
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 
-from reconx_pl.data.formats.images import list_images
+from reconx_pl.data.formats.images import image_folder, list_images
 from reconx_pl.data.formats.scene import RawScene, frame_from_file, invert_rigid, log_rescaling, matrix_4x4, pinhole
 from reconx_pl.errors import BadDataError
 
@@ -58,23 +57,3 @@ def read_llff(path: Path, *, images: Path | str | None = None) -> RawScene:
         sizes.append((size, frame))
     log_rescaling(file, sizes)
     return RawScene(name=file.parent.name, dataset="llff", frames=tuple(frames), source=file)
-
-
-def image_folder(scene: Path, images: Path | str | None) -> Path:
-    """The folder that was asked for, else ``images``, else the least reduced ``images_N``.
-
-    Raises:
-        BadDataError: there is none; names what was looked for.
-    """
-    if images is not None:
-        return scene / images
-    if (scene / "images").is_dir():
-        return scene / "images"
-    reduced = [
-        (int(match[1]), folder)
-        for folder in scene.glob("images_*")
-        if (match := re.fullmatch(r"images_(\d+)", folder.name))
-    ]
-    if not reduced:
-        raise BadDataError(f"{scene}: no folder of images here (looked for images and images_N)")
-    return min(reduced)[1]

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from reconx_pl.data.formats.images import IMAGE_SUFFIXES, image_size, natural_key
+from reconx_pl.data.formats.images import IMAGE_SUFFIXES, image_folder, image_size, natural_key
 from reconx_pl.data.formats.scene import (
     RawFrame,
     RawScene,
@@ -37,6 +37,7 @@ OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 def read_transforms(
     path: Path,
     *,
+    images: Path | str | None = None,
     undistort: bool = True,
     missing: Literal["error", "skip"] = "error",
     depth_scale: float = 1e-3,
@@ -45,6 +46,8 @@ def read_transforms(
 
     Args:
         path: the file or its folder; ``file_path`` entries are relative to that folder and may lack their extension.
+        images: folder that holds the images in place of the one that ``file_path`` names, absolute or relative to the
+            file. Where entries name ``images/`` and only ``images_N`` are there (DL3DV), the least reduced is taken.
         undistort: resample images with k1, k2, p1, p2 (k3) to a pinhole camera when they load. Set False where the
             images are undistorted already; the coefficients are then ignored.
         missing: whether an image that is listed and not there is an error or is left out with a log line.
@@ -60,11 +63,13 @@ def read_transforms(
     entries = content.get("frames")
     if not isinstance(entries, list) or not entries:
         raise BadDataError(f"{file}: it has no list of frames")
+    folder = _image_folder(file, entries, images)
     frames, sizes, absent = [], [], []
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict) or "file_path" not in entry or "transform_matrix" not in entry:
             raise BadDataError(f"{file}: frame {number} has no file_path or no transform_matrix")
-        image = _find_image(file.parent, str(entry["file_path"]))
+        listed = Path(str(entry["file_path"]))
+        image = _find_image(file.parent if folder is None else folder, str(listed) if folder is None else listed.name)
         if not image.is_file() and missing == "skip":
             absent.append(image.name)
             continue
@@ -85,6 +90,20 @@ def read_transforms(
         frames=tuple(frames[index] for index in order),
         source=file,
     )
+
+
+def _image_folder(file: Path, entries: list[Any], images: Path | str | None) -> Path | None:
+    """The folder that replaces those of the entries, or None if these hold."""
+    if images is not None:
+        return image_folder(file.parent, images)
+    folders = {
+        Path(str(entry["file_path"])).parent for entry in entries if isinstance(entry, dict) and "file_path" in entry
+    }
+    if folders != {Path("images")} or (file.parent / "images").is_dir() or not any(file.parent.glob("images_*")):
+        return None
+    found = image_folder(file.parent, None)
+    logger.info("%s: there is no folder images, the images are taken from %s", file, found.name)
+    return found
 
 
 def _load_json(file: Path) -> dict[str, Any]:

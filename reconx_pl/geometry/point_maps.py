@@ -92,8 +92,10 @@ def view_cloud(cloud: PointCloud, cameras: Cameras, max_radius: int = 4, toleran
     device = cloud.points.device
     pixels, depth = project(cloud.points, cameras)  # [V, N, 2], [V, N]
     focal = 0.5 * (cameras.intrinsics[:, 0, 0] + cameras.intrinsics[:, 1, 1])  # [V]
-    # a disc reaches the centres of its neighbours, so that slanted surfaces have no holes
-    radius = (focal[:, None] * neighbour_distance(cloud.points) / depth.clamp(min=1e-6) + 0.5).clamp(0.5, max_radius)
+    # a disc overlaps its neighbours a little, so that slanted surfaces have no holes
+    radius = (0.6 * focal[:, None] * neighbour_distance(cloud.points) / depth.clamp(min=1e-6) + 0.4).clamp(
+        0.5, max_radius
+    )
     payload = torch.cat([cloud.colors, cloud.confidence[:, None]], dim=1)  # [N, 4]
     out_depth = torch.zeros(views, height * width, device=device)
     out_payload = torch.zeros(views, height * width, 4, device=device)

@@ -58,7 +58,7 @@ def _fractal(x, y, z, seed, wavelength, footprint, octaves):
         if fade <= 0:
             break
         total += amplitude * fade * (_noise(x / wavelength, y / wavelength, z / wavelength, seed + octave) - 0.5)
-        amplitude *= 0.55
+        amplitude *= 0.65
         wavelength *= 0.45
     return total
 
@@ -135,7 +135,7 @@ def _albedo(table, row, u, v, x, y, z, hu, hv, footprint, out):
         grain = 0.6 * _noise(u * 0.6, v * 9, 0.0, seed) * _clamp(0.06 / footprint - 0.5, 0.0, 1.0)
         grain += _fractal(u * 0.12, v, seed * 0.1, seed, table[row, k.GRAIN_LENGTH], footprint, 3) - 0.3
     else:
-        grain = _fractal(x, y, z, seed, table[row, k.GRAIN_LENGTH], footprint, 4)
+        grain = _fractal(x, y, z, seed, table[row, k.GRAIN_LENGTH], footprint, 5)
     if table[row, k.TINT] > 0:
         tint = _fractal(x, y, z, seed + 31, table[row, k.TINT_LENGTH], footprint, 2)
         c = c + (1 - c) * table[row, k.TINT] * _clamp(0.5 + 1.6 * tint, 0.0, 1.0)
@@ -368,7 +368,8 @@ def render_view(
                             depth[py, px] = t
                             cosine[py, px] = _clamp(facing, 0.0, 1.0)
                             continue
-                        footprint = 0.75 * t * length / (lens[0] * max(facing, 0.2))
+                        # between the short and the long side of the pixel's ellipse on the surface
+                        footprint = 0.75 * t * length / (lens[0] * max(facing, 0.1) ** 0.6)
                         row = materials_of[me]
                         if kinds[me] == k.SHELL:
                             row += int(face[7])

@@ -24,7 +24,7 @@ def landscape(rng: np.random.Generator) -> tuple[Scene, Array, Array]:
     name, hue, saturation, value = (
         ("a meadow", rng.uniform(0.2, 0.32), 0.5, 0.55),
         ("a desert", rng.uniform(0.08, 0.12), 0.42, 0.78),
-        ("a heath", rng.uniform(0.75, 0.9), 0.3, 0.55),
+        ("a heath", rng.uniform(0.8, 0.95), 0.25, 0.65),
         ("a snow field", rng.uniform(0.5, 0.65), 0.1, 0.85),
         ("red ground", rng.uniform(0.0, 0.05), 0.5, 0.6),
     )[int(rng.integers(5))]
@@ -34,7 +34,7 @@ def landscape(rng: np.random.Generator) -> tuple[Scene, Array, Array]:
     period = rng.uniform(1.5, 3.0)
     darker = palette.shade(soil, rng.uniform(0.6, 0.8))
     ground = b.material(
-        pattern, soil, darker, patch, period=(period, 0.6 * period), grain=0.75, grain_length=0.5, tint=0.6,
+        pattern, soil, darker, patch, period=(period, 0.6 * period), grain=0.7, grain_length=0.4, tint=0.6,
         tint_length=3.5, angle=rng.uniform(0, math.pi),
     )  # fmt: skip
     b.add(k.GROUND, (0, 0, 0), (_REACH, 1, _REACH), ground)

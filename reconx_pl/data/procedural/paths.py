@@ -86,7 +86,7 @@ def overlap(scene: Scene, cameras: Cameras) -> float:
 def _too_near(depth: Tensor) -> bool:
     """Whether things right before the lens hide the scene."""
     valid = depth[depth > 0]
-    return len(valid) == 0 or float(valid.quantile(0.08)) < max(0.7, 0.2 * float(valid.median()))
+    return len(valid) == 0 or float(valid.quantile(0.1)) < max(0.9, 0.25 * float(valid.median()))
 
 
 def choose_path(

@@ -69,8 +69,16 @@ def room(rng: np.random.Generator) -> tuple[Scene, Array, Array]:
     )  # fmt: skip
     start = np.array([rng.uniform(-0.22, 0.22) * width, -rng.uniform(1.1, 1.9), rng.uniform(0.14, 0.3) * length])
     target = np.array([rng.uniform(-0.25, 0.25) * width, -rng.uniform(0.5, 1.2), rng.uniform(0.62, 0.85) * length])
-    caption = f"a room with a {floor_name} floor, {walls[2][1]} walls, {', '.join(sorted(set(names)))}"
+    caption = (
+        f"a room with a {floor_name} floor, {walls[2][1]} walls, {', '.join(map(_with_article, sorted(set(names))))}"
+    )
     return b.build(light, np.zeros(10), caption), start, target
+
+
+def _with_article(name: str) -> str:
+    if name.endswith("s"):
+        return name
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _pictures(b: SceneBuilder, width: float, length: float, height: float) -> None:
@@ -103,7 +111,7 @@ def _table(b: SceneBuilder, x: float, z: float, size: float) -> str:
         radius = b.rng.uniform(0.1, 0.18)
         b.add(int(b.rng.choice([k.ELLIPSOID, k.CYLINDER, k.CONE])), (x, -height - 0.04 - 1.3 * radius, z),
               (radius, 1.3 * radius, radius), vase)  # fmt: skip
-    return f"a {name} table"
+    return f"{name} table"
 
 
 def _sofa(b: SceneBuilder, x: float, z: float, size: float) -> str:
@@ -121,7 +129,7 @@ def _sofa(b: SceneBuilder, x: float, z: float, size: float) -> str:
     part(-a, 0.33, 0, (0.1, 0.33, 0.42), cloth)
     part(a, 0.33, 0, (0.1, 0.33, 0.42), cloth)
     part(-0.45 * a, 0.5, -0.02, (0.4 * a, 0.07, 0.3), cushion)
-    return f"a {name} sofa"
+    return f"{name} sofa"
 
 
 def _shelf(b: SceneBuilder, x: float, z: float, size: float) -> str:
@@ -133,7 +141,7 @@ def _shelf(b: SceneBuilder, x: float, z: float, size: float) -> str:
         books, _ = palette.thing(b, 0.25)
         offset = turn @ np.array([b.rng.uniform(-0.2, 0.2) * a, 0, -0.2])
         b.add(k.BOX, (x + offset[0], -0.22 - 0.4 * row, z + offset[2]), (0.7 * a, 0.13, 0.06), books, turn)
-    return f"a {name} shelf"
+    return f"{name} shelf"
 
 
 def _crates(b: SceneBuilder, x: float, z: float, size: float) -> str:
@@ -156,7 +164,7 @@ def _ball(b: SceneBuilder, x: float, z: float, size: float) -> str:
         skin,
         rotation(0, b.rng.uniform(-0.4, 0.4), b.rng.uniform(-1, 1)),
     )
-    return f"a {name} ball"
+    return f"{name} ball"
 
 
 def _pillar(b: SceneBuilder, x: float, z: float, size: float) -> str:
@@ -165,7 +173,7 @@ def _pillar(b: SceneBuilder, x: float, z: float, size: float) -> str:
     b.add(k.CYLINDER, (x, -height / 2, z), (radius, height / 2, radius), stone)
     ball, _ = palette.thing(b, 0.4)
     b.add(k.ELLIPSOID, (x, -height - radius, z), (radius, radius, radius), ball)
-    return f"a {name} pillar"
+    return f"{name} pillar"
 
 
 def _lamp(b: SceneBuilder, x: float, z: float, size: float) -> str:
@@ -175,7 +183,7 @@ def _lamp(b: SceneBuilder, x: float, z: float, size: float) -> str:
     b.add(k.CYLINDER, (x, -height / 2, z), (0.035, height / 2, 0.035), pole)
     b.add(k.CYLINDER, (x, -0.03, z), (0.2, 0.03, 0.2), pole)
     b.add(k.CONE, (x, -height, z), (0.3, 0.2, 0.3), cloth)
-    return f"a {name} lamp"
+    return f"{name} lamp"
 
 
 def _tower(b: SceneBuilder, x: float, z: float, size: float) -> str:
@@ -190,4 +198,4 @@ def _tower(b: SceneBuilder, x: float, z: float, size: float) -> str:
         y += 2 * tall
     top, _ = palette.thing(b, 0.3)
     b.add(k.CONE, (x, -y - 0.2, z), (0.2, 0.2, 0.2), top)
-    return f"a {name} tower"
+    return f"{name} tower"

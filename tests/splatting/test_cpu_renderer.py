@@ -1,0 +1,136 @@
+"""The CPU renderer on scenes of our own: a second implementation, edge cases, errors. The oracle is in tests/parity."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from reference_renderer import reference_render
+from splat_scenes import random_gaussians, ring_cameras
+
+from reconx_pl.errors import BackendUnavailableError, ConfigurationError
+from reconx_pl.splatting.cpu import CpuRenderer
+from reconx_pl.splatting.renderer import Renderer, default_renderer
+from reconx_pl.types import Cameras, Gaussians
+
+PARAMETERS = ("means", "quaternions", "log_scales", "opacity_logits", "sh")
+
+
+def _require_grad(scene: Gaussians) -> Gaussians:
+    return Gaussians(**{name: value.detach().clone().requires_grad_() for name, value in vars(scene).items()})
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2])
+def test_values_and_gradients_agree_with_plain_torch(degree: int) -> None:
+    cameras = ring_cameras(2, 24)
+    cameras = replace(cameras, width=20)  # neither side a multiple of the tile
+    ours = _require_grad(random_gaussians(40, sh_degree=2))
+    theirs = _require_grad(random_gaussians(40, sh_degree=2, dtype=torch.float64))
+    poses = [cameras.world_to_camera.clone().requires_grad_(), cameras.world_to_camera.double().requires_grad_()]
+    background = [
+        torch.tensor([0.2, 0.5, 0.9]).requires_grad_(),
+        torch.tensor([0.2, 0.5, 0.9]).double().requires_grad_(),
+    ]
+
+    output = CpuRenderer(threads=1).render(ours, replace(cameras, world_to_camera=poses[0]), degree, background[0])
+    expected = reference_render(
+        theirs,
+        Cameras(poses[1], cameras.intrinsics.double(), cameras.height, cameras.width),
+        degree,
+        background[1],
+    )
+    weights = [torch.randn(value.shape, generator=torch.Generator().manual_seed(7)) for value in expected]
+    results = (output.color, output.alpha, output.depth)
+    for value, truth in zip(results, expected, strict=True):
+        error = (value - truth).detach().abs()
+        assert (error < 1e-4).double().mean() > 0.98  # single pixels may decide a cut-off the other way
+        assert float(error[:2].max()) < 0.1
+    torch.stack([(w * value).sum() for w, value in zip(weights, results, strict=True)]).sum().backward()
+    torch.stack([(w * value).sum() for w, value in zip(weights, expected, strict=True)]).sum().backward()
+    pairs = [(getattr(ours, name), getattr(theirs, name)) for name in PARAMETERS]
+    for mine, other in [*pairs, (poses[0], poses[1]), (background[0], background[1])]:
+        assert mine.grad is not None and other.grad is not None
+        assert float((mine.grad - other.grad).norm()) < 2e-2 * float(other.grad.norm())
+
+
+def test_one_gaussian_in_closed_form() -> None:
+    """Centre pixel of a ball on the optical axis: alpha = opacity, depth = z; T-weighted background."""
+    cameras = ring_cameras(1, 33, spread=0.0)
+    scene = Gaussians(
+        means=torch.zeros(1, 3),
+        quaternions=torch.tensor([[2.0, 0.0, 0.0, 0.0]]),
+        log_scales=torch.full((1, 3), -1.0),
+        opacity_logits=torch.logit(torch.tensor([0.7])),
+        sh=torch.zeros(1, 1, 3),
+    )
+    output = CpuRenderer().render(scene, cameras, background=torch.tensor([1.0, 0.0, 0.0]))
+    assert float(output.alpha[0, 16, 16]) == pytest.approx(0.7, abs=1e-6)
+    assert float(output.depth[0, 16, 16]) == pytest.approx(3.0, abs=1e-5)
+    torch.testing.assert_close(output.color[0, :, 16, 16], torch.tensor([0.65, 0.35, 0.35]), atol=1e-6, rtol=0)
+
+
+def test_nothing_in_view_is_background_and_has_no_gradient() -> None:
+    cameras = ring_cameras(1, 16)
+    scene = _require_grad(random_gaussians(30))
+    behind = replace(scene, means=(scene.means + torch.tensor([0.0, 0.0, -50.0])).detach().requires_grad_())
+    output = CpuRenderer().render(behind, cameras)
+    assert torch.equal(output.color[0], scene.background.detach()[:, None, None].expand(3, 16, 16))
+    assert not output.alpha.any() and not output.depth.any()
+    output.color.sum().backward()
+    assert all(not getattr(behind, name).grad.any() for name in PARAMETERS)
+
+
+def test_nan_gaussian_is_culled() -> None:
+    cameras = ring_cameras(1, 16)
+    scene = random_gaussians(30)
+    expected = CpuRenderer().render(
+        Gaussians(**{k: v[1:] if k != "background" else v for k, v in vars(scene).items()}), cameras
+    )
+    scene.means[0] = float("nan")
+    assert torch.equal(CpuRenderer().render(scene, cameras).color, expected.color)
+
+
+def test_empty_scene() -> None:
+    scene = Gaussians(torch.zeros(0, 3), torch.zeros(0, 4), torch.zeros(0, 3), torch.zeros(0), torch.zeros(0, 1, 3))
+    output = CpuRenderer().render(scene, ring_cameras(2, 9))
+    assert output.color.shape == (2, 3, 9, 9) and not output.color.any()
+
+
+def test_alpha_max_is_a_limit() -> None:
+    scene = random_gaussians(1)
+    scene.means.zero_()
+    scene.opacity_logits.fill_(20.0)
+    cameras = ring_cameras(1, 17, spread=0.0)
+    assert float(CpuRenderer(alpha_max=0.99).render(scene, cameras).alpha.max()) == pytest.approx(0.99, abs=1e-6)
+    assert float(CpuRenderer().render(scene, cameras).alpha.max()) == pytest.approx(0.999, abs=1e-6)
+
+
+def test_views_are_independent() -> None:
+    cameras, scene = ring_cameras(3, 20), random_gaussians(50)
+    together = CpuRenderer().render(scene, cameras).color
+    assert torch.equal(together[1:2], CpuRenderer().render(scene, cameras[1]).color)
+    assert not torch.equal(together[0], together[2])
+
+
+def test_default_renderer_of_the_cpu() -> None:
+    renderer = default_renderer("cpu")
+    assert isinstance(renderer, CpuRenderer) and isinstance(renderer, Renderer)
+    assert default_renderer("cpu", alpha_max=0.99) == CpuRenderer(alpha_max=0.99)
+    with pytest.raises(ConfigurationError, match="no renderer"):
+        default_renderer("meta")
+
+
+def test_errors_name_the_remedy() -> None:
+    cameras, scene = ring_cameras(1, 8), random_gaussians(5, sh_degree=1)
+    with pytest.raises(ConfigurationError, match=r"within 0\.\.1"):
+        CpuRenderer().render(scene, cameras, sh_degree=2)
+    with pytest.raises(ConfigurationError, match="background"):
+        CpuRenderer().render(scene, cameras, background=torch.zeros(2, 3))
+    with pytest.raises(ConfigurationError, match="alpha_max"):
+        CpuRenderer(alpha_max=1.0)
+    with pytest.raises(ConfigurationError, match="threads"):
+        CpuRenderer(threads=0)
+    on_meta = Gaussians(**{name: value.to("meta") for name, value in vars(scene).items()})
+    with pytest.raises(BackendUnavailableError, match="default_renderer"):
+        CpuRenderer().render(on_meta, cameras)

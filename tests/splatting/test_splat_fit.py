@@ -1,0 +1,143 @@
+"""The fit: it recovers a scene whose geometry is known, repeats bit by bit, and refuses what cannot work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from splat_scenes import random_gaussians, ring_cameras
+from torch import Tensor
+
+from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.splatting.cpu import CpuRenderer
+from reconx_pl.splatting.fit import FitConfig, LearningRates, fit, fit_memory
+from reconx_pl.splatting.losses import LossWeights
+from reconx_pl.types import Cameras, PointCloud
+
+NO_LPIPS = LossWeights(lpips=0.0)
+
+
+def _scene(count: int = 400, views: int = 7, size: int = 48) -> tuple[Tensor, Cameras, PointCloud]:
+    """Frames of random blobs, and a cloud that knows where they are but not how large, how opaque or which colour."""
+    truth, cameras = random_gaussians(count, seed=3, sh_degree=1), ring_cameras(views, size)
+    truth.log_scales -= 0.5
+    frames = CpuRenderer().render(truth, cameras, background=torch.zeros(3)).color.clamp(0, 1)
+    return frames, cameras, PointCloud(truth.means, torch.full((count, 3), 0.5), torch.ones(count))
+
+
+def _psnr(x: Tensor, y: Tensor) -> float:
+    return float(-10.0 * torch.log10((x.clamp(0, 1) - y).square().mean()))
+
+
+def test_recovers_a_scene_on_views_it_never_saw() -> None:
+    frames, cameras, cloud = _scene()
+    seen, held_out = [0, 1, 2, 4, 5, 6], 3
+    seen_steps: list[int] = []
+    result = fit(
+        frames[seen],
+        cameras[seen],
+        None,
+        cloud,
+        FitConfig(steps=300, loss=NO_LPIPS),
+        progress=lambda step, steps, loss: seen_steps.append(step),
+    )
+    render = CpuRenderer().render(result.gaussians, cameras).color
+    assert _psnr(render[held_out], frames[held_out]) > 28.0
+    assert len(result.history) == 300 and result.final_loss < 0.2 * result.history[0]
+    assert seen_steps[-1] == 300 and len(seen_steps) == 30
+    assert result.gaussians.sh_degree == 3 and not result.gaussians.means.requires_grad
+
+
+def test_same_seed_same_scene() -> None:
+    frames, cameras, cloud = _scene(100, 3, 24)
+    config = FitConfig(steps=12, loss=NO_LPIPS, sh_degree=1)
+    one, two = (fit(frames, cameras, None, cloud, config) for _ in range(2))
+    other = fit(frames, cameras, None, cloud, replace(config, seed=1))
+    assert one.history == two.history and torch.equal(one.gaussians.means, two.gaussians.means)
+    assert one.history != other.history
+
+
+def test_harmonics_join_by_and_by() -> None:
+    frames, cameras, cloud = _scene(100, 3, 24)
+    early = fit(frames, cameras, None, cloud, FitConfig(steps=8, loss=NO_LPIPS, sh_interval=0.5)).gaussians.sh
+    assert bool(early[:, 1:4].any()) and not early[:, 4:].any()
+
+
+def test_confidence_zero_pixels_do_not_pull() -> None:
+    """A frame painted wrong on one half, with confidence 0 there, leaves the fit as if that half were not there."""
+    frames, cameras, cloud = _scene(300, 5, 40)
+    confidence = torch.full((5, 40, 40), 10.0)
+    wrong = frames.clone()
+    wrong[2, :, :, 20:] = 1.0
+    config = FitConfig(steps=150, loss=NO_LPIPS, sh_degree=1)
+    trusting = fit(wrong, cameras, confidence, cloud, config)
+    confidence[2, :, 20:] = 0.0
+    careful = fit(wrong, cameras, confidence, cloud, config)
+    scores = [
+        _psnr(CpuRenderer().render(result.gaussians, cameras).color[2, :, :, 26:], frames[2, :, :, 26:])
+        for result in (trusting, careful)
+    ]
+    assert scores[1] > scores[0] + 3.0
+
+
+def test_known_views_weigh_more() -> None:
+    frames, cameras, cloud = _scene(150, 4, 24)
+    painted = frames.clone()
+    painted[1:3] = painted[1:3].mean(dim=(2, 3), keepdim=True)
+    scores = []
+    for weight in (0.2, 5.0):
+        config = FitConfig(steps=60, loss=NO_LPIPS, sh_degree=0, known_view_weight=weight)
+        scene = fit(painted, cameras, None, cloud, config, known_views=(0, -1)).gaussians
+        scores.append(_psnr(CpuRenderer().render(scene, cameras).color[[0, 3]], frames[[0, 3]]))
+    assert scores[1] > scores[0] + 1.0
+
+
+def test_several_frames_a_step_and_a_background() -> None:
+    frames, cameras, cloud = _scene(100, 3, 24)
+    config = FitConfig(steps=10, frames_per_step=2, loss=NO_LPIPS, background=(0.0, 0.5, 1.0))
+    result = fit(frames, cameras, None, cloud, config)
+    assert torch.equal(result.gaussians.background, torch.tensor([0.0, 0.5, 1.0]))
+    assert result.history[-1] < result.history[0]
+
+
+def test_refusals() -> None:
+    frames, cameras, cloud = _scene(50, 3, 16)
+    config = FitConfig(steps=2, loss=NO_LPIPS)
+    with pytest.raises(BadSceneError, match=r"different sizes.*\(3, 16, 12\).*\(3, 16, 16\)"):
+        fit([frames[0], frames[1], frames[2, :, :, :12]], cameras, None, cloud, config)
+    with pytest.raises(BadSceneError, match="do not go with cameras"):
+        fit(frames[:2], cameras, None, cloud, config)
+    with pytest.raises(BadSceneError, match="parallax"):
+        fit(frames, cameras[[1, 1, 1]], None, cloud, config)
+    with pytest.raises(BadSceneError, match="parallax"):
+        fit(frames[:1], cameras[0], None, cloud, config)
+    with pytest.raises(BadSceneError, match="no pixel has a confidence"):
+        fit(frames, cameras, torch.zeros(3, 16, 16), cloud, config)
+    with pytest.raises(BadSceneError, match="does not go with frames"):
+        fit(frames, cameras, torch.ones(3, 8, 8), cloud, config)
+    with pytest.raises(BadSceneError, match="divide uint8"):
+        fit((frames * 255).byte(), cameras, None, cloud, config)
+    with pytest.raises(BadSceneError, match="NaN"):
+        fit(frames * float("nan"), cameras, None, cloud, config)
+    with pytest.raises(ConfigurationError, match="known_views"):
+        fit(frames, cameras, None, cloud, config, known_views=(3,))
+    with pytest.raises(ConfigurationError, match=r"points\[:20\]"):
+        fit(frames, cameras, None, cloud, replace(config, max_points=20))
+
+
+def test_refusal_prints_the_memory() -> None:
+    frames, cameras, cloud = _scene(50, 3, 16)
+    many = PointCloud(torch.zeros(2_000_000, 3), torch.zeros(2_000_000, 3), torch.ones(2_000_000))
+    with pytest.raises(ConfigurationError, match=f"{fit_memory(2_000_000, 3) / 2**30:.1f} GiB"):
+        fit(frames, cameras, None, many, FitConfig(loss=NO_LPIPS))
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps": 0}, {"sh_degree": 4}, {"lpips_every": 0}, {"known_view_weight": -1.0}, {"sh_interval": 0.0}]
+)
+def test_unusable_options(options: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError):
+        FitConfig(**options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError):
+        LearningRates(means=-1.0)

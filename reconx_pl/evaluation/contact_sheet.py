@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, get_data_path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -36,6 +37,11 @@ def error_image(prediction: Tensor, target: Tensor, gain: float) -> Tensor:
     error = (prediction.clamp(0, 1) - target).abs().mean(dim=0) * gain  # [H, W]
     colors = colormaps[COLORMAP](error.clamp(0, 1).cpu().numpy())[..., :3]  # [H, W, 3]
     return target.new_tensor(colors).permute(2, 0, 1)
+
+
+def sheet_font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans as matplotlib brings it along: PIL's own font has neither × nor ≥."""
+    return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -72,7 +78,7 @@ def contact_sheet(
     total_width = LABEL_WIDTH + len(columns) * (size[0] + GAP) + (BAR_WIDTH if gain else 0) + GAP
     sheet = Image.new("RGB", (total_width, HEADER + len(rows) * (size[1] + GAP) + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
-    large, small = ImageFont.load_default(size=22), ImageFont.load_default(size=18)
+    large, small = sheet_font(20), sheet_font(16)
     for column, header in enumerate(columns):
         x = LABEL_WIDTH + column * (size[0] + GAP) + size[0] / 2
         draw.text((x, HEADER / 2 + 2), header, fill=QUIET, font=small, anchor="mm")
@@ -101,7 +107,7 @@ def _colour_bar(
     top: int,
     height: int,
     gain: float,
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    font: ImageFont.FreeTypeFont,
 ) -> None:
     """Draw the scale of the error row: 0 at the bottom, the error that saturates the colours at the top."""
     inset, width = 10, 16

@@ -18,7 +18,7 @@ a { color: var(--accent); text-underline-offset: 2px; }
 .facts b { color: var(--ink); font-weight: 600; }
 .good { color: var(--good); font-weight: 600; }
 .bad { color: var(--warn); font-weight: 600; }
-.note { color: var(--quiet); font-size: 0.875rem; }
+.note { color: var(--quiet); font-size: 0.875rem; max-width: 58em; }
 .box { border-left: 3px solid var(--line); background: var(--wash); padding: 14px 18px; margin: 0 0 16px;
   border-radius: 0 6px 6px 0; }
 .box.warn { border-color: #d9822b; background: var(--warn-wash); }

@@ -130,7 +130,7 @@ def evaluate_scenes(
             _write_summary(records, expected, failed, config, model, suite, out, final=False)
             next_save = time.monotonic() + 50 * (time.monotonic() - start)  # at most 2 % of the time
     if _in_group(world):
-        return _gathered(records, expected, failed, config, model, suite, out, rank, device)
+        return _gathered(records, expected, failed, config, model, suite, out, rank)
     if world > 1:
         return _from_folder(expected, config, model, suite, out)
     return _write_summary(records, expected, failed, config, model, suite, out, final=True)
@@ -231,14 +231,14 @@ def _gathered(
     suite: MetricSuite,
     out: Path,
     rank: int,
-    device: torch.device,
 ) -> Record:
     """The summary over the process group; rank 0 writes it."""
     metrics = make_metrics(config.metrics)
     for record in records:
         fill(metrics, record)
-    for metric in metrics.values():
-        metric.to(device)  # NCCL gathers on the device only
+    if dist.get_backend() == "nccl":  # gathers on its own device only
+        for metric in metrics.values():
+            metric.to(torch.device("cuda", torch.cuda.current_device()))
     table = means(metrics)
     parts: list[tuple[list[Record], dict[str, str], dict[str, str]]] = [([], {}, {})] * dist.get_world_size()
     dist.all_gather_object(parts, (records, failed, suite.absent))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsError
@@ -108,23 +105,3 @@ def test_a_metric_that_one_scene_lacks_is_not_reported() -> None:
 def test_half_precision_trainers_do_not_round_the_sums() -> None:
     assert SceneMetrics().set_dtype(torch.float16).totals.dtype == torch.float64
     assert SceneMetrics().half().totals.dtype == torch.float64
-
-
-SCENES = {0: [[10.0, 20.0], [33.0]], 1: [[5.0, 6.0, 7.0]]}  # scores a rank; three scenes over two ranks
-
-
-def _rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    metric = SceneMetrics(("psnr",))
-    for scores in SCENES[rank]:
-        metric.update({"psnr": scores})
-    Path(folder, f"rank{rank}.txt").write_text(repr(metric.compute()["psnr"].item()))
-    dist.destroy_process_group()
-
-
-def test_two_processes_agree_on_the_mean_over_all_scenes(tmp_path: Path) -> None:
-    mp.start_processes(_rank, args=(str(tmp_path),), nprocs=2, start_method="spawn")
-    expected = (15.0 + 33.0 + 6.0) / 3
-    for rank in range(2):
-        assert float((tmp_path / f"rank{rank}.txt").read_text()) == pytest.approx(expected, abs=1e-12)

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numba
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,7 +16,7 @@ from reconx_pl.data.procedural import procedural_clip
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
 from reconx_pl.evaluation import scene as scene_module
 from reconx_pl.evaluation.baselines import ceiling_split, nearest_view
-from reconx_pl.evaluation.metrics import MetricSuite, psnr
+from reconx_pl.evaluation.metrics import MetricSuite, SceneMetrics, psnr
 from reconx_pl.evaluation.painter import HeldOutViews, LazyScene, RecordedFrames, blind, scene_generator
 from reconx_pl.evaluation.records import scene_folder
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scene, evaluate_scenes
@@ -315,10 +316,18 @@ def test_absent_lpips_is_in_every_result(clips: list[Clip], tmp_path: Path, monk
     assert "lpips" in json.loads((scene_folder(tmp_path, clips[0].key) / "result.json").read_text())["absent"]
 
 
+TARGET_SCORES = {0: [[10.0, 20.0], [33.0]], 1: [[5.0, 6.0, 7.0]]}  # by rank: three scenes over two processes
+
+
 def _rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
+    numba.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    clips = [tiny_clip(seed) for seed in (1, 2, 3)]
+    metric = SceneMetrics(("psnr",))
+    for scores in TARGET_SCORES[rank]:
+        metric.update({"psnr": scores})
+    Path(folder, f"metric{rank}.txt").write_text(repr(metric.compute()["psnr"].item()))
+    clips = [tiny_clip(seed, frames=3) for seed in (1, 2, 3)]
     config = replace(CONFIG, two_views=False, fit=replace(QUICK, steps=3))
     out = Path(folder, f"out{rank}")  # no shared folder: everything goes through the process group
     summary = evaluate_scenes(clips, CrossFade(), config, out, rank=rank, world=2, model=MODEL)
@@ -328,6 +337,9 @@ def _rank(rank: int, folder: str) -> None:
 
 def test_a_process_group_gathers_scores_and_scenes(tmp_path: Path) -> None:
     mp.start_processes(_rank, args=(str(tmp_path),), nprocs=2, start_method="spawn")
+    for rank in range(2):
+        mean = float((tmp_path / f"metric{rank}.txt").read_text())
+        assert mean == pytest.approx((15.0 + 33.0 + 6.0) / 3, abs=1e-12)
     first, second = (json.loads((tmp_path / f"summary{rank}.json").read_text()) for rank in range(2))
     assert first == second and first["complete"] and first["finished"] == 3
     assert [scene["key"] for scene in first["scenes"]] == [tiny_clip(seed).key for seed in (1, 2, 3)]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from reconx_pl.errors import BadDataError, ConfigurationError
-from reconx_pl.evaluation.contact_sheet import SheetRow, contact_sheet, error_image, spread
+from reconx_pl.evaluation.contact_sheet import SheetRow, contact_sheet, error_image, sheet_font, spread
 from reconx_pl.evaluation.curves import fall, plot_run, read_run, smooth
 from reconx_pl.evaluation.video import read_mp4, write_mp4
 
@@ -104,6 +104,12 @@ def test_sheet_places_every_image_and_marks_errors() -> None:
         contact_sheet([SheetRow("input", [red])], ["a", "b"])
     with pytest.raises(ConfigurationError, match="one size"):
         contact_sheet([SheetRow("input", [red, red[:, :8]])], ["a", "b"])
+
+
+def test_the_labels_have_their_glyphs() -> None:
+    font = sheet_font(20)
+    missing = bytes(font.getmask("\uffff"))
+    assert all(bytes(font.getmask(letter)) != missing for letter in "×≥")
 
 
 def test_spread_keeps_the_ends() -> None:

@@ -44,7 +44,7 @@ def test_a_clip_has_every_field(clip: Clip) -> None:
     assert clip.frames.shape == (5, 3, 96, 128) and clip.frames.dtype == torch.uint8
     assert clip.depth is not None and clip.depth.shape == (2, 96, 128)
     assert clip.confidence is not None and clip.confidence.shape == (2, 96, 128)
-    assert clip.cloud is not None and clip.cloud.points.shape == (min(16384, int((clip.depth > 0).sum())), 3)
+    assert clip.cloud is not None and clip.cloud.points.shape == (16384, 3)
     assert clip.cloud.colors.min() >= 0 and clip.cloud.colors.max() <= 1
     assert clip.caption and clip.frame_indices == (0, 1, 2, 3, 4)
     clip.cameras.check(clip.key)
@@ -203,6 +203,16 @@ def test_the_cloud_is_in_farthest_point_order_and_in_world_coordinates(clip: Cli
     seen = torch.stack([clip.depth[v][y[v].clamp(0, 95), x[v].clamp(0, 127)] for v in (0, 1)])
     on_surface = inside & ((distance - seen).abs() < 1e-3 * distance)
     assert on_surface.any(0).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("size,points", [((16, 24), 3000), ((64, 64), 16384), ((64, 64), 100)])
+def test_the_cloud_has_the_size_asked_for_however_small_the_frames(size: tuple[int, int], points: int) -> None:
+    for seed in range(4):
+        clip = procedural_clip(seed, 2, size, "landscape", points=points)
+        assert clip.cloud is not None and len(clip.cloud) == points
+        pixels, distance = project(clip.cloud.points, clip.cameras)
+        seen = (pixels > 0).all(-1) & (pixels[..., 0] < size[1]) & (pixels[..., 1] < size[0]) & (distance > 0)
+        assert seen.any(0).all()
 
 
 def test_speed_on_one_core() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,12 +14,12 @@ from torch import Tensor
 from reconx_pl.data.procedural.landscapes import landscape
 from reconx_pl.data.procedural.paths import CameraPath, choose_path
 from reconx_pl.data.procedural.primitives import Scene
-from reconx_pl.data.procedural.render import depth_confidence, render_scene
+from reconx_pl.data.procedural.render import Rendering, depth_confidence, render_scene
 from reconx_pl.data.procedural.rooms import room
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.geometry.cameras import unproject
+from reconx_pl.geometry.cameras import resize_cameras, unproject
 from reconx_pl.geometry.point_maps import cloud_from_maps
-from reconx_pl.types import Cameras, Clip, PointMap
+from reconx_pl.types import Cameras, Clip, PointCloud, PointMap
 
 Kind = Literal["room", "landscape"]
 DATASET = "procedural"
@@ -85,7 +86,8 @@ def procedural_clip(
         seed, kind, gap: see ``procedural_scene``.
         frames: T >= 2, evenly spaced along the path.
         size: rows and columns, pixels.
-        points: size of the cloud, made of the depth of the first and the last frame; fewer if they have fewer pixels.
+        points: size of the cloud that the first and the last frame see. Where they have fewer pixels with depth, the
+            same two views are cast again with finer pixels, so that the cloud always has this size.
         fps: frames a second that the clip claims.
         samples: colour rays along each side of a pixel.
 
@@ -103,9 +105,7 @@ def procedural_clip(
     ends = [0, frames - 1]
     depth = seen.depth[ends]
     confidence = depth_confidence(depth, seen.cosine[ends])
-    point_map = PointMap(unproject(depth, cameras[ends]), confidence, depth > 0)
-    generator = torch.Generator().manual_seed(seed)
-    cloud = cloud_from_maps(point_map, seen.frames[ends].float() / 255, points, generator=generator)
+    cloud = _cloud(made.scene, cameras[ends], Rendering(seen.frames[ends], depth, seen.cosine[ends]), points, seed)
     return Clip(
         key=clip_key(seed, kind),
         dataset=DATASET,
@@ -147,6 +147,24 @@ def procedural_views(
     cameras = made.path.cameras(at, *size)
     seen = render_scene(made.scene, cameras, samples)
     return seen.frames, seen.depth, cameras
+
+
+def _cloud(scene: Scene, ends: Cameras, seen: Rendering, points: int, seed: int) -> PointCloud:
+    """Exactly ``points`` points of the surfaces that two views see, in farthest-point order."""
+    pixels = int((seen.depth > 0).sum())
+    if pixels < points:
+        # an eighth to spare: the share of sky changes a little with the pixels
+        finer = math.ceil(math.sqrt(1.125 * points / max(pixels, 1)))
+        ends = resize_cameras(ends, ends.height * finer, ends.width * finer)
+        seen = render_scene(scene, ends, samples=1)
+    point_map = PointMap(unproject(seen.depth, ends), depth_confidence(seen.depth, seen.cosine), seen.depth > 0)
+    generator = torch.Generator().manual_seed(seed)
+    cloud = cloud_from_maps(point_map, seen.frames.float() / 255, points, generator=generator)
+    if len(cloud) < points:
+        raise BadSceneError(
+            f"procedural seed {seed}: its first and last view see fewer than {points} points; ask for fewer"
+        )
+    return cloud
 
 
 def clip_key(seed: int, kind: Kind | None = None) -> str:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from raw_scenes import HEIGHT, WIDTH, assert_same_cameras, edit_json, known_cameras, numbered, reference, write_images
 
+from reconx_pl.data.formats import RawScene, read_scenes
 from reconx_pl.data.formats.transforms import read_transforms
 from reconx_pl.data.formats.undistort import Undistortion, distort
 from reconx_pl.errors import BadCameraError, BadDataError
@@ -53,6 +54,12 @@ def test_frames_are_in_order_of_their_numbers(tmp_path: Path) -> None:
     scene = read_transforms(tmp_path)
     assert [Path(name).stem for name in scene.frame_names] == ["r_8", "r_9", "r_10", "r_11", "r_12"]
     assert_same_cameras(scene.cameras, known_cameras())
+
+
+def test_a_file_of_another_name_is_read_when_it_is_passed(tmp_path: Path) -> None:
+    (write_transforms(tmp_path) / "transforms.json").rename(tmp_path / "transforms_train.json")
+    (scene,) = read_scenes(tmp_path / "transforms_train.json")
+    assert isinstance(scene, RawScene) and len(scene) == 5
 
 
 def test_focal_length_from_the_field_of_view(tmp_path: Path) -> None:

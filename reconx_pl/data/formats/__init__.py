@@ -147,9 +147,12 @@ def _pieces(path: Path, format: str, depth: int = _DEPTH) -> list[tuple[str, str
 
 def _fits(kind: str, path: Path) -> bool:
     match kind:
-        case "posed" | "transforms":
-            file = "cameras.json" if kind == "posed" else "transforms.json"
-            return path.name == file if path.is_file() else (path / file).is_file()
+        case "posed":
+            return path.name == "cameras.json" if path.is_file() else (path / "cameras.json").is_file()
+        case "transforms":
+            if path.is_file():
+                return path.name.startswith("transforms") and path.suffix == ".json"
+            return (path / "transforms.json").is_file()
         case "llff":
             return path.name == "poses_bounds.npy" if path.is_file() else (path / "poses_bounds.npy").is_file()
         case "colmap":

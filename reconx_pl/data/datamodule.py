@@ -32,8 +32,8 @@ class ShardDataModule(LightningDataModule):
             about 60 clips of 32 x 256 x 256 a second.
         points: points of each clip's cloud, a prefix of its farthest-point order; 0 for none.
         seed: of the training order.
-        max_bad_share: stop when a larger share of the clips cannot be read (0: the first one stops the run). Each is
-            logged once by name and replaced by another clip.
+        max_bad_share: stop when a larger share of the clips cannot be read; in a folder of fewer than 100 clips, 0.01
+            lets none pass. Until then each is logged once by name and replaced by another clip.
         shuffle: False trains in the order of the shards.
         shuffle_buffer: undecoded clips (about half a megabyte each at 32 x 256 x 256) that a worker shuffles among.
     """

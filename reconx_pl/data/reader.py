@@ -23,6 +23,7 @@ from reconx_pl.types import ClipBatch
 logger = logging.getLogger(__name__)
 
 TRAINING_MEMBERS = frozenset({HEADER, FRAMES, CLOUD})
+MIN_SEEN = 300
 LOOK_AHEAD = 20  # so many unreadable clips in a row, after a batch without a readable one, end the run
 
 
@@ -102,20 +103,22 @@ def decode_sample(raw: RawClip, points: int) -> Sample:
 
 @dataclass
 class BadClips:
-    """Counts clips that cannot be read, logs each once by name, and stops the run when there are too many.
+    """Notes clips that cannot be read, logs each once by name, and stops the run when there are too many.
+
+    Counted are different clips: one that comes again each epoch is still one. Their share is taken of the clips seen so
+    far, but of no fewer than ``MIN_SEEN`` or all that there are, so that one early bad clip does not stop a long run.
 
     Args:
         folder: named in messages.
-        max_share: of the clips seen, between 0 (the first bad one stops) and 1.
-        min_seen: the share is taken of at least so many, so that one early bad clip does not stop a long run.
+        clips: number of clips in the folder.
+        max_share: between 0 (the first bad one stops) and 1.
     """
 
     folder: Path
+    clips: int
     max_share: float = 0.01
-    min_seen: int = 300
     seen: int = 0
-    bad: int = 0
-    reasons: dict[str, str] = field(default_factory=dict)  # shard and key -> message
+    bad: dict[str, str] = field(default_factory=dict)  # shard and key -> message
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_share <= 1:
@@ -140,19 +143,19 @@ class BadClips:
             yield sample
 
     def _note(self, name: str, error: Exception) -> None:
-        self.bad += 1
-        if name not in self.reasons:
-            logger.warning("a bad clip is replaced by another one: %s", error)
-            self.reasons[name] = str(error)
-        if self.bad > self.max_share * max(self.seen, self.min_seen):
-            raise self.too_many()
+        if name in self.bad:
+            return
+        logger.warning("a bad clip is replaced by another one: %s", error)
+        self.bad[name] = str(error)
+        base = min(self.clips, max(self.seen, MIN_SEEN))
+        if len(self.bad) > self.max_share * base:
+            raise self.too_many(f"more than {self.max_share:g} of {base}")
 
-    def too_many(self) -> BadDataError:
-        first = "\n  ".join(list(self.reasons.values())[:5])
+    def too_many(self, reason: str) -> BadDataError:
+        first = "\n  ".join(list(self.bad.values())[:5])
         return BadDataError(
-            f"{self.folder}: {self.bad} of the {self.seen} clips that this worker read are bad "
-            f"(allowed: {self.max_share:g} of {max(self.seen, self.min_seen)}), the first:\n  {first}\n"
-            "Repair the shards as said above; `max_bad_share` allows more"
+            f"{self.folder}: {len(self.bad)} bad clips among the first {self.seen} that this process read, {reason}:"
+            f"\n  {first}\nRepair the shards as said above, or allow more with max_bad_share"
         )
 
 
@@ -172,7 +175,7 @@ def batches(samples: Iterator[Sample | None], sizes: Iterable[int], bad: BadClip
             good = [sample for sample in ahead if sample is not None][:1]
             if not good:
                 if len(ahead) >= LOOK_AHEAD:
-                    raise bad.too_many()
+                    raise bad.too_many(f"the last {len(ahead)} of them without a good one")
                 ahead.extend(islice(samples, 1))
         spare = iter(good * len(group))
         yield collate([sample or next(spare) for sample in group], bad.folder)
@@ -191,7 +194,8 @@ def collate(samples: Sequence[Sample], folder: Path) -> ClipBatch:
                 f"{tuple(samples[0].frames.shape)}; pack with one size and one number of frames, or set batch_size=1"
             )
     # stacked in the memory order of the decoder: [B, T, H, W, 3]
-    frames = torch.stack([sample.frames.permute(0, 2, 3, 1) for sample in samples])
+    pixels = [sample.frames.permute(0, 2, 3, 1) for sample in samples]
+    frames = torch.stack(pixels) if len(pixels) > 1 else pixels[0][None]
     return ClipBatch(
         key=[sample.key for sample in samples],
         caption=[sample.caption for sample in samples],

@@ -197,8 +197,8 @@ def decode_header(members: Mapping[str, Any], source: str) -> ClipHeader:
         frame_indices = tuple(int(index) for index in header["frame_indices"])
         sizes = tuple(int(size) for size in header["jpeg_sizes"])
         cameras = Cameras(
-            torch.tensor(header["world_to_camera"], dtype=torch.float32),
-            torch.tensor(header["intrinsics"], dtype=torch.float32),
+            torch.from_numpy(np.array(header["world_to_camera"], dtype=np.float32)),
+            torch.from_numpy(np.array(header["intrinsics"], dtype=np.float32)),
             int(header["height"]),
             int(header["width"]),
         )
@@ -215,11 +215,13 @@ def decode_header(members: Mapping[str, Any], source: str) -> ClipHeader:
         )
     if not (math.isfinite(fps) and fps > 0 and cameras.height > 0 and cameras.width > 0):
         raise BadDataError(f"{where}: {fps} fps, {cameras.height} x {cameras.width} pixels; all must be positive")
+    if not _surely_usable(cameras):
+        cameras.check(where)
     return ClipHeader(
         str(header["key"]),
         frame_indices=frame_indices,
         fps=fps,
-        cameras=cameras.check(where),
+        cameras=cameras,
         jpeg_sizes=sizes,
         **names,
     )
@@ -254,6 +256,19 @@ def decode_points(members: Mapping[str, Any], source: str, key: str, count: int 
             f"or set points={len(points)} or less"
         )
     return points[:count]
+
+
+def _surely_usable(cameras: Cameras) -> bool:
+    """Whether ``Cameras.check`` need not look: view by view it takes 0.33 ms for 8 views, a third of their decoding."""
+    w2c, intrinsics = cameras.world_to_camera.numpy(), cameras.intrinsics.numpy()
+    if not (np.isfinite(w2c).all() and np.isfinite(intrinsics).all()):
+        return False
+    rotation = w2c[:, :3, :3].astype(np.float64)
+    gram = np.einsum("vij,vkj->vik", rotation, rotation)
+    handed = (np.cross(rotation[:, 0], rotation[:, 1]) * rotation[:, 2]).sum(-1)
+    return bool(
+        (intrinsics[:, [0, 1], [0, 1]] > 0).all() and np.abs(gram - np.eye(3)).max() < 1e-3 and (handed > 0).all()
+    )
 
 
 def _where(source: str, key: object) -> str:

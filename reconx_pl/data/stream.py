@@ -63,7 +63,7 @@ class ClipStream(IterableDataset[ClipBatch]):
         points: points of each cloud, a prefix of its farthest-point order; 0 for none.
         shuffle: False keeps the order of the shards and of the clips in them.
         shuffle_buffer: undecoded clips that a worker holds to shuffle among; 1 shuffles only the shards.
-        max_bad_share: stop when a larger share of the clips cannot be read.
+        max_bad_share: stop when a larger share of the clips cannot be read (``reader.BadClips``).
 
     Raises:
         BadDataError, SchemaVersionError: from the manifest; while reading, damaged shards and too many bad clips.
@@ -92,7 +92,7 @@ class ClipStream(IterableDataset[ClipBatch]):
         self.manifest = Manifest.load(folder)
         self.seed, self.batch_size, self.rank, self.world = seed, batch_size, rank, world
         self.points, self.shuffle, self.shuffle_buffer = points, shuffle, shuffle_buffer
-        self._bad = BadClips(self.manifest.folder, max_bad_share)
+        self._bad = BadClips(self.manifest.folder, self.manifest.clips, max_bad_share)
         # shared memory, so that persistent workers see where the next pass begins
         self._start = torch.tensor(start_batch, dtype=torch.int64).share_memory_()
         self.require_lanes(1)
@@ -200,7 +200,7 @@ class ClipPass(IterableDataset[ClipBatch]):
         _check_counts(batch_size, rank, world, points)
         self.manifest = Manifest.load(folder)
         self.points = points
-        self._bad = BadClips(self.manifest.folder, max_bad_share)
+        self._bad = BadClips(self.manifest.folder, self.manifest.clips, max_bad_share)
         clips = self.manifest.clips
         numbers = np.array_split(np.arange(clips), world)[rank].tolist() or [rank % clips]
         numbers += numbers[-1:] * (-(-clips // world) - len(numbers))

@@ -93,7 +93,7 @@ def pack(
         options: how clips are cut.
         check: draw epipolar lines of the first scenes into OUT/check: a wrong camera convention shows at once.
         dataset: name of the data set in the shards; by default what the reader says.
-        images: folder of images where it is not the usual one (colmap, llff, realestate10k).
+        images: folder of images where it is not the usual one (transforms, colmap, llff, realestate10k).
         undistort: take lens distortion out of the images (transforms, colmap; on unless set to false).
         crop: how RealEstate10K frames were cut out of the video.
         missing: whether images that a transforms.json lists and that are not there are an error.

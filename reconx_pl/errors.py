@@ -22,7 +22,7 @@ class MissingDependencyError(ReconXError, ImportError):
 
 
 class MissingWeightsError(ReconXError, FileNotFoundError):
-    """Pretrained weights were not found; the message lists where they were looked for and the command that gets them."""
+    """Pretrained weights were not found; the message says where they were looked for and which command gets them."""
 
 
 class BadWeightsError(ReconXError, ValueError):

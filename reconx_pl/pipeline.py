@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,26 @@ from reconx_pl.types import Clip
 log = logging.getLogger(__name__)
 
 
+def weights_of(run: Path, weights: Path | None = None) -> Path:
+    """The file of weights that stands for a run: the one given, else what the run exported, else its last checkpoint.
+
+    Raises:
+        MissingWeightsError: none of them is there.
+    """
+    candidates = [Path(weights)] if weights else [run / "weights.safetensors", run / "checkpoints" / "last.ckpt"]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        where = " or ".join(map(str, candidates))
+        raise MissingWeightsError(f"no weights at {where}; let the run in {run} write a checkpoint first")
+    return found
+
+
+def digest(path: Path) -> str:
+    """First 16 digits of a file's SHA-256: results of other weights are never taken for these weights' results."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def load_run(run: Path, weights: Path | None = None) -> ReconXModule:
     """Rebuild the module of a training run from its ``config.yaml`` and load its weights.
 
@@ -43,12 +64,7 @@ def load_run(run: Path, weights: Path | None = None) -> ReconXModule:
         raise MissingWeightsError(
             f"{config} does not exist; train first, for instance: python train.py fit -c configs/stage2.yaml"
         )
-    candidates = [weights] if weights else [run / "weights.safetensors", run / "checkpoints" / "last.ckpt"]
-    found = next((path for path in candidates if path and Path(path).is_file()), None)
-    if found is None:
-        raise MissingWeightsError(
-            f"no weights at {' or '.join(map(str, candidates))}; let the run in {run} write a checkpoint first"
-        )
+    found = weights_of(run, weights)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ReconXModule, "model")
     parsed = parser.parse_object({"model": yaml.safe_load(config.read_text())["model"]})
@@ -164,13 +180,12 @@ def evaluate(
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     module.to(chosen)
     painter = DiffusionPainter(module.network, sampling or module.sampling)
-    found = weights or run
     results = evaluate_scenes(
         evaluation_clips(shards, scene, window or SceneWindow(), clips),
         painter,
         evaluation or EvaluationConfig(),
         Path(out),
-        model=f"{found} {painter.config}",
+        model=f"weights {digest(weights_of(run, weights))}, {painter.config}",
         progress=progress,
         device=chosen,
     )

@@ -80,7 +80,7 @@ class Cameras:
         for view in range(len(self)):
             w2c, intrinsics = self.world_to_camera[view].double(), self.intrinsics[view].double()
             if not (torch.isfinite(w2c).all() and torch.isfinite(intrinsics).all()):
-                raise BadCameraError(f"{source}: camera {view} has NaN or infinite values; remove or re-estimate that view")
+                raise BadCameraError(f"{source}: camera {view} has NaN or infinite values; remove that view")
             if intrinsics[0, 0] <= 0 or intrinsics[1, 1] <= 0:
                 raise BadCameraError(
                     f"{source}: camera {view} has focal length ({intrinsics[0, 0]:g}, {intrinsics[1, 1]:g}) px; "

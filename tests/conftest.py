@@ -17,7 +17,9 @@ torch.set_num_threads(1)  # spinning threads beside busy neighbours are slower t
 def shared_dir() -> Path:
     """The folder of real photographs, indices and golden numbers beside the checkout."""
     if not SHARED.is_dir():
-        pytest.skip(f"needs the test material in {SHARED} (real photographs, indices); it is not part of the repository")
+        pytest.skip(
+            f"needs the test material in {SHARED} (real photographs, indices); it is not part of the repository"
+        )
     return SHARED
 
 

@@ -143,7 +143,8 @@ class EvaluationCallback(L.Callback):
             out,
             rank=trainer.global_rank,
             world=trainer.world_size,
-            model=f"{trainer.ckpt_path or 'step'}@{trainer.global_step}",
+            model=f"{trainer.ckpt_path or 'this run'} at step {trainer.global_step}, {module.sampling}",
+            device=module.device,
         )
         module.train(training)
         if trainer.is_global_zero and trainer.logger is not None:

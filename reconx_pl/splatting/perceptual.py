@@ -112,7 +112,9 @@ class LpipsDistance(nn.Module):
                 f"LPIPS ({self.net}) needs images of at least {smallest} x {smallest} pixels, got {tuple(images.shape)}"
             )
         outputs = self.lpips.net(self.lpips.scaling_layer(2.0 * images - 1.0))
-        return tuple(x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10) for x in outputs)
+        # The floor under the root keeps its slope finite where a feature vector is exactly zero.
+        norms = [x.square().sum(dim=1, keepdim=True).clamp(min=1e-20).sqrt() for x in outputs]
+        return tuple(x / (norm + 1e-10) for x, norm in zip(outputs, norms, strict=True))
 
     def train(self, mode: bool = True) -> LpipsDistance:
         """Stay in evaluation mode: the heads contain dropout, and a distance that is random is none."""

@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +204,11 @@ def test_fit_with_the_perceptual_term(alex: LpipsDistance) -> None:
     cloud = PointCloud(scene.means, torch.full((200, 3), 0.5), torch.ones(200))
     config = FitConfig(steps=20, lpips_net="alex", lpips_every=2, sh_degree=0)
     with_cache = fit(frames, cameras, None, cloud, config, perceptual=alex)
-    without = fit(frames, cameras, None, cloud, FitConfig(**{**vars(config), "lpips_memory": 0}), perceptual=alex)
+    without = fit(frames, cameras, None, cloud, replace(config, lpips_memory=0), perceptual=alex)
     np.testing.assert_allclose(with_cache.history, without.history, rtol=2e-3)
     plain = fit(frames, cameras, None, cloud, FitConfig(steps=20, sh_degree=0, loss=LossWeights(lpips=0.0)))
     assert with_cache.history[1] == pytest.approx(plain.history[1], rel=0.2)  # odd steps leave the term out
     assert with_cache.history[0] > plain.history[0] + 0.05
+    scaled = fit(frames, cameras, None, cloud, replace(config, steps=1, lpips_compensate=True), perceptual=alex)
+    perceptual_term = with_cache.history[0] - plain.history[0]
+    assert scaled.history[0] == pytest.approx(plain.history[0] + 2 * perceptual_term, rel=1e-4)

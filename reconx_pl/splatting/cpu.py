@@ -124,11 +124,18 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 
 
 def _use_threads(threads: int | None) -> None:
-    """Set numba's threads for the calling thread; never more than numba was started with."""
+    """Set numba's threads for the calling thread; never more than numba was started with.
+
+    Numba and torch share one OpenMP runtime, and numba's start sets that runtime to all cores. Torch gets back what it
+    had: with more threads than free cores, its small operations spend their time waiting for each other.
+    """
+    of_torch = torch.get_num_threads()
     import numba
 
-    wanted = torch.get_num_threads() if threads is None else threads
+    wanted = of_torch if threads is None else threads
     numba.set_num_threads(max(1, min(wanted, vars(numba.config)["NUMBA_NUM_THREADS"])))
+    if torch.get_num_threads() != of_torch:
+        torch.set_num_threads(of_torch)
 
 
 def _camera_vector(world_to_camera: Tensor, intrinsics: Tensor, settings: _Settings) -> np.ndarray:  # float64 [21]
@@ -144,10 +151,10 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         means, quaternions, scales, opacities, sh, poses, background, intrinsics, settings = inputs
+        _use_threads(settings.threads)
         from reconx_pl.splatting import cpu_kernels_project as kernels
         from reconx_pl.splatting import cpu_kernels_raster as raster
 
-        _use_threads(settings.threads)
         arrays = [_numpy(t) for t in (means, quaternions, scales, opacities, sh)]
         backgrounds = _numpy(background)
         views = poses.shape[0]

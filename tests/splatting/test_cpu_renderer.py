@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -111,6 +114,22 @@ def test_views_are_independent() -> None:
     together = CpuRenderer().render(scene, cameras).color
     assert torch.equal(together[1:2], CpuRenderer().render(scene, cameras[1]).color)
     assert not torch.equal(together[0], together[2])
+
+
+def test_threads_of_torch_stay_as_they_were() -> None:
+    """In a process of its own, because numba's start is what would change them."""
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from splat_scenes import random_gaussians, ring_cameras\n"
+        "from reconx_pl.splatting.cpu import CpuRenderer\n"
+        "scene = random_gaussians(20); scene.means.requires_grad_()\n"
+        "CpuRenderer().render(scene, ring_cameras(1, 16)).color.sum().backward()\n"
+        "import numba; assert (torch.get_num_threads(), numba.get_num_threads()) == (1, 1)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment.pop("OMP_NUM_THREADS", None)
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_default_renderer_of_the_cpu() -> None:

@@ -37,7 +37,7 @@ def diffusion_loss(
     """One draw of the objective of PAPER section 6.
 
     Steps are drawn first, then the noise. The base model weights all steps alike; "min_snr" is Hang et al. 2023
-    (min(SNR, gamma) / (SNR + 1) for v, / SNR for epsilon) and gives no weight to the last step of a
+    (min(SNR, gamma), / (SNR + 1) for v, / SNR for epsilon) and gives no weight to the last step of a
     zero-terminal-SNR schedule.
 
     Args:
@@ -66,5 +66,6 @@ def diffusion_loss(
     weighted = per_sample
     if weighting == "min_snr":
         snr = schedule.snr(t)
-        weighted = per_sample * snr.clamp_max(snr_gamma) / (snr + 1 if schedule.config.prediction == "v" else snr)
+        divisor = {"v": snr + 1, "epsilon": snr, "sample": torch.ones_like(snr)}[schedule.config.prediction]
+        weighted = per_sample * snr.clamp_max(snr_gamma) / divisor
     return DiffusionLoss(weighted.mean(), per_sample.detach(), t)

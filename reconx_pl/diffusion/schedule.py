@@ -35,7 +35,9 @@ class ScheduleConfig:
         rescale_end: the dynamic rescale falls from 1 to this value; None switches it off (the 1024 base model uses
             0.3).
         rescale_steps: number of steps over which it falls.
-        prediction: what the model's output means: "v" (base model) or "epsilon" (the paper's text).
+        prediction: what the model's output means: "v" (base model), "epsilon" (the paper's text) or "sample", the clean
+            latent. A U-Net that is narrower than its latents cannot pass their noise through and needs "sample" (Li
+            and He 2025, "Back to basics: let denoising generative models denoise"); the demo's is.
     """
 
     steps: int = 1000
@@ -44,7 +46,7 @@ class ScheduleConfig:
     zero_terminal_snr: bool = True
     rescale_end: float | None = 0.7
     rescale_steps: int = 400
-    prediction: Literal["v", "epsilon"] = "v"
+    prediction: Literal["v", "epsilon", "sample"] = "v"
 
     def __post_init__(self) -> None:
         if self.steps < 2:
@@ -53,8 +55,8 @@ class ScheduleConfig:
             raise ConfigurationError(
                 f"betas need 0 < linear_start < linear_end < 1, got {self.linear_start} and {self.linear_end}"
             )
-        if self.prediction not in ("v", "epsilon"):
-            raise ConfigurationError(f"prediction is 'v' or 'epsilon', got {self.prediction!r}")
+        if self.prediction not in ("v", "epsilon", "sample"):
+            raise ConfigurationError(f"prediction is 'v', 'epsilon' or 'sample', got {self.prediction!r}")
         if self.prediction == "epsilon" and self.zero_terminal_snr:
             raise ConfigurationError(
                 "prediction='epsilon' cannot recover the clean latent from the last step of a schedule with zero "
@@ -113,9 +115,11 @@ class NoiseSchedule(nn.Module):
         return (signal + _at(self.sqrt_one_minus_alphas_cumprod, t, x0) * noise).to(x0.dtype)
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the model shall predict: v_t or the noise. Arguments as for ``add_noise``."""
+        """What the model shall predict: v_t, the noise or s_t x_0. Arguments as for ``add_noise``."""
         if self.config.prediction == "epsilon":
             return noise
+        if self.config.prediction == "sample":
+            return self.scaled(x0, t)
         signal = _at(self.sqrt_one_minus_alphas_cumprod, t, x0) * self.scaled(x0, t)
         return (_at(self.sqrt_alphas_cumprod, t, x0) * noise - signal).to(x0.dtype)
 
@@ -128,6 +132,8 @@ class NoiseSchedule(nn.Module):
         signal, sigma = _at(self.sqrt_alphas_cumprod, t, x_t), _at(self.sqrt_one_minus_alphas_cumprod, t, x_t)
         if self.config.prediction == "epsilon":
             return ((x_t - sigma * output) / signal).to(x_t.dtype), output
+        if self.config.prediction == "sample":
+            return output, ((x_t - signal * output) / sigma).to(x_t.dtype)
         return (signal * x_t - sigma * output).to(x_t.dtype), (signal * output + sigma * x_t).to(x_t.dtype)
 
     def snr(self, t: Tensor) -> Tensor:

@@ -13,7 +13,14 @@ from reconx_pl.errors import ConfigurationError
 X0 = torch.randn(6, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("config", [ScheduleConfig(), ScheduleConfig(prediction="epsilon", zero_terminal_snr=False)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        ScheduleConfig(),
+        ScheduleConfig(prediction="epsilon", zero_terminal_snr=False),
+        ScheduleConfig(prediction="sample"),
+    ],
+)
 def test_a_perfect_model_scores_zero_and_none_scores_the_targets_energy(config: ScheduleConfig) -> None:
     schedule = NoiseSchedule(config)
     t, noise = torch.tensor([0, 10, 399, 500, 998, 999]), torch.randn_like(X0)

@@ -16,6 +16,7 @@ from reconx_pl.errors import ConfigurationError
 NAN_COUNTS = (7, 11, 14, 15, 20, 25, 33, 34, 35, 37, 38, 39, 62, 63, 64)
 FLAT = ScheduleConfig(rescale_end=None)
 EPSILON = ScheduleConfig(prediction="epsilon", zero_terminal_snr=False)
+SAMPLE = ScheduleConfig(prediction="sample")
 
 
 def _toy(x: Tensor, t: Tensor) -> Tensor:
@@ -23,14 +24,14 @@ def _toy(x: Tensor, t: Tensor) -> Tensor:
 
 
 def _gaussian(schedule: NoiseSchedule, mean: float, std: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """The best possible v (or epsilon) for latents drawn from N(mean, std^2)."""
+    """The best possible v (epsilon, sample) for latents drawn from N(mean, std^2)."""
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         a, s = schedule.tables["alphas_cumprod"][t[0]].item(), schedule.tables["scale"][t[0]].item()
         m, v = s * mean, (s * std) ** 2  # the model sees the rescaled latent
         x0 = m + v * a**0.5 / (a * v + 1 - a) * (x - a**0.5 * m)
         eps = (x - a**0.5 * x0) / (1 - a) ** 0.5
-        return eps if schedule.config.prediction == "epsilon" else a**0.5 * eps - (1 - a) ** 0.5 * x0
+        return {"epsilon": eps, "sample": x0, "v": a**0.5 * eps - (1 - a) ** 0.5 * x0}[schedule.config.prediction]
 
     return denoise
 
@@ -61,7 +62,7 @@ def test_agrees_with_diffusers(steps: int, eta: float) -> None:
     torch.testing.assert_close(ours, x, atol=1e-3 * x.abs().max().item(), rtol=0)
 
 
-@pytest.mark.parametrize("config", [ScheduleConfig(), FLAT, EPSILON], ids=["v", "flat", "epsilon"])
+@pytest.mark.parametrize("config", [ScheduleConfig(), FLAT, EPSILON, SAMPLE], ids=["v", "flat", "epsilon", "sample"])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_samples_of_a_gaussian_have_its_moments(config: ScheduleConfig, eta: float) -> None:
     schedule, generator = NoiseSchedule(config), torch.Generator().manual_seed(0)

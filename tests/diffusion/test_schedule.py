@@ -12,7 +12,9 @@ EPSILON = ScheduleConfig(prediction="epsilon", zero_terminal_snr=False)
 
 
 @pytest.mark.parametrize(
-    "config", [ScheduleConfig(), EPSILON, ScheduleConfig(rescale_end=None)], ids=["v", "eps", "flat"]
+    "config",
+    [ScheduleConfig(), EPSILON, ScheduleConfig(prediction="sample"), ScheduleConfig(rescale_end=None)],
+    ids=["v", "eps", "sample", "flat"],
 )
 def test_perfect_output_recovers_latent_and_noise(config: ScheduleConfig) -> None:
     schedule, generator = NoiseSchedule(config), torch.Generator().manual_seed(0)

@@ -135,7 +135,7 @@ class EvaluationCallback(L.Callback):
     def _evaluate(self, trainer: L.Trainer, module: ReconXModule, split: str) -> None:
         data = cast(ShardDataModule, trainer.datamodule)  # type: ignore[attr-defined]
         training = module.training
-        out = self.out / f"{split}-step{trainer.global_step:07d}"
+        out = self.out / f"{split}-step{module.step:07d}"
         results = evaluate_scenes(
             data.val_clips(self.clips),
             module.painter(),
@@ -143,12 +143,12 @@ class EvaluationCallback(L.Callback):
             out,
             rank=trainer.global_rank,
             world=trainer.world_size,
-            model=f"{trainer.ckpt_path or 'this run'} at step {trainer.global_step}, {module.sampling}",
+            model=f"{trainer.ckpt_path or 'this run'} at step {module.step}, {module.sampling}",
             device=module.device,
         )
         module.train(training)
         if trainer.is_global_zero and trainer.logger is not None:
-            trainer.logger.log_metrics(flatten_scores(results, split), trainer.global_step)
+            trainer.logger.log_metrics(flatten_scores(results, split), module.step)
 
 
 def flatten_scores(results: Mapping[str, Any], split: str) -> dict[str, float]:

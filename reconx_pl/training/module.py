@@ -87,6 +87,7 @@ class ReconXModule(L.LightningModule):
         self.init_from = init_from
         self.seed = seed
         self.trained = apply_stage(network, self.stage)
+        self._loaded_step = 0
 
     def setup(self, stage: str) -> None:
         resumes = self.trainer.ckpt_path is not None  # the checkpoint will bring the weights
@@ -95,6 +96,14 @@ class ReconXModule(L.LightningModule):
         if stage == "fit":
             groups = ", ".join(f"{group} {count:,}" for group, count in sorted(self.trained.items()))
             log.info("stage %s trains %s parameters: %s", self.stage.value, f"{sum(self.trained.values()):,}", groups)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._loaded_step = int(checkpoint["global_step"])
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps behind the present weights; ``global_step`` stays 0 where a checkpoint is only evaluated."""
+        return max(self.global_step, self._loaded_step)
 
     @property
     def uses_structure(self) -> bool:

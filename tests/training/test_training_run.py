@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,14 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from golden_kits import REPOSITORY
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import logged, tiny_config
 
 from reconx_pl.data.procedural import write_procedural
+from reconx_pl.data.stream import read_clips
 from reconx_pl.errors import BadWeightsError, MissingWeightsError
-from reconx_pl.pipeline import load_run
+from reconx_pl.evaluation.runner import EvaluationConfig
+from reconx_pl.pipeline import evaluate, load_run
+from reconx_pl.splatting.fit import FitConfig
+from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.training.checkpoints import load_network, read_weights
 from reconx_pl.training.cli import main
 from reconx_pl.training.module import OptimizerConfig
@@ -135,3 +141,39 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
     assert factors[0] == pytest.approx(0.1) and factors[9] == factors[10] == 1.0
     assert factors[60] == pytest.approx(0.5) and factors[110] == pytest.approx(0.0)
     assert OptimizerConfig(decay="none").factor(10_000, 100) == 1.0
+
+
+def test_validation_paints_fits_and_scores_held_out_clips(two_stages: Path, shards: Path) -> None:
+    config = yaml.safe_load((two_stages / "stage2.yaml").read_text())
+    out = two_stages / "scores"
+    fit = {"steps": 10, "loss": {"lpips": 0.0}}
+    evaluation = {"fit": fit, "metrics": ["psnr", "ssim"], "media": False}
+    callback = {
+        "class_path": "reconx_pl.training.callbacks.EvaluationCallback",
+        "init_args": {"out": str(out), "clips": 1, "config": evaluation},
+    }
+    config["trainer"]["callbacks"].append(callback)
+    path = two_stages / "validate.yaml"
+    path.write_text(yaml.safe_dump(config))
+    main(["validate", "-c", str(path)])
+    results = json.loads((out / "val-step0000003" / "results.json").read_text())
+    assert results["complete"] and results["finished"] == 1
+    painted = next(iter(read_clips(shards)))
+    assert [scene["key"] for scene in results["scenes"]] == [painted.key]
+    scores = logged(two_stages / "stage2", "val/reconx/psnr")
+    assert list(scores.values()) == [pytest.approx(results["mean"]["reconx"]["psnr"], rel=1e-5)]
+    # the weights that were scored are those of the checkpoint, and evaluate.py's way gives the same numbers
+    again = evaluate(
+        two_stages / "stage2",
+        two_stages / "report",
+        shards=shards,
+        clips=1,
+        evaluation=EvaluationConfig(
+            fit=FitConfig(steps=10, loss=LossWeights(lpips=0.0)), metrics=("psnr", "ssim"), media=False
+        ),
+        logs=[two_stages / "stage2"],
+        device="cpu",
+    )
+    assert again["mean"]["painted"] == pytest.approx(results["mean"]["painted"], rel=1e-5)
+    page = (two_stages / "report" / "index.html").read_text()
+    assert painted.key in page and "stage2: training" in page

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from benchmarks.timing import processor_seconds, table
@@ -10,6 +12,7 @@ from reconx_pl.splatting.cpu import CpuRenderer
 from reconx_pl.splatting.initialise import InitialiseConfig, gaussians_from_points
 from reconx_pl.splatting.losses import LossWeights, TargetStatistics, confidence_loss
 from reconx_pl.splatting.perceptual import LpipsDistance
+from reconx_pl.splatting.perceptual_weights import Net
 
 
 def main() -> None:
@@ -30,8 +33,8 @@ def main() -> None:
         weights = LossWeights(lpips=0.0)
         confidence_loss(picture, target, confidence, weights, statistics=statistics).backward()
 
-    def perceptual(net: str):  # type: ignore[no-untyped-def]
-        distance = LpipsDistance(net)  # type: ignore[arg-type]
+    def perceptual(net: Net) -> Callable[[], None]:
+        distance = LpipsDistance(net)
         features = distance.features(target)
         return lambda: distance(picture, features).sum().backward()
 

@@ -9,10 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser, auto_cli
+from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from reconx_pl.data.packing import PackOptions, pack_command
 from reconx_pl.errors import ReconXError
@@ -33,6 +41,15 @@ def progress_bar(total: int | None) -> Iterator[Callable[[str, int], None]]:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=total)
         yield lambda text, done: progress.update(task, description=text, completed=done)
+
+
+@contextmanager
+def share_bar() -> Iterator[Callable[[str, float], None]]:
+    """A progress bar of one scene after another; the callback takes what is done now and the share that is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("loading the model", total=1.0)
+        yield lambda text, share: progress.update(task, description=text, completed=share)
 
 
 def procedural(
@@ -125,12 +142,15 @@ def weights(name: Literal["lpips"], folder: Path | None = None) -> None:
 
     Args:
         name: lpips: the VGG16 and AlexNet backbones of the perceptual distance.
-        folder: where to keep them; None takes the cache that the package looks into.
+        folder: where to write them; None takes those that RECONX_LPIPS_WEIGHTS or a cache has, and fetches what is
+            missing.
     """
-    from reconx_pl.splatting.perceptual_weights import fetch_backbone
+    from reconx_pl.splatting.perceptual_weights import Net, fetch_backbone, provide_backbone
 
-    for net in ("vgg", "alex"):
-        console.print(f"{name} {net}: {fetch_backbone(net, folder)}")
+    nets: tuple[Net, ...] = ("vgg", "alex")
+    for net in nets:
+        path = provide_backbone(net) if folder is None else fetch_backbone(net, folder)
+        console.print(f"{name} {net}: {path}")
 
 
 def run(function: Callable[[], Any]) -> None:
@@ -146,34 +166,72 @@ def run(function: Callable[[], Any]) -> None:
         sys.exit("stopped; run the same command again to go on")
 
 
-def main(args: list[str] | None = None) -> None:
-    """Entry point of ``reconx``."""
+COMMANDS: dict[str, Callable[..., None]] = {"pack": pack, "procedural": procedural, "weights": weights}
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of ``reconx``."""
     parser = ArgumentParser(prog="reconx", description="ReconX: photographs to shards to scenes.")
     commands = parser.add_subcommands(dest="command")
-    functions: dict[str, Callable[..., None]] = {"pack": pack, "procedural": procedural, "weights": weights}
-    for name, function in functions.items():
-        command = ArgumentParser(description=(function.__doc__ or "").strip().splitlines()[0])
+    for name, function in COMMANDS.items():
+        command = ArgumentParser(description=_summary(function))
         if name == "pack":
             command.add_function_arguments(function, as_positional=True, skip={"check"})
             command.add_argument("--check", action="store_true", help="draw epipolar lines into OUT/check")
         else:
             command.add_function_arguments(function, as_positional=True)
         commands.add_subcommand(name, command, help=command.description)
+    return parser
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point of ``reconx``."""
+    parser = build_parser()
 
     def call() -> None:
         parsed = parser.instantiate_classes(parser.parse_args(args))
-        functions[parsed.command](**vars(parsed[parsed.command]))
+        COMMANDS[parsed.command](**vars(parsed[parsed.command]))
 
     run(call)
 
 
+def build_evaluate_parser() -> ArgumentParser:
+    """The parser of ``evaluate.py``: every argument of ``pipeline.evaluate`` but its callback, and ``--config``."""
+    from reconx_pl import pipeline
+
+    parser = ArgumentParser(prog="evaluate.py", description=_summary(pipeline.evaluate))
+    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    parser.add_function_arguments(pipeline.evaluate, skip={"progress"})
+    return parser
+
+
 def evaluate_main(args: list[str] | None = None) -> None:
-    """Entry point of ``evaluate.py``."""
-    from reconx_pl.pipeline import evaluate
+    """Entry point of ``evaluate.py``; exit code 1 unless every scene was evaluated."""
+    from reconx_pl import pipeline
+
+    parser = build_evaluate_parser()
 
     def command() -> None:
-        results = auto_cli(evaluate, args=args, prog="evaluate.py", as_positional=False)
+        chosen = vars(parser.instantiate_classes(parser.parse_args(args)))
+        chosen.pop("config")
+        with share_bar() as step:
+            results = pipeline.evaluate(**chosen, progress=step)
         if not results["complete"]:
-            raise ReconXError(f"scenes failed: {', '.join(results['failed'])}; their errors stand in results.json")
+            raise ReconXError(f"{chosen['out']}: {_unfinished(results)}")
 
     run(command)
+
+
+def _unfinished(results: dict[str, Any]) -> str:
+    """What keeps results from being complete."""
+    lines = [f"{key} failed: {error}" for key, error in sorted(results["failed"].items())]
+    lines += [f"{key} is missing" for key in sorted(results["missing"])]
+    if lines:
+        return f"not evaluated: {len(lines)} of {results['expected']} scenes\n  " + "\n  ".join(lines)
+    if not results["expected"]:
+        return "nothing to evaluate: the source holds no scene"
+    return "not every scene is evaluated yet; run the same command again to go on"
+
+
+def _summary(function: Callable[..., Any]) -> str:
+    return (function.__doc__ or "").strip().splitlines()[0]

@@ -115,7 +115,8 @@ def load_backbone(net: Net, path: Path) -> dict[str, Tensor]:
             from safetensors import safe_open
 
             with safe_open(path, framework="pt") as file:
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+                names = file.keys()
+                state = {name: file.get_tensor(name) for name in names}
                 recorded = (file.metadata() or {}).get("sha256")
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -135,6 +136,27 @@ def load_backbone(net: Net, path: Path) -> dict[str, Tensor]:
     if recorded is not None and tensors_sha256(state) != recorded:
         raise BadWeightsError(f"{path} is damaged (checksum); delete it and fetch it anew with `{COMMAND}`")
     return {name: value.float().clone() for name, value in state.items()}
+
+
+def provide_backbone(net: Net) -> Path:
+    """The file that ``find_backbone`` finds, if it is whole; else one fetched to where ``find_backbone`` looks first.
+
+    Raises:
+        MissingWeightsError: it is nowhere and cannot be fetched.
+        BadWeightsError: the file that RECONX_LPIPS_WEIGHTS names is damaged; a named file is never replaced.
+    """
+    named = os.environ.get(ENVIRONMENT)
+    try:
+        found = find_backbone(net)
+        load_backbone(net, found)
+        return found
+    except MissingWeightsError:
+        pass
+    except BadWeightsError as error:
+        if named:
+            raise
+        _LOG.warning("%s", error)
+    return fetch_backbone(net, named or None)
 
 
 def fetch_backbone(

@@ -58,5 +58,5 @@ lint: $(STAMP) ## ruff and mypy
 bench: $(STAMP) ## the measurements of benchmarks/README.md
 	$(BIN)/python -m benchmarks
 
-clean: ## remove what demo and test made (not .venv)
-	rm -rf runs report report-* outputs data/*/ .pytest_cache .ruff_cache .mypy_cache
+clean: ## remove what demo and test made (not .venv, not your own data and runs)
+	rm -rf runs/demo report data/procedural-train data/procedural-val data/procedural-test .pytest_cache .ruff_cache .mypy_cache

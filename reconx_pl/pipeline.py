@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from jsonargparse import ArgumentParser
 from reconx_pl.data.formats import UnreadableScene, read_scenes
 from reconx_pl.data.packing import scene_clip
 from reconx_pl.data.stream import read_clips
-from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
+from reconx_pl.diffusion.painter import SamplingConfig
 from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsError
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
-from reconx_pl.training.checkpoints import load_network
+from reconx_pl.training.checkpoints import load_network, painter_identity
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.types import Clip
 
@@ -39,12 +38,6 @@ def weights_of(run: Path, weights: Path | None = None) -> Path:
         where = " or ".join(map(str, candidates))
         raise MissingWeightsError(f"no weights at {where}; let the run in {run} write a checkpoint first")
     return found
-
-
-def digest(path: Path) -> str:
-    """First 16 digits of a file's SHA-256: results of other weights are never taken for these weights' results."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def load_run(run: Path, weights: Path | None = None) -> ReconXModule:
@@ -84,6 +77,7 @@ class SceneWindow:
         height: rows of the packed frames, pixels.
         width: columns of the packed frames, pixels.
         points: cloud points asked of the scene's geometry.
+        fps: frame rate that photographs without time stamps are said to have; one that the model was trained with.
     """
 
     frames: int = 8
@@ -92,6 +86,7 @@ class SceneWindow:
     height: int = 128
     width: int = 128
     points: int = 16384
+    fps: float = 8.0
 
     def indices(self, views: int, name: str) -> list[int]:
         """Indices of the photographs.
@@ -116,11 +111,14 @@ def posed_clip(folder: Path, window: SceneWindow) -> Clip:
         BadSceneError: no geometry came with the photographs, or too few of them.
         BadDataError: nothing readable in the folder.
     """
-    raw = next(iter(read_scenes(Path(folder))))
+    scenes = read_scenes(Path(folder))
+    raw = next(scenes)
+    if next(scenes, None) is not None:
+        raise BadSceneError(f"{folder} holds several scenes; name the folder of one of them")
     if isinstance(raw, UnreadableScene):
         raise BadSceneError(f"{folder}: {raw.name} cannot be read: {raw.reason}")
     indices = window.indices(len(raw), raw.name)
-    clip = scene_clip(raw, indices, window.height, window.width, points=window.points)
+    clip = scene_clip(raw, indices, window.height, window.width, points=window.points, default_fps=window.fps)
     if clip.cloud is None:
         raise BadSceneError(
             f"{folder} has poses but no geometry (no 3D points, no depth); fit and structure condition need it. "
@@ -179,13 +177,13 @@ def evaluate(
     module = load_run(run, weights)
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     module.to(chosen)
-    painter = DiffusionPainter(module.network, sampling or module.sampling)
+    painter = module.painter(sampling)
     results = evaluate_scenes(
         evaluation_clips(shards, scene, window or SceneWindow(), clips),
         painter,
         evaluation or EvaluationConfig(),
         Path(out),
-        model=f"weights {digest(weights_of(run, weights))}, {painter.config}",
+        model=painter_identity(painter),
         progress=progress,
         device=chosen,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -99,18 +99,20 @@ class ShardDataModule(LightningDataModule):
         """As ``val_dataloader``, for the test clips."""
         return self._pass(self.test or self.val)
 
-    def val_clips(self, limit: int | None = None) -> Iterator[Clip]:
-        """Complete validation clips (depth, confidence, cloud) in the order of the manifest, on every rank the same.
+    def clips(self, split: Literal["val", "test"], limit: int | None = None) -> Iterator[Clip]:
+        """Complete held-out clips (depth, confidence, cloud) in the order of the manifest, on every rank the same.
 
         Args:
+            split: ``test`` falls back to the validation folder where there is no test folder.
             limit: the first so many.
 
         Raises:
-            ConfigurationError: there is no validation folder.
+            ConfigurationError: there is no such folder.
         """
-        if self.val is None:
-            raise ConfigurationError("no validation clips: set `val` of the data module to a folder of shards")
-        return islice(read_clips(self.val), limit)
+        folder = self.val if split == "val" else self.test or self.val
+        if folder is None:
+            raise ConfigurationError(f"no {split} clips: set `{split}` of the data module to a folder of shards")
+        return islice(read_clips(folder), limit)
 
     def _pass(self, folder: str | None) -> DataLoader[ClipBatch] | list[Any]:
         if folder is None:

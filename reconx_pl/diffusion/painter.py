@@ -30,6 +30,7 @@ class SamplingConfig:
         last_step: "official" repeats the original's last-step rescale, "corrected" undoes it.
         batched: one pass over all guidance branches (False: one after the other, for small GPUs).
         structure: False paints without the structure condition (the ablation).
+        precision: "bf16" runs the model in bfloat16 autocast; latents and sampler stay float32.
     """
 
     steps: int = 50
@@ -40,6 +41,7 @@ class SamplingConfig:
     last_step: Literal["official", "corrected"] = "official"
     batched: bool = True
     structure: bool = True
+    precision: Literal["32", "bf16"] = "32"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -84,13 +86,14 @@ class DiffusionPainter:
         sets = network.condition_sets(views, fps, frames, self._points(clip, device), [clip.caption], generator)
         guidance = Guidance(config.view_scale, config.structure_scale, config.rescale, config.batched)
         sampler = DDIMSampler(network.schedule, config.steps, config.eta, last_step=config.last_step)
-        latents = sampler.sample(
-            guidance.denoiser(network, sets),
-            (1, *sets.full.concat_latents.shape[1:]),
-            generator,
-            device=device,
-            callback=(lambda step: progress(step.index + 1, step.total)) if progress else None,
-        )
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            latents = sampler.sample(
+                guidance.denoiser(network, sets),
+                (1, *sets.full.concat_latents.shape[1:]),
+                generator,
+                device=device,
+                callback=(lambda step: progress(step.index + 1, step.total)) if progress else None,
+            )
         return network.decode(latents)[0].float().cpu()
 
     def _points(self, clip: Clip, device: torch.device) -> Tensor | None:

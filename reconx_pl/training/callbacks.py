@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reconx_pl.data.datamodule import ShardDataModule
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
-from reconx_pl.training.checkpoints import save_network
+from reconx_pl.training.checkpoints import painter_identity, save_network
 from reconx_pl.training.module import ReconXModule
 
 log = logging.getLogger(__name__)
@@ -76,15 +76,20 @@ class MediaCallback(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
             return
-        module, data = cast(ReconXModule, pl_module), cast(ShardDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+        module, data = cast(ReconXModule, pl_module), _data(trainer)
         training = module.training
         painter = module.painter()
-        for clip in data.val_clips(self.clips):
+        for clip in data.clips("val", self.clips):
             generator = torch.Generator(module.device).manual_seed(0)
             painted = painter.paint(clip, generator)  # [T, 3, H, W]
             both = torch.cat([clip.images, painted], dim=-1)  # truth | painted
             add_animation(trainer.logger, f"painted/{clip.key}", both, clip.fps, trainer.global_step)
         module.train(training)
+
+
+def _data(trainer: L.Trainer) -> ShardDataModule:
+    data: Any = trainer  # Lightning declares the attribute on no class
+    return cast(ShardDataModule, data.datamodule)
 
 
 def add_animation(logger: TensorBoardLogger, tag: str, frames: Tensor, fps: float, step: int) -> None:
@@ -106,7 +111,7 @@ class EvaluationCallback(L.Callback):
     """Paints, fits and scores held-out clips in ``validate`` and ``test``, through the runner of ``evaluate.py``.
 
     Args:
-        out: folder of results; a sub-folder for each step.
+        out: folder of results, with a sub-folder for each step; None takes ``evaluation`` in the run's folder.
         config: fit, targets, metrics, baselines.
         clips: how many held-out clips; None takes all.
         during_fit: also after each validation of a training run (the fit takes its time).
@@ -114,12 +119,12 @@ class EvaluationCallback(L.Callback):
 
     def __init__(
         self,
-        out: Path = Path("outputs/evaluation"),
+        out: Path | None = None,
         config: EvaluationConfig | None = None,
         clips: int | None = None,
         during_fit: bool = False,
     ) -> None:
-        self.out = Path(out)
+        self.out = out
         self.config = config or EvaluationConfig()
         self.clips = clips
         self.during_fit = during_fit
@@ -132,18 +137,18 @@ class EvaluationCallback(L.Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._evaluate(trainer, cast(ReconXModule, pl_module), "test")
 
-    def _evaluate(self, trainer: L.Trainer, module: ReconXModule, split: str) -> None:
-        data = cast(ShardDataModule, trainer.datamodule)  # type: ignore[attr-defined]
-        training = module.training
-        out = self.out / f"{split}-step{module.step:07d}"
+    def _evaluate(self, trainer: L.Trainer, module: ReconXModule, split: Literal["val", "test"]) -> None:
+        data = _data(trainer)
+        training, painter = module.training, module.painter()
+        out = (self.out or Path(trainer.log_dir or ".") / "evaluation") / f"{split}-step{module.step:07d}"
         results = evaluate_scenes(
-            data.val_clips(self.clips),
-            module.painter(),
+            data.clips(split, self.clips),
+            painter,
             self.config,
             out,
             rank=trainer.global_rank,
             world=trainer.world_size,
-            model=f"{trainer.ckpt_path or 'this run'} at step {module.step}, {module.sampling}",
+            model=painter_identity(painter),
             device=module.device,
         )
         module.train(training)
@@ -170,7 +175,8 @@ class ExportWeights(L.Callback):
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    # also called where a run that was stopped after its last step is started again, which trains nothing any more
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         done = 0 < trainer.max_steps <= trainer.global_step
         if trainer.is_global_zero and done:
             module = cast(ReconXModule, pl_module)

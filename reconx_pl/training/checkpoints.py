@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import pickle
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from reconx_pl.diffusion.painter import DiffusionPainter
 from reconx_pl.errors import BadWeightsError, MissingWeightsError
 from reconx_pl.training.stages import GROUPS, frozen_names
 
@@ -75,6 +77,15 @@ def own_weights(network: nn.Module) -> dict[str, Tensor]:
     """The tensors that belong to this model: all but those of pretrained towers, which keep their own files."""
     towers = frozen_names(network)
     return {name: tensor for name, tensor in network.state_dict().items() if name not in towers}
+
+
+def painter_identity(painter: DiffusionPainter) -> str:
+    """Who painted: a hash of the weights, and the sampling settings. Other weights never inherit these results."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(own_weights(painter.network).items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return f"weights {digest.hexdigest()[:16]}, {painter.config}"
 
 
 def save_network(network: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:

@@ -15,8 +15,13 @@ class ReconXCLI(LightningCLI):
     """``fit``, ``validate`` and ``test`` with YAML configs; later ``-c`` files win."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        # A run goes on from its own last checkpoint if there is one; a fixed path would restart there after every stop.
-        parser.set_defaults({"trainer.use_distributed_sampler": False})
+        parser.set_defaults({"trainer.use_distributed_sampler": False})  # the stream splits itself over ranks
+        for target in ("model.seed", "data.seed"):
+            parser.link_arguments("seed_everything", target, compute_fn=_seed)
+
+
+def _seed(value: bool | int) -> int:
+    return 0 if isinstance(value, bool) else value
 
 
 def main(args: list[str] | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
-from reconx_pl.errors import ConfigurationError
+from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.training.checkpoints import load_network
 from reconx_pl.training.stages import Stage, apply_stage
 from reconx_pl.types import ClipBatch
@@ -93,6 +93,10 @@ class ReconXModule(L.LightningModule):
         resumes = self.trainer.ckpt_path is not None  # the checkpoint will bring the weights
         if stage == "fit" and self.init_from is not None and not resumes:
             load_network(self.network, self.init_from)
+        if stage in ("validate", "test") and not resumes:
+            if self.init_from is None:
+                raise MissingWeightsError(f"there are no weights to score: give --ckpt_path, or model.init_from")
+            load_network(self.network, self.init_from)
         if stage == "fit":
             groups = ", ".join(f"{group} {count:,}" for group, count in sorted(self.trained.items()))
             log.info("stage %s trains %s parameters: %s", self.stage.value, f"{sum(self.trained.values()):,}", groups)
@@ -109,11 +113,14 @@ class ReconXModule(L.LightningModule):
     def uses_structure(self) -> bool:
         return self.stage is Stage.structure
 
-    def painter(self) -> DiffusionPainter:
-        """A painter over the present weights. It leaves the network in eval mode."""
-        config = self.sampling
+    def painter(self, sampling: SamplingConfig | None = None) -> DiffusionPainter:
+        """A painter over the present weights, without structure before the stage that trains it.
+
+        It leaves the network in eval mode.
+        """
+        config = sampling or self.sampling
         if not self.uses_structure:
-            config = SamplingConfig(**{**config.__dict__, "structure": False})
+            config = replace(config, structure=False)
         return DiffusionPainter(self.network, config)
 
     def _generator(self, *parts: int) -> torch.Generator:

@@ -77,7 +77,7 @@ def test_without_validation(folders: tuple[str, str]) -> None:
     module, _ = fit(data, max_steps=2)
     assert len(module.trained) == 2 and module.validated == []
     with pytest.raises(ConfigurationError, match="`val`"):
-        data.val_clips()
+        data.clips("val")
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -159,10 +159,10 @@ def test_too_many_bad_clips_end_the_run_through_a_worker(tmp_path: Path) -> None
 
 def test_val_clips_are_complete(folders: tuple[str, str]) -> None:
     data = module_of(folders)
-    clips = list(data.val_clips(2))
+    clips = list(data.clips("val", 2))
     assert [clip.key for clip in clips] == ["clip-000", "clip-001"]
     assert clips[0].depth is not None and clips[0].cloud is not None and len(clips[0].cloud) == POINTS
-    assert len(list(data.val_clips())) == len(list(read_clips(folders[1])))
+    assert len(list(data.clips("val"))) == len(list(read_clips(folders[1])))
 
 
 def test_arguments_from_the_command_line(folders: tuple[str, str]) -> None:

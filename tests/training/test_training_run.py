@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import logged, tiny_config
 
+from reconx_pl.data.datamodule import ShardDataModule
 from reconx_pl.data.procedural import write_procedural
 from reconx_pl.data.stream import read_clips
 from reconx_pl.errors import BadWeightsError, MissingWeightsError
@@ -26,8 +27,8 @@ from reconx_pl.pipeline import evaluate, load_run
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.training.checkpoints import load_network, read_weights
-from reconx_pl.training.cli import main
-from reconx_pl.training.module import OptimizerConfig
+from reconx_pl.training.cli import ReconXCLI, main
+from reconx_pl.training.module import OptimizerConfig, ReconXModule
 from reconx_pl.training.stages import TRAINED, Stage, group_of
 
 
@@ -156,7 +157,7 @@ def test_validation_paints_fits_and_scores_held_out_clips(two_stages: Path, shar
     path = two_stages / "validate.yaml"
     path.write_text(yaml.safe_dump(config))
     main(["validate", "-c", str(path)])
-    results = json.loads((out / "val-step0000003" / "results.json").read_text())
+    results = json.loads((out / "val-step0000003" / "results.json").read_text())  # the checkpoint's step, not 0
     assert results["complete"] and results["finished"] == 1
     painted = next(iter(read_clips(shards)))
     assert [scene["key"] for scene in results["scenes"]] == [painted.key]
@@ -174,6 +175,44 @@ def test_validation_paints_fits_and_scores_held_out_clips(two_stages: Path, shar
         logs=[two_stages / "stage2"],
         device="cpu",
     )
-    assert again["mean"]["painted"] == pytest.approx(results["mean"]["painted"], rel=1e-5)
+    for method, scores in results["mean"].items():
+        assert again["mean"][method] == pytest.approx(scores, rel=1e-5)
     page = (two_stages / "report" / "index.html").read_text()
     assert painted.key in page and "stage2: training" in page
+
+
+def test_weights_lost_after_the_last_step_are_exported_by_the_next_start(two_stages: Path) -> None:
+    weights = two_stages / "base" / "weights.safetensors"
+    before = load_file(weights)
+    weights.unlink()  # as if killed between the last checkpoint and the export
+    main(["fit", "-c", str(two_stages / "base.yaml")])
+    after = load_file(weights)
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_validation_without_weights_is_refused(two_stages: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = yaml.safe_load((two_stages / "base.yaml").read_text()) | {"ckpt_path": None}
+    path = two_stages / "no_weights.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit, match="no weights to score: give --ckpt_path"):
+        main(["validate", "-c", str(path)])
+
+
+def test_one_seed_sets_everything(two_stages: Path) -> None:
+    cli = ReconXCLI(
+        ReconXModule,
+        ShardDataModule,
+        args=["-c", str(bare(two_stages)), "--seed_everything", "7"],
+        run=False,
+        save_config_callback=None,
+    )
+    assert (cli.model.seed, cli.datamodule.seed) == (7, 7)
+
+
+def bare(folder: Path) -> Path:
+    """The configuration of stage 2 without what only the fit subcommand takes."""
+    config = yaml.safe_load((folder / "stage2.yaml").read_text())
+    del config["ckpt_path"]
+    path = folder / "bare.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path

@@ -1,0 +1,111 @@
+"""The configs parse, say what the paper says, and name the folders that the steps before them write."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+from command_parsers import ROOT, fit_config
+from jsonargparse import Namespace
+
+from reconx_pl.cli import build_evaluate_parser
+from reconx_pl.diffusion.config import UNetConfig
+
+DEMO = ("demo_base", "demo_stage1", "demo_stage2")
+TRAINED = (*DEMO, "stage1", "stage2")
+
+
+def unet(config: Namespace) -> UNetConfig:
+    return UNetConfig(**config.model.network.init_args.unet)
+
+
+def run_folder(config: Namespace) -> str:
+    logger = config.trainer.logger.init_args
+    return f"{logger.save_dir}/{logger.name}"
+
+
+def exported(config: Namespace) -> str:
+    """Where the run writes its weights."""
+    paths = [
+        callback.init_args.path
+        for callback in config.trainer.callbacks
+        if callback.class_path.endswith("ExportWeights")
+    ]
+    assert len(paths) == 1
+    return str(paths[0])
+
+
+def test_every_config_is_tested() -> None:
+    assert {path.stem for path in (ROOT / "configs").glob("*.yaml")} == {*TRAINED, "demo_evaluate"}
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "rate", "stage"),
+    [("stage1", 2_000, 1e-4, "image_attention"), ("stage2", 30_000, 1e-5, "structure")],
+)
+def test_stages_are_those_of_the_paper(name: str, steps: int, rate: float, stage: str) -> None:
+    config = fit_config(name)
+    assert config.trainer.max_steps == steps
+    assert (config.model.optimizer.lr, config.model.stage.value) == (rate, stage)
+    assert unet(config) == UNetConfig.dynamicrafter_512(activation_checkpointing=True)
+    structure = config.model.network.init_args.structure
+    assert (structure.points, structure.tokens, config.data.points) == (16384, 2048, 16384)
+
+
+def test_demo_is_one_network() -> None:
+    networks = [fit_config(name).model.network for name in DEMO]
+    assert networks[0] == networks[1] == networks[2]
+    assert unet(fit_config("demo_base")) == UNetConfig.demo()
+    assert [fit_config(name).model.stage.value for name in DEMO] == ["base", "image_attention", "structure"]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_run_keeps_everything_in_its_folder(name: str) -> None:
+    """``evaluate.py --run`` and resuming look for config, checkpoints and weights in one folder."""
+    config = fit_config(name)
+    folder = run_folder(config)
+    assert config.trainer.logger.init_args.version == ""
+    assert exported(config) == f"{folder}/weights.safetensors"
+    checkpoints = [c for c in config.trainer.callbacks if c.class_path.endswith("ModelCheckpoint")]
+    assert [c.init_args.dirpath for c in checkpoints] == [f"{folder}/checkpoints"]
+    assert checkpoints[0].init_args.save_last is True and config.ckpt_path == "last"
+
+
+@pytest.mark.parametrize("names", [DEMO, ("stage1", "stage2")])
+def test_a_stage_starts_from_the_weights_of_the_one_before(names: tuple[str, ...]) -> None:
+    for before, after in zip(names, names[1:], strict=False):
+        assert str(fit_config(after).model.init_from) == exported(fit_config(before))
+
+
+def test_demo_reads_what_the_makefile_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    makefile = (ROOT / "Makefile").read_text()
+    packed = re.findall(r"reconx procedural (\S+)", makefile)
+    parsed = build_evaluate_parser().parse_args(["--config", "configs/demo_evaluate.yaml"])
+    configs = [fit_config(name) for name in DEMO]
+    assert {(config.data.train, config.data.val) for config in configs} == {(packed[0], packed[1])}
+    assert str(parsed.shards) == packed[2]
+    assert [str(path) for path in parsed.logs] == [run_folder(config) for config in configs]
+    assert str(parsed.run) == run_folder(configs[-1])
+    assert f"{exported(configs[-1])}\n" in makefile  # the target of `make demo`
+    clip = parsed.window
+    assert (clip.frames, clip.height, clip.width) == (8, 128, 128)  # the size of the procedural clips
+
+
+def test_evaluate_refuses_an_option_that_does_not_exist(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = yaml.safe_load((ROOT / "configs" / "demo_evaluate.yaml").read_text())
+    path = tmp_path / "evaluate.yaml"
+    path.write_text(yaml.safe_dump({**content, "progres": 1}))
+    with pytest.raises(SystemExit):
+        build_evaluate_parser().parse_args(["--config", str(path)])
+    assert "progres" in capsys.readouterr().err
+
+
+def test_full_size_data_are_packed_by_a_documented_command() -> None:
+    documented = (ROOT / "data" / "realestate10k.md").read_text()
+    folders = {folder for name in ("stage1", "stage2") for folder in vars(fit_config(name).data).values()}
+    folders = {folder for folder in folders if isinstance(folder, str)}
+    assert folders == {"data/re10k-train", "data/re10k-test"}
+    for folder in folders:
+        assert re.search(rf"^reconx pack \S+ {folder} ", documented, re.MULTILINE)

@@ -133,7 +133,8 @@ def scene_clip(
         height, width: of the clip, pixels.
         key: of the clip; by default made of the names and the first and last index.
         points: most points of the cloud, in farthest-point order. It is made of the depth of the condition views where
-            both have some, else of those points of the scene's cloud that fall into one of them.
+            they have some, else of those points of the scene's cloud that fall into one of them. Such a cloud was
+            triangulated from all photographs, so that it knows more than two views could tell.
         min_points: a smaller cloud is left out.
         default_fps: frames a second where the source has no time stamps.
         seed: of the choice of pixels from depth maps.
@@ -199,7 +200,11 @@ def _geometry(
     points: int,
     seed: int,
 ) -> tuple[Tensor | None, Tensor | None, PointCloud | None]:
-    """Depth and confidence [2, H, W] of the condition views, and the cloud; None for what the scene does not have."""
+    """Depth and confidence [2, H, W] of the condition views, and the cloud; None for what the scene does not have.
+
+    A clip without depth has its cloud from the scene's reconstruction, which is of all photographs; evaluation tells
+    the two apart by that (``evaluation.records.geometry_note``).
+    """
     maps = [raw.depth(0), raw.depth(len(raw) - 1)]
     if maps[0] is not None or maps[1] is not None:
         empty = np.zeros((1, 1), dtype=np.float32)

@@ -21,8 +21,8 @@ class Painter(Protocol):
     def paint(self, clip: Clip, generator: torch.Generator) -> Tensor:
         """All T frames [T, 3, H, W] in [0, 1].
 
-        The clip comes blind (``blind``): the first and the last frame, the cloud, depth and confidence of these two
-        views and their cameras are all that it holds.
+        The clip comes blind (``blind``): the first and the last frame with their cameras, depth and confidence, and
+        the cloud, are all that it holds.
         """
         ...
 
@@ -80,8 +80,10 @@ class LazyScene:
 def blind(clip: Clip) -> Clip:
     """The clip with all that a painter must not see taken out.
 
-    Frames between the first and the last are black, their cameras are interpolated between these two. Cloud, depth and
-    confidence stay: they were made from the two input views alone.
+    Frames between the first and the last are black, their cameras are interpolated between these two. Depth and
+    confidence stay: they belong to the two input views. The cloud stays too: it was made from their depth or, in a clip
+    without depth, it is that part of a reconstruction from all photographs, the hidden ones included, that projects
+    into an input view (``records.geometry_note`` says so in every result).
     """
     frames = clip.frames.clone()
     frames[1:-1] = 0

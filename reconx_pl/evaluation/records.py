@@ -8,6 +8,7 @@ import math
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from reconx_pl.types import Clip
 Record = dict[str, Any]  # what result.json holds
 RESULT, ERROR, SUMMARY = "result.json", "error.json", "results.json"
 GROUPS = {"scores": "mean", "held_out_scores": "mean_held_out"}  # of a scene -> in the summary
-GEOMETRY_NOTE = (
-    "cloud and confidence come from the two input views and from painted colours; no target geometry is used"
+FROM_DEPTH = "depth of the two input views, as it came with the data"
+FROM_POINTS = (
+    "points of a reconstruction that was made from all photographs of the scene, targets included; "
+    "those that project into an input view"
 )
 
 
@@ -42,6 +45,11 @@ def read_json(path: Path) -> Record | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def geometry_note(clip: Clip) -> str:
+    """Where a clip's cloud comes from: packing makes it of depth where there is some, else of ready points."""
+    return FROM_DEPTH if clip.depth is not None else FROM_POINTS
 
 
 def scene_folder(out: Path, key: str) -> Path:
@@ -92,7 +100,7 @@ def scene_record(
         "clip_digest": digest,
         "version": __version__,
         "pose_policy": config.pose_policy,
-        "geometry": GEOMETRY_NOTE,
+        "geometry": geometry_note(clip),
         "frames": clip.frames.shape[0],
         "size": list(clip.frames.shape[-2:]),
         "frame_indices": list(clip.frame_indices),
@@ -174,7 +182,7 @@ def summary(
         "metrics": list(config.metrics),
         "absent": {**{name: why for record in records for name, why in record["absent"].items()}, **absent},
         "pose_policy": config.pose_policy,
-        "geometry": GEOMETRY_NOTE,
+        "geometry": dict(Counter(record["geometry"] for record in ordered)),
         "config": config.as_dict(),
         "config_hash": config.hash,
         "model": model,

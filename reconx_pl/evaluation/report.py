@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -20,11 +21,20 @@ from reconx_pl.evaluation.metrics import HIGHER_IS_BETTER
 from reconx_pl.evaluation.records import SUMMARY, Record, read_json, scene_folder
 from reconx_pl.evaluation.report_style import STYLE
 
+log = logging.getLogger(__name__)
+MODEL_LENGTH = 80  # characters of the model's description in the head line
 VIDEO_LIMIT = 2 * 1024 * 1024  # bytes; a larger one is linked
 METRIC_HEADS = {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
 APART = {"ceiling"}  # sees the truth: never the best of the table
 STAGE_COLORS = ("#2b6cb0", "#6ba3d6", "#c05621", "#e0a458", "#5a8f69", "#8d6cab", "#a3a9b5", "#d98880", "#4a5568")
+
+_RENDERED = "The splats are rendered at the cameras of the true frames between"
+SEEN = {  # by pose policy
+    "dataset": f"{_RENDERED} and compared with them: the true frames were seen by neither the model nor the fit; "
+    "their poses were given to the fit.",
+    "interpolated": f"{_RENDERED}, which neither the model nor the fit has seen, and compared with them.",
+}
 
 
 def write_report(
@@ -39,7 +49,8 @@ def write_report(
     Args:
         out: folder of the evaluation, with results.json and scenes/.
         results: what ``evaluate_scenes`` returned; None reads results.json.
-        training_logs: TensorBoard folders, one a training stage, in order, or curves that were read before.
+        training_logs: TensorBoard folders, one a training stage, in order, or curves that were read before. A folder
+            without curves is named in the report; it does not cost the evaluation its report.
         title: head line.
         pictured: scenes shown with pictures; the others are in the table of scenes only.
 
@@ -47,19 +58,19 @@ def write_report(
         the path of the file.
 
     Raises:
-        BadDataError: no results there, or a training log without event files.
+        BadDataError: no results there.
     """
     out = Path(out)
     results = results if results is not None else read_json(out / SUMMARY)
     if results is None:
         raise BadDataError(f"{out / SUMMARY} is missing or damaged; run the evaluation first")
-    runs = [run if isinstance(run, RunCurves) else read_run(run) for run in training_logs or []]
+    runs, unread = _curves(training_logs or [])
     body = [
         _head(results, title),
         "<main>",
         _problems(results),
         _scores(results),
-        _training(runs),
+        _training(runs, unread),
         _time(results),
         _scenes(out, results, pictured),
         _settings(results),
@@ -79,6 +90,18 @@ def write_report(
     partial.write_text(page, encoding="utf-8")
     os.replace(partial, path)
     return path
+
+
+def _curves(logs: Sequence[str | Path | RunCurves]) -> tuple[list[RunCurves], list[str]]:
+    """The curves that can be read, and why others cannot."""
+    runs, unread = [], []
+    for entry in logs:
+        try:
+            runs.append(entry if isinstance(entry, RunCurves) else read_run(entry))
+        except BadDataError as error:
+            log.warning("the report goes without these loss curves: %s", error)
+            unread.append(str(error).replace(str(Path.home()), "~"))  # reports are passed on
+    return runs, unread
 
 
 def _data_uri(content: bytes, kind: str) -> str:
@@ -104,16 +127,20 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def _short(model: str) -> str:
+    """The start of a description that stands whole in the settings."""
+    return model if len(model) <= MODEL_LENGTH else f"{model[:MODEL_LENGTH]}…"
+
+
 def _head(results: Record, title: str) -> str:
     state = '<span class="good">complete</span>' if results["complete"] else '<span class="bad">not complete</span>'
     return (
         f'<header class="top"><h1>{escape(title)}</h1>'
         f'<p class="facts"><b>{results["finished"]}</b> of {_plural(results["expected"], "scene")} scored, {state}'
-        f" · model <code>{escape(results['model'])}</code></p>"
+        f" · model <code>{escape(_short(results['model']))}</code></p>"
         '<div class="box"><p><b>What this is.</b> Each scene is a clip of which only the first and the last frame are '
-        "given. A video diffusion model paints the frames between them, guided by a point cloud of these two views; "
-        "3D Gaussians (splats) are then fitted to what it painted. The splats are rendered at the cameras of the true "
-        "frames between, which neither the model nor the fit has seen, and compared with them.</p>"
+        "given. A video diffusion model paints the frames between them, guided by a point cloud; "
+        f"3D Gaussians (splats) are then fitted to what it painted. {SEEN[results['pose_policy']]}</p>"
         "<p><b>How to read it.</b> The first row of the table is the method; the rows below say what simpler means "
         "reach on the same targets. PSNR and SSIM: higher is better; LPIPS: lower is better. Scores are means over the "
         "targets of a scene, then over scenes. On the contact sheets time runs to the right.</p></div></header>"
@@ -191,9 +218,13 @@ def _how(results: Record, ceiling: bool) -> str:
     }[results["pose_policy"]]
     targets = sorted({len(record["targets"]) for record in results["scenes"]})
     counted = f"{targets[0]}" if len(targets) == 1 else f"{targets[0]} to {targets[-1]}"
+    trust = {
+        "reprojection": "Painted frames are weighed by their agreement with the cloud.",
+        "uniform": "Every pixel of the painted frames is trusted alike.",
+    }[results["config"]["confidence"]]
     text = (
         f"{_plural(len(results['scenes']), 'scene')}, {counted} targets each. {poses} "
-        "Point cloud and confidence come from the two input views. SSIM is scikit-image's with an 11 × 11 Gaussian "
+        f"Point clouds: {escape(_geometry(results))}. {trust} SSIM is scikit-image's with an 11 × 11 Gaussian "
         "window, LPIPS is VGG. Published numbers are of other scenes and sizes and stand elsewhere."
     )
     if ceiling:
@@ -204,7 +235,15 @@ def _how(results: Record, ceiling: bool) -> str:
     return text
 
 
-def _training(runs: Sequence[RunCurves]) -> str:
+def _geometry(results: Record) -> str:
+    """Where the clouds come from, with the scenes of each source where there are several."""
+    sources = results["geometry"]
+    if len(sources) == 1:
+        return str(next(iter(sources)))
+    return "; ".join(f"{source} ({_plural(count, 'scene')})" for source, count in sources.items())
+
+
+def _training(runs: Sequence[RunCurves], unread: Sequence[str]) -> str:
     figures = []
     for run in runs:
         svg = plot_run(run)
@@ -218,10 +257,13 @@ def _training(runs: Sequence[RunCurves]) -> str:
         caption = escape(f"{run.name}: " + ", ".join(falls))
         image = f'<img src="{_data_uri(svg, "image/svg+xml")}" alt="Loss over steps. {caption}">'
         figures.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
+    notices = "".join(
+        f'<div class="box warn"><p><b>No loss curves of a run:</b> {escape(reason)}</p></div>' for reason in unread
+    )
     if not figures:
-        return ""
+        return f"<h2>Training</h2>{notices}" if notices else ""
     return (
-        f'<h2>Training</h2><div class="curves">{"".join(figures)}</div>'
+        f'<h2>Training</h2>{notices}<div class="curves">{"".join(figures)}</div>'
         '<p class="note">Loss over steps; the figures below each plot are means of its first and its last tenth.</p>'
     )
 
@@ -333,7 +375,7 @@ def _settings(results: Record) -> str:
         "model": results["model"],
         "version": f"reconx_pl {results['version']}",
         "settings hash": results["config_hash"],
-        "geometry": results["geometry"],
+        "geometry": _geometry(results),
         **_flat(results["config"]),
     }
     cells = "".join(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ from reconx_pl.evaluation.records import (
     summary,
     write_json,
 )
-from reconx_pl.evaluation.scene import Progress, SceneResult, evaluate_scene, stopwatch
+from reconx_pl.evaluation.scene import Progress, SceneResult, evaluate_scene, loss_network, stopwatch
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.splatting.perceptual import LpipsDistance
 from reconx_pl.splatting.renderer import Renderer, default_renderer
@@ -100,43 +101,111 @@ def evaluate_scenes(
     """
     if not 0 <= rank < world:
         raise ConfigurationError(f"rank {rank} is not one of {world} processes")
-    out, device = Path(out), torch.device(device)
-    suite = suite or MetricSuite(config.metrics, device)
-    renderer = renderer or default_renderer(device)
-    if perceptual is None and config.fit.loss.lpips > 0:
-        perceptual = LpipsDistance(config.fit.lpips_net).to(device)
-    records: list[Record] = []
-    expected: list[str] = []
-    failed: dict[str, str] = {}
-
-    next_save = 0.0
-    for index, scene in enumerate(_guarded(clips, failed, expected)):
-        if scene.key in expected:
-            raise ConfigurationError(f"two scenes have the key {scene.key!r}; keys must be unique in an evaluation")
-        expected.append(scene.key)
-        if index % world != rank:
-            continue
-        folder = scene_folder(out, scene.key)
-        try:
-            records.append(_one(scene, folder, painter, config, model, suite, renderer, perceptual, device, progress))
-            (folder / ERROR).unlink(missing_ok=True)
-        except Exception as error:
-            failed[scene.key] = f"{type(error).__name__}: {error}"
-            log.error("scene %s failed: %s", scene.key, error, exc_info=not isinstance(error, ReconXError))
-            (folder / RESULT).unlink(missing_ok=True)
-            write_json(folder / ERROR, {"key": scene.key, "error": failed[scene.key], "config_hash": config.hash})
-        if world == 1 and time.monotonic() >= next_save:
-            start = time.monotonic()
-            _write_summary(records, expected, failed, config, model, suite, out, final=False)
-            next_save = time.monotonic() + 50 * (time.monotonic() - start)  # at most 2 % of the time
-    if _in_group(world):
-        return _gathered(records, expected, failed, config, model, suite, out, rank)
-    if world > 1:
-        return _from_folder(expected, config, model, suite, out)
-    return _write_summary(records, expected, failed, config, model, suite, out, final=True)
+    # Lightning validates in inference mode: networks and clips that are made there could not enter the fit's graph.
+    with torch.inference_mode(False), torch.no_grad():
+        device = torch.device(device)
+        suite = suite or MetricSuite(config.metrics, device)
+        renderer = renderer or default_renderer(device)
+        perceptual = perceptual or loss_network(config, device)
+        tally = _Tally(config, model, suite.absent, Path(out))
+        next_save = 0.0
+        for index, scene in enumerate(_guarded(clips, tally)):
+            if scene.key in tally.expected:
+                raise ConfigurationError(f"two scenes have the key {scene.key!r}; keys must be unique in an evaluation")
+            tally.expected.append(scene.key)
+            if index % world != rank:
+                continue
+            folder = scene_folder(tally.out, scene.key)
+            try:
+                record = _one(scene, folder, painter, config, model, suite, renderer, perceptual, device, progress)
+                tally.records.append(record)
+                (folder / ERROR).unlink(missing_ok=True)
+            except Exception as error:
+                tally.failed[scene.key] = why = f"{type(error).__name__}: {error}"
+                log.error("scene %s failed: %s", scene.key, error, exc_info=not isinstance(error, ReconXError))
+                (folder / RESULT).unlink(missing_ok=True)
+                write_json(folder / ERROR, {"key": scene.key, "error": why, "config_hash": config.hash})
+            if world == 1 and time.monotonic() >= next_save:
+                start = time.monotonic()
+                tally.write(final=False)
+                next_save = time.monotonic() + 50 * (time.monotonic() - start)  # at most 2 % of the time
+        if world > 1 and dist.is_available() and dist.is_initialized() and dist.get_world_size() == world:
+            return tally.gather(rank)
+        return tally.write(final=True) if world == 1 else tally.read_back()
 
 
-def _guarded(clips: Iterable[Clip | LazyScene], failed: dict[str, str], expected: list[str]) -> Iterator[LazyScene]:
+@dataclass
+class _Tally:
+    """What one process knows of an evaluation so far, and the summary of it."""
+
+    config: EvaluationConfig
+    model: str
+    absent: dict[str, str]
+    out: Path
+    records: list[Record] = field(default_factory=list)
+    expected: list[str] = field(default_factory=list)  # keys, also of the scenes of other ranks
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def write(self, final: bool) -> Record:
+        """Write the summary of what is here; it is not complete before the evaluation is at its end."""
+        content = self._summary(self._means())
+        content["complete"] = content["complete"] and final
+        write_json(self.out / SUMMARY, content)
+        return content
+
+    def gather(self, rank: int) -> Record:
+        """The summary over the process group; rank 0 writes it."""
+        nccl = dist.get_backend() == "nccl"  # gathers on its own device only
+        table = self._means(torch.device("cuda", torch.cuda.current_device()) if nccl else None)
+        parts: list[_Tally] = [self] * dist.get_world_size()
+        dist.all_gather_object(parts, self)
+        whole = replace(
+            self,
+            records=[record for part in parts for record in part.records],
+            failed={key: error for part in parts for key, error in part.failed.items()},
+            absent={name: why for part in parts for name, why in part.absent.items()},
+        )
+        content = whole._summary(table)
+        if rank == 0:
+            write_json(self.out / SUMMARY, content)
+        return content
+
+    def read_back(self) -> Record:
+        """The summary of what all processes left in the shared folder so far."""
+        unread = {place: error for place, error in self.failed.items() if place not in self.expected}
+        while True:
+            found = self._found()
+            content = replace(self, records=found[0], failed=found[1] | unread).write(final=True)
+            # Another process may have finished, and written its summary, between our reading and our writing.
+            if self._found() == found:
+                return content
+
+    def _found(self) -> tuple[list[Record], dict[str, str]]:
+        records, failed = [], {}
+        for key in self.expected:
+            folder = scene_folder(self.out, key)
+            record = finished_record(folder, self.config, self.model)
+            error = read_json(folder / ERROR)
+            if record is not None:
+                records.append(record)
+            elif error is not None and error.get("config_hash") == self.config.hash:
+                failed[key] = error["error"]
+        return records, failed
+
+    def _means(self, device: torch.device | None = None) -> dict[str, dict[str, dict[str, float]]]:
+        """See ``records.means``: every rank of a process group must call it."""
+        metrics = make_metrics(self.config.metrics)
+        for record in self.records:
+            fill(metrics, record)
+        for metric in metrics.values() if device is not None else ():
+            metric.to(device)
+        return means(metrics)
+
+    def _summary(self, table: dict[str, dict[str, dict[str, float]]]) -> Record:
+        return summary(self.records, table, self.expected, self.failed, self.config, self.model, self.absent)
+
+
+def _guarded(clips: Iterable[Clip | LazyScene], tally: _Tally) -> Iterator[LazyScene]:
     """Clips as lazy scenes; a source that breaks off is a failure with a name, not the loss of what was done."""
     source = iter(clips)
     while True:
@@ -145,8 +214,8 @@ def _guarded(clips: Iterable[Clip | LazyScene], failed: dict[str, str], expected
         except StopIteration:
             return
         except ReconXError as error:
-            after = f"after {expected[-1]}" if expected else "at the first clip"
-            failed[f"(reading clips, {after})"] = f"{type(error).__name__}: {error}"
+            after = f"after {tally.expected[-1]}" if tally.expected else "at the first clip"
+            tally.failed[f"(reading clips, {after})"] = f"{type(error).__name__}: {error}"
             log.error("the clips could not be read on, %s: %s", after, error)
             return
         yield item if isinstance(item, LazyScene) else LazyScene(item.key, _constant(item))
@@ -197,78 +266,3 @@ def _one(
     record = scene_record(result, config, model, digest, files)
     write_json(folder / RESULT, record)
     return record
-
-
-def _write_summary(
-    records: list[Record],
-    expected: list[str],
-    failed: dict[str, str],
-    config: EvaluationConfig,
-    model: str,
-    suite: MetricSuite,
-    out: Path,
-    final: bool,
-) -> Record:
-    metrics = make_metrics(config.metrics)
-    for record in records:
-        fill(metrics, record)
-    content = summary(records, means(metrics), expected, failed, config, model, suite.absent)
-    content["complete"] = content["complete"] and final
-    write_json(out / SUMMARY, content)
-    return content
-
-
-def _in_group(world: int) -> bool:
-    return world > 1 and dist.is_available() and dist.is_initialized() and dist.get_world_size() == world
-
-
-def _gathered(
-    records: list[Record],
-    expected: list[str],
-    failed: dict[str, str],
-    config: EvaluationConfig,
-    model: str,
-    suite: MetricSuite,
-    out: Path,
-    rank: int,
-) -> Record:
-    """The summary over the process group; rank 0 writes it."""
-    metrics = make_metrics(config.metrics)
-    for record in records:
-        fill(metrics, record)
-    if dist.get_backend() == "nccl":  # gathers on its own device only
-        for metric in metrics.values():
-            metric.to(torch.device("cuda", torch.cuda.current_device()))
-    table = means(metrics)
-    parts: list[tuple[list[Record], dict[str, str], dict[str, str]]] = [([], {}, {})] * dist.get_world_size()
-    dist.all_gather_object(parts, (records, failed, suite.absent))
-    everything = [record for part in parts for record in part[0]]
-    failures = {key: error for part in parts for key, error in part[1].items()}
-    absent = {name: why for part in parts for name, why in part[2].items()}
-    content = summary(everything, table, expected, failures, config, model, absent)
-    if rank == 0:
-        write_json(out / SUMMARY, content)
-    return content
-
-
-def _from_folder(expected: list[str], config: EvaluationConfig, model: str, suite: MetricSuite, out: Path) -> Record:
-    """The summary of what all processes left in the shared folder so far."""
-    while True:
-        found = _found(expected, config, model, out)
-        content = _write_summary(found[0], expected, found[1], config, model, suite, out, final=True)
-        # Another process may have finished, and written its summary, between our reading and our writing.
-        if _found(expected, config, model, out) == found:
-            return content
-
-
-def _found(expected: list[str], config: EvaluationConfig, model: str, out: Path) -> tuple[list[Record], dict[str, str]]:
-    records, failed = [], {}
-    for key in expected:
-        folder = scene_folder(out, key)
-        record = finished_record(folder, config, model)
-        error = read_json(folder / ERROR)
-        if record is not None:
-            records.append(record)
-        elif error is not None and error.get("config_hash") == config.hash:
-            failed[key] = error["error"]
-    return records, failed

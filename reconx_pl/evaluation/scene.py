@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from reconx_pl.errors import BadSceneError
+from reconx_pl.errors import BadSceneError, MissingWeightsError
 from reconx_pl.evaluation.baselines import ceiling_split, nearest_view
 from reconx_pl.evaluation.metrics import MetricSuite
 from reconx_pl.evaluation.painter import HeldOutViews, Painter, blind, scene_generator, with_ends
@@ -75,6 +75,20 @@ def _cloud(clip: Clip, device: torch.device) -> PointCloud:
     )
 
 
+def loss_network(config: EvaluationConfig, device: torch.device) -> LpipsDistance | None:
+    """The LPIPS network of the fit's loss; None where the loss does not use it.
+
+    Raises:
+        MissingWeightsError: its weights are not there; the message has both remedies.
+    """
+    if config.fit.loss.lpips == 0:
+        return None
+    try:
+        return LpipsDistance(config.fit.lpips_net).to(device)
+    except MissingWeightsError as error:
+        raise MissingWeightsError(f"{error}, or fit without it: `--evaluation.fit.loss.lpips 0`") from error
+
+
 def painted_frames(clip: Clip, painter: Painter, seed: int, device: torch.device) -> Tensor:
     """Paint and put the input views into their places: [T, 3, H, W] in [0, 1].
 
@@ -108,13 +122,13 @@ def evaluate_scene(
 ) -> SceneResult:
     """Evaluate one scene by PAPER section 8 and "Protocols".
 
-    The input views are the first and the last frame of the clip. Cloud and confidence come from these two views (and
-    from painted colours); the truth of the other frames is touched for scoring only. With ``pose_policy="dataset"``
-    the poses of the painted frames are those of the true frames: that is the one thing taken from the data set, and
-    it is recorded.
+    The input views are the first and the last frame of the clip; the truth of the other frames is touched for scoring
+    only. Two things may know more than these two views, and both are recorded: with ``pose_policy="dataset"`` the
+    poses of the painted frames are those of the true frames, and the cloud of a clip without depth is part of a
+    reconstruction from all photographs (``records.geometry_note``).
 
     Args:
-        clip: T frames with true cameras and a cloud made from the input views.
+        clip: T frames with true cameras and a cloud.
         painter: gets the blind clip and a generator on ``device``.
         config: settings.
         suite: metrics, if they are loaded already.
@@ -126,6 +140,7 @@ def evaluate_scene(
 
     Raises:
         BadSceneError: nothing to score, no cloud, frames that cannot be used.
+        MissingWeightsError: the fit's loss uses LPIPS and its weights are not there.
     """
     # Lightning validates in inference mode, where nothing can be fitted.
     with torch.inference_mode(False), torch.enable_grad():
@@ -151,7 +166,8 @@ class _Evaluation:
         self.clip, self.painter, self.config, self.held_out = clip, painter, config, held_out
         self.suite = suite or MetricSuite(config.metrics, self.device)
         self.renderer = renderer or default_renderer(self.device)
-        self.perceptual, self.progress = perceptual, progress
+        self.perceptual = perceptual or loss_network(config, self.device)
+        self.progress = progress
         self.seconds: dict[str, float] = {}
         self.done = 0.0  # share of the scene
         self.shares = self._shares()

@@ -25,7 +25,7 @@ class EvaluationConfig:
         pose_policy: cameras of the painted frames: "dataset" takes the poses of the clip's frames, "interpolated" moves
             between the cameras of the two input views and never looks at a target's pose before scoring. (The paper
             does not say; the input views keep their own cameras either way.)
-        confidence: "reprojection" weighs painted frames by their agreement with the cloud of the input views,
+        confidence: "reprojection" weighs painted frames by their agreement with the clip's cloud,
             "uniform" trusts every pixel alike (the ablation).
         targets: frames of the clip to score; None takes the intermediate ones by ``target_stride``, () scores held-out
             views only.

@@ -11,18 +11,20 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from safetensors.torch import save_file
 
 from reconx_pl.data.procedural import procedural_clip
-from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
+from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError, MissingWeightsError
 from reconx_pl.evaluation import scene as scene_module
 from reconx_pl.evaluation.baselines import ceiling_split, nearest_view
 from reconx_pl.evaluation.metrics import MetricSuite, SceneMetrics, psnr
 from reconx_pl.evaluation.painter import HeldOutViews, LazyScene, RecordedFrames, blind, scene_generator
-from reconx_pl.evaluation.records import scene_folder
+from reconx_pl.evaluation.records import FROM_DEPTH, FROM_POINTS, scene_folder
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scene, evaluate_scenes
 from reconx_pl.geometry.cameras import interpolate_cameras
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
+from reconx_pl.splatting.perceptual_weights import ENVIRONMENT, FILE_NAMES, _shapes
 from reconx_pl.splatting.ply import load_ply
 from reconx_pl.types import Cameras, Clip
 
@@ -98,6 +100,52 @@ def test_it_works_where_lightning_validates(clips: list[Clip]) -> None:
         clip = replace(clips[0], cameras=clips[0].cameras.to(dtype=torch.float32), frames=clips[0].frames.clone())
         result = evaluate_scene(clip, CrossFade(), replace(CONFIG, two_views=False))
     assert result.scores["reconx"]["psnr"].isfinite().all()
+
+
+def test_the_perceptual_loss_has_gradients_where_lightning_validates(
+    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks, clips and fit: all of them are made within Lightning's inference mode."""
+    generator = torch.Generator().manual_seed(0)
+    backbone = {name: 0.05 * torch.randn(shape, generator=generator) for name, shape in _shapes("alex").items()}
+    save_file(backbone, tmp_path / FILE_NAMES["alex"])
+    monkeypatch.setenv(ENVIRONMENT, str(tmp_path))
+    steps = FitConfig(steps=3, lpips_net="alex")
+    assert steps.loss.lpips > 0
+    config = replace(CONFIG, fit=steps, two_views=False, nearest_input=False)
+    with torch.inference_mode():
+        made = [LazyScene(clips[0].key, lambda: replace(clips[0], frames=clips[0].frames.clone()))]
+        summary = evaluate_scenes(made, CrossFade(), config, tmp_path, model=MODEL)
+    assert summary["failed"] == {} and summary["complete"]
+
+
+def test_without_weights_the_loss_stops_and_the_metric_is_absent(
+    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "nowhere"))
+    config = replace(CONFIG, metrics=("psnr", "lpips"), fit=FitConfig(steps=2), two_views=False)
+    for start in (
+        lambda: evaluate_scenes(clips[:1], CrossFade(), config, tmp_path / "with", model=MODEL),
+        lambda: evaluate_scene(clips[0], CrossFade(), config),
+    ):
+        with pytest.raises(MissingWeightsError) as caught:
+            start()
+        assert "`reconx weights lpips`" in str(caught.value)
+        assert "`--evaluation.fit.loss.lpips 0`" in str(caught.value)
+    assert not (tmp_path / "with").exists()
+    without = replace(config, fit=replace(config.fit, loss=LossWeights(lpips=0.0)))
+    summary = evaluate_scenes(clips[:1], CrossFade(), without, tmp_path / "without", model=MODEL)
+    assert summary["complete"] and summary["mean"]["reconx"].keys() == {"psnr"}
+    assert "nowhere" in summary["absent"]["lpips"] and "reconx weights lpips" in summary["absent"]["lpips"]
+
+
+def test_every_result_says_where_its_geometry_comes_from(clips: list[Clip], tmp_path: Path) -> None:
+    photographs = replace(clips[1], depth=None, confidence=None)
+    config = replace(CONFIG, fit=replace(QUICK, steps=2), two_views=False)
+    summary = evaluate_scenes([clips[0], photographs], CrossFade(), config, tmp_path, model=MODEL)
+    assert [record["geometry"] for record in summary["scenes"]] == [FROM_DEPTH, FROM_POINTS]
+    assert summary["geometry"] == {FROM_DEPTH: 1, FROM_POINTS: 1}
+    assert "all photographs" in FROM_POINTS and "targets included" in FROM_POINTS
 
 
 def test_a_scene_does_not_depend_on_what_was_evaluated_before(clips: list[Clip]) -> None:
@@ -251,6 +299,18 @@ def test_clips_that_break_off_are_a_failure_not_a_loss(clips: list[Clip], tmp_pa
     assert clips[0].key in where and "shard-000001.tar" in error
 
 
+def test_clips_that_break_off_are_a_failure_in_a_shared_folder_too(clips: list[Clip], tmp_path: Path) -> None:
+    def source():  # type: ignore[no-untyped-def]
+        yield clips[0]
+        raise BadDataError("shard-000001.tar is truncated")
+
+    config = replace(CONFIG, fit=replace(QUICK, steps=2), two_views=False)
+    for rank in range(2):
+        summary = evaluate_scenes(source(), CrossFade(), config, tmp_path, rank=rank, world=2, model=MODEL)
+    assert summary["complete"] is False and summary["finished"] == 1
+    assert "shard-000001.tar" in str(summary["failed"])
+
+
 def test_no_scene_is_not_a_complete_evaluation(tmp_path: Path) -> None:
     assert evaluate_scenes([], CrossFade(), CONFIG, tmp_path, model=MODEL)["complete"] is False
 
@@ -301,7 +361,6 @@ def test_two_processes_without_a_group_meet_in_the_folder(clips: list[Clip], tmp
 
 
 def test_absent_lpips_is_in_every_result(clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from reconx_pl.errors import MissingWeightsError
     from reconx_pl.splatting import perceptual
 
     def missing(*_args: object, **_kwargs: object) -> None:

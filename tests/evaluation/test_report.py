@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from reconx_pl.errors import BadDataError
-from reconx_pl.evaluation.records import scene_folder
+from reconx_pl.evaluation.records import FROM_DEPTH, FROM_POINTS, scene_folder
 from reconx_pl.evaluation.report import VIDEO_LIMIT, write_report
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.video import write_mp4
@@ -62,7 +62,7 @@ def results(tmp_path: Path) -> dict[str, Any]:
         "metrics": ["psnr", "ssim", "lpips"],
         "absent": {"lpips": "no backbone (vgg); get it with `reconx weights lpips`"},
         "pose_policy": "dataset",
-        "geometry": "from the input views",
+        "geometry": {FROM_DEPTH: 2, FROM_POINTS: 1},
         "config": config.as_dict(),
         "config_hash": config.hash,
         "model": "step 2000",
@@ -162,8 +162,36 @@ def test_training_curves_are_in_the_report(tmp_path: Path, results: dict[str, An
     page, links = read(write_report(tmp_path, results, [tmp_path / "logs" / "stage1", tmp_path / "logs" / "stage2"]))
     assert sum(target.startswith("data:image/svg+xml") for target in links.targets) == 2
     assert page.index("stage1: training") < page.index("stage2: training")
-    with pytest.raises(BadDataError, match="nowhere"):
-        write_report(tmp_path, results, [tmp_path / "nowhere"])
+
+
+def test_a_missing_log_folder_does_not_lose_the_report(tmp_path: Path, results: dict[str, Any]) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path / "logs" / "stage2")) as writer:
+        for step in range(5):
+            writer.add_scalar("train/loss", 1 / (1 + step), step)
+    page, links = read(write_report(tmp_path, results, [tmp_path / "nowhere", tmp_path / "logs" / "stage2"]))
+    assert sum(target.startswith("data:image/svg+xml") for target in links.targets) == 1
+    notice = page[page.index("No loss curves") :]
+    assert "nowhere" in notice[: notice.index("</div>")] and "24.13" in page
+
+
+def test_report_says_what_was_given_beside_the_two_views(tmp_path: Path, results: dict[str, Any]) -> None:
+    page, _ = read(write_report(tmp_path, results))
+    assert "their poses were given to the fit" in page
+    assert f"{FROM_DEPTH} (2 scenes)" in page and f"{FROM_POINTS} (1 scene)" in page
+    one = results | {"pose_policy": "interpolated", "geometry": {FROM_POINTS: 3}}
+    page, _ = read(write_report(tmp_path, one))
+    assert "poses were given" not in page and "which neither the model nor the fit has seen" in page
+    assert FROM_DEPTH not in page and f"{FROM_POINTS}." in page
+
+
+def test_a_long_model_line_is_cut_and_stands_whole_in_the_settings(tmp_path: Path, results: dict[str, Any]) -> None:
+    model = "weights 0123456789abcdef, " + "sampling " * 40 + "end"
+    page, _ = read(write_report(tmp_path, results | {"model": model}))
+    head = page[: page.index("</header>")]
+    assert model[:80] in head and model[:81] not in head
+    assert model in page[page.index("<h2>Settings</h2>") :]
 
 
 def test_results_are_read_from_the_folder(tmp_path: Path) -> None:

@@ -101,11 +101,6 @@ class FitConfig:
         if self.known_view_weight < 0 or self.lpips_memory < 0:
             raise ConfigurationError("known_view_weight and lpips_memory must be >= 0")
 
-    @classmethod
-    def demo(cls, steps: int = 1000) -> FitConfig:
-        """What a CPU can afford: AlexNet features in every 4th step. Score with VGG all the same."""
-        return cls(steps=steps, lpips_net="alex", lpips_every=4)
-
 
 @dataclass(frozen=True)
 class FitResult:

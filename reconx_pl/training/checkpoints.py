@@ -4,44 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from reconx_pl.conditioning.checkpoint import read_state
+from reconx_pl.conditioning.resampler import adapt_latents
 from reconx_pl.diffusion.painter import DiffusionPainter
-from reconx_pl.errors import BadWeightsError, MissingWeightsError
+from reconx_pl.diffusion.weights import OFFICIAL_PREFIX, load_official_unet
+from reconx_pl.errors import BadWeightsError
 from reconx_pl.training.stages import GROUPS, frozen_names
 
 log = logging.getLogger(__name__)
 PREFIX = "network."  # of ReconXDiffusion inside ReconXModule
+RESAMPLER, OFFICIAL_RESAMPLER = "image_tokens.resampler.", "image_proj_model."
+QUERIES = 16  # for each frame, in every released model
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a Lightning checkpoint (``.ckpt``) or a ``.safetensors`` file under the network's own names.
+    """Tensors of a file of weights under the names of ``ReconXDiffusion``.
+
+    The file is a checkpoint of ours (``.ckpt``), exported weights of ours (``.safetensors``), or a checkpoint in the
+    layout of the released DynamiCrafter 512. Of a released checkpoint the U-Net and the resampler are taken; autoencoder and CLIP towers read the same file by
+    themselves (their ``weights`` argument).
 
     Raises:
         MissingWeightsError: no such file.
-        BadWeightsError: not a checkpoint of this package, or a damaged one.
+        BadWeightsError: not such a file, a damaged one, or one that would have to be unpickled.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise BadWeightsError(f"{path} is a folder; name a .ckpt or .safetensors file in it")
-    if not path.is_file():
-        raise MissingWeightsError(f"no weights at {path}; train the stage before this one, or correct the path")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    except (SafetensorError, RuntimeError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise BadWeightsError(
-            f"{path} cannot be read as a checkpoint of this package ({error}); make it anew"
-        ) from error
-    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
+    state = read_state(path, (PREFIX, ""))
+    if not any(name.startswith(OFFICIAL_PREFIX) for name in state):
+        return state
+    resampler = {name: tensor for name, tensor in state.items() if name.startswith(OFFICIAL_RESAMPLER)}
+    return {f"unet.{name}": tensor for name, tensor in load_official_unet(state, str(path)).items()} | {
+        name.replace(OFFICIAL_RESAMPLER, RESAMPLER, 1): tensor for name, tensor in resampler.items()
+    }
 
 
 def load_network(network: nn.Module, path: Path) -> None:
@@ -57,6 +57,7 @@ def load_network(network: nn.Module, path: Path) -> None:
     own = own_weights(network)
     towers = frozen_names(network)
     state = {name: tensor for name, tensor in state.items() if name not in towers}
+    _fit_queries(state, own, path)
     born = {name for name in own if GROUPS["structure"].search(name)}
     if born and not born & state.keys():
         log.info("%s has no structure branch: its %d tensors start from their initial values", path, len(born))
@@ -71,6 +72,20 @@ def load_network(network: nn.Module, path: Path) -> None:
         raise BadWeightsError(f"{path} does not fit the model. {_differences(missing, unexpected, shapes)}")
     network.load_state_dict(state, strict=False)  # strict already, but for the towers
     log.info("loaded %d tensors from %s", len(state), path)
+
+
+def _fit_queries(state: dict[str, Tensor], own: Mapping[str, Tensor], path: Path) -> None:
+    """Interpolate the resampler's queries over time where the model has another number of frames than the weights.
+
+    The released model has 16 frames; ours, as the paper's, has 32.
+    """
+    name = f"{RESAMPLER}latents"  # [1, frames * queries, dim]
+    if name not in state or name not in own or state[name].shape == own[name].shape:
+        return
+    theirs, ours = state[name].shape[1], own[name].shape[1]
+    if state[name].shape[2] == own[name].shape[2] and theirs % QUERIES == 0 and ours % QUERIES == 0:
+        log.warning("%s: queries for %d frames, interpolated to %d", path, theirs // QUERIES, ours // QUERIES)
+        state[name] = adapt_latents(state[name], QUERIES, ours // QUERIES, "interpolate")
 
 
 def own_weights(network: nn.Module) -> dict[str, Tensor]:

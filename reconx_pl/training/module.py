@@ -95,7 +95,7 @@ class ReconXModule(L.LightningModule):
             load_network(self.network, self.init_from)
         if stage in ("validate", "test") and not resumes:
             if self.init_from is None:
-                raise MissingWeightsError(f"there are no weights to score: give --ckpt_path, or model.init_from")
+                raise MissingWeightsError("there are no weights to score: give --ckpt_path, or model.init_from")
             load_network(self.network, self.init_from)
         if stage == "fit":
             groups = ", ".join(f"{group} {count:,}" for group, count in sorted(self.trained.items()))

@@ -133,8 +133,9 @@ def scene_clip(
         height, width: of the clip, pixels.
         key: of the clip; by default made of the names and the first and last index.
         points: most points of the cloud, in farthest-point order. It is made of the depth of the condition views where
-            they have some, else of those points of the scene's cloud that fall into one of them. Such a cloud was
-            triangulated from all photographs, so that it knows more than two views could tell.
+            they have some, else of those points of the scene's cloud that fall into one of them and, where the source
+            knows, were found in one of them. They were triangulated from all photographs all the same, so that they
+            are placed better than two views could tell.
         min_points: a smaller cloud is left out.
         default_fps: frames a second where the source has no time stamps.
         seed: of the choice of pixels from depth maps.
@@ -221,6 +222,11 @@ def _geometry(
     pixels, z = project(raw.cloud.points.double(), cameras)  # [2, N, 2], [2, N]
     bounds = pixels.new_tensor([cameras.width, cameras.height])
     visible = ((z > 0) & (pixels >= 0).all(-1) & (pixels < bounds).all(-1)).any(0)  # [N]
+    first, last = raw.frames[0].observed, raw.frames[-1].observed
+    if first is not None and last is not None:  # then leave out what only other photographs, the targets, have seen
+        observed = torch.zeros_like(visible)
+        observed[torch.from_numpy(np.union1d(first, last))] = True
+        visible &= observed
     if not bool(visible.any()):
         return None, None, None
     cloud = raw.cloud[visible]

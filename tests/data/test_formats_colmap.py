@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from raw_scenes import HEIGHT, WIDTH, assert_same_cameras, known_cameras, numbered, write_images
 from scipy.spatial.transform import Rotation
 
+from reconx_pl.data.cutting import scene_clip
 from reconx_pl.data.formats.colmap import ColmapModel, read_colmap, read_model
 from reconx_pl.data.formats.undistort import distort
 from reconx_pl.errors import BadCameraError, BadDataError
@@ -176,3 +179,24 @@ def test_a_zero_quaternion_is_named(tmp_path: Path) -> None:
     file.write_text("1 0 0 0 0 0 0 0 1 000.png\n\n")
     with pytest.raises(BadCameraError, match=r"000\.png: the quaternion"):
         read_colmap(tmp_path)
+
+
+def test_a_clip_gets_only_points_that_a_condition_view_observed(tmp_path: Path) -> None:
+    project_folder = write_project(tmp_path)  # view 0 observes point 7, the others nothing
+    first = known_cameras()[0].camera_to_world[0]
+    rows = ["6 nan 0 0 1 2 3 0.5 1 0"]
+    for point, pixel in ((7, (0.0, 0.0)), (8, (0.05, 0.1))):  # both fall into view 0
+        x, y, z = (first[:3, :3] @ torch.tensor([*pixel, 1.0], dtype=torch.float64) * 2 + first[:3, 3]).tolist()
+        rows.append(f"{point} {x} {y} {z} {point} 0 0 0.5 1 1")
+    (project_folder / "sparse/0/points3D.txt").write_text("\n".join(rows) + "\n")
+    scene = read_colmap(project_folder)
+    assert scene.cloud is not None and len(scene.cloud) == 2  # the point that is not a number is gone
+    cut = partial(scene_clip, height=32, width=32, min_points=1)
+    cloud = cut(scene, [0, 1, 2]).cloud
+    assert cloud is not None and (cloud.colors[:, 0] * 255).round().tolist() == [7.0]
+    backwards = cut(scene, [2, 1, 0]).cloud
+    assert backwards is not None and len(backwards) == 1
+    assert cut(scene, [1, 0, 2]).cloud is None  # observed by a frame between only
+    unknown = replace(scene, frames=tuple(replace(frame, observed=None) for frame in scene.frames))
+    everything = cut(unknown, [0, 1, 2]).cloud
+    assert everything is not None and len(everything) == 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +135,8 @@ def read_colmap(path: Path, *, images: Path | str | None = None, undistort: bool
     model = read_model(find_model(path))
     project = path if images is not None else _project_folder(path, model.folder)
     folder = image_folder(project, images)
+    points = model.points
+    ids = None if points is None else points.ids[np.isfinite(points.xyz).all(axis=1)]  # what sfm_cloud keeps
     frames, sizes = [], []
     for image_id, image in sorted(model.images.items(), key=lambda item: natural_key(item[1].name)):
         camera = model.cameras.get(image.camera_id)
@@ -156,10 +158,10 @@ def read_colmap(path: Path, *, images: Path | str | None = None, undistort: bool
             image_id,
             distortion=camera.distortion if undistort else None,
         )
-        frames.append(frame)
+        observed = None if ids is None else np.flatnonzero(np.isin(ids, image.point_ids))
+        frames.append(replace(frame, observed=observed))
         sizes.append((size, frame))
     log_rescaling(model.folder, sizes)
-    points = model.points
     return RawScene(
         name=project.resolve().name,
         dataset="colmap",

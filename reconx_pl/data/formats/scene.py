@@ -36,6 +36,7 @@ class RawFrame:
         frame_id: the number or timestamp that the source gives this frame.
         load: reads the image, uint8 [H, W, 3].
         load_depth: reads the z-depth, float32 [h, w] in world units, 0 = none; its size may differ from the image's.
+        observed: rows of the scene's cloud whose points were found in this image; None where the source does not say.
     """
 
     name: str
@@ -46,6 +47,7 @@ class RawFrame:
     frame_id: int
     load: Callable[[], np.ndarray]
     load_depth: Callable[[], np.ndarray] | None = None
+    observed: np.ndarray | None = None
 
     @property
     def camera(self) -> Cameras:

@@ -52,7 +52,8 @@ def main() -> None:
                 {
                     "bare decode": partial(decode, images),
                     "stream": partial(draw, stream, clips),
-                }
+                },
+                rounds=15,
             )
             print(f"{clips} clips of {frames} x {side} x {side}")
             table(measured, "bare decode")

@@ -38,17 +38,18 @@ def main() -> None:
         features = distance.features(target)
         return lambda: distance(picture, features).sum().backward()
 
+    drawing = "render 128 x 128, 16,384 Gaussians, and back"
     table(
         processor_seconds(
             {
-                "render 128 x 128, 16,384 Gaussians": render,
-                "L1 + SSIM": plain_loss,
-                "LPIPS, AlexNet": perceptual("alex"),
-                "LPIPS, VGG": perceptual("vgg"),
+                drawing: render,
+                "L1 + SSIM, and back": plain_loss,
+                "LPIPS, AlexNet, and back": perceptual("alex"),
+                "LPIPS, VGG, and back": perceptual("vgg"),
             },
-            rounds=9,
+            rounds=15,
         ),
-        "render 128 x 128, 16,384 Gaussians",
+        drawing,
     )
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 
 
-def processor_seconds(alternatives: dict[str, Callable[[], object]], rounds: int = 5) -> dict[str, float]:
-    """Median processor-seconds of each over ``rounds`` rounds of all of them, after one of warm-up; one thread."""
+def processor_seconds(alternatives: dict[str, Callable[[], object]], rounds: int = 9) -> dict[str, list[float]]:
+    """Processor-seconds of each in ``rounds`` rounds of all of them, after one of warm-up; one thread."""
     torch.set_num_threads(1)
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for turn in range(rounds + 1):
@@ -19,10 +19,13 @@ def processor_seconds(alternatives: dict[str, Callable[[], object]], rounds: int
             function()
             if turn:
                 seconds[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
-def table(seconds: dict[str, float], against: str) -> None:
-    """Print seconds and the ratio to one of them."""
-    for name, value in seconds.items():
-        print(f"{name:44s} {value * 1000:10.1f} ms   {value / seconds[against]:6.2f} x {against}")
+def table(seconds: dict[str, list[float]], against: str) -> None:
+    """Print for each the ratio to one of them, taken round by round (median, least and greatest), and its time."""
+    print(f"ratio (least to greatest)     time   against: {against}")
+    for name, values in seconds.items():
+        ratios = [value / other for value, other in zip(values, seconds[against], strict=True)]
+        spread = f"({min(ratios):.3f} to {max(ratios):.3f})"
+        print(f"{statistics.median(ratios):6.3f} {spread:16s} {statistics.median(values) * 1000:8.1f} ms   {name}")

@@ -128,8 +128,7 @@ class UNetConfig:
         """A model that learns on a processor: 16 x 16 latents of a pixel-unshuffle (8) autoencoder at 128 x 128.
 
         8.9 M parameters. Attention at 8 x 8 and 4 x 4 only, narrow heads (``init_attn`` works at 8 of them, at full
-        resolution) and no dropout: forward and backward of 8 frames take 0.2 processor-seconds in bfloat16, 0.28 in
-        float32; attention at 16 x 16 as well would take 0.33 and 0.46.
+        resolution) and no dropout: attention at 16 x 16 as well would cost more than half as much again.
         """
         return cls(
             in_channels=2 * latent_channels,

@@ -36,7 +36,7 @@ def check_gsplat() -> str:
         version = metadata.version("gsplat")
     except metadata.PackageNotFoundError:
         raise BackendUnavailableError(
-            "gsplat is not installed: pip install 'reconx_pl[gpu]'; or render on the CPU with CpuRenderer (device cpu)"
+            "gsplat is not installed: pip install gsplat ninja; or render on the CPU with CpuRenderer (device cpu)"
         ) from None
     if torch.version.cuda is None:
         raise BackendUnavailableError(

@@ -28,8 +28,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a file of weights under the names of ``ReconXDiffusion``.
 
     The file is a checkpoint of ours (``.ckpt``), exported weights of ours (``.safetensors``), or a checkpoint in the
-    layout of the released DynamiCrafter 512. Of a released checkpoint the U-Net and the resampler are taken; autoencoder and CLIP towers read the same file by
-    themselves (their ``weights`` argument).
+    layout of the released DynamiCrafter 512. Of the latter the U-Net and the resampler are taken; autoencoder and CLIP
+    towers read the same file by themselves (their ``weights`` argument).
 
     Raises:
         MissingWeightsError: no such file.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -26,6 +27,10 @@ def _seed(value: bool | int) -> int:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; errors that this package raises on purpose end without a traceback."""
+    # Lightning warns of what is meant to be so: a frozen autoencoder in eval mode, a validation pass of known length
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+    warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated.*")
     try:
         ReconXCLI(
             ReconXModule,

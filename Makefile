@@ -36,7 +36,7 @@ demo: $(STAMP) ## the main job, small: pack, train in stages, paint, fit, score,
 
 # Every step goes on where it was stopped: packing by shard, training from its last checkpoint, evaluation by scene.
 runs/demo/.packed: | $(STAMP)
-	$(BIN)/reconx procedural data/procedural-train --clips 384 --first_seed 0 --points 2048
+	$(BIN)/reconx procedural data/procedural-train --clips 256 --first_seed 0 --points 2048
 	$(BIN)/reconx procedural data/procedural-val --clips 8 --first_seed 1000000 --points 2048
 	$(BIN)/reconx procedural data/procedural-test --clips 2 --first_seed 2000000
 	@mkdir -p $(@D) && touch $@

@@ -101,9 +101,23 @@ def test_weights_that_do_not_fit_are_listed(two_stages: Path, tmp_path: Path) ->
 
 
 def run_training(config: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, str(REPOSITORY / "train.py"), "fit", "-c", str(config)]
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def recorded(path: Path) -> Path:
+    """The configuration with a record of the clips that were trained on, in its folder."""
+    config = yaml.safe_load(path.read_text())
+    callback = {"class_path": "key_recorder.KeyRecorder", "init_args": {"folder": str(path.parent)}}
+    config["trainer"]["callbacks"].append(callback)
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def clips_by_step(folder: Path) -> dict[int, list[str]]:
+    """Clips of each step; where a step was done again after the kill, the second time counts."""
+    return dict(json.loads(line) for line in (folder / "rank0.jsonl").read_text().splitlines())
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, shards: Path, two_stages: Path) -> None:
@@ -112,9 +126,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, shards:
     for folder in (whole, killed):
         folder.mkdir()
     settings = {"steps": 8, "checkpoint_every": 3, "init": init}
-    main(["fit", "-c", str(tiny_config(whole, shards, "stage2", **settings))])
+    main(["fit", "-c", str(recorded(tiny_config(whole, shards, "stage2", **settings)))])
 
-    config = tiny_config(killed, shards, "stage2", **settings)
+    config = recorded(tiny_config(killed, shards, "stage2", **settings))
     process = run_training(config)
     checkpoint = killed / "stage2" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
@@ -132,6 +146,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, shards:
         expected, seen = logged(whole / "stage2", tag), logged(killed / "stage2", tag)
         assert len(expected) == 8
         assert seen[7] == expected[7] and {step: seen[step] for step in seen} == {step: expected[step] for step in seen}
+    assert len(clips_by_step(whole)) == 8 and clips_by_step(killed) == clips_by_step(whole)
     first, second = (load_file(folder / "stage2" / "weights.safetensors") for folder in (whole, killed))
     assert all(torch.equal(first[name], second[name]) for name in first)
 

@@ -31,7 +31,7 @@ def test_latents_for_another_number_of_frames() -> None:
     latents = per_frame.flatten(0, 1)[None]
 
     def frames(mode: str, count: int) -> list[float]:
-        adapted = adapt_latents(latents, 3, count, mode)  # type: ignore[arg-type]
+        adapted = adapt_latents(latents, 3, count, mode)
         assert adapted.shape == (1, count * 3, 16)
         return adapted[0].unflatten(0, (count, 3))[:, 0, 0].tolist()
 
@@ -42,7 +42,7 @@ def test_latents_for_another_number_of_frames() -> None:
     with pytest.raises(ConfigurationError):
         adapt_latents(latents, 5, 8, "repeat")
     with pytest.raises(ConfigurationError):
-        adapt_latents(latents, 3, 8, "nearest")  # type: ignore[arg-type]
+        adapt_latents(latents, 3, 8, "nearest")
 
 
 def test_sizes_are_checked() -> None:

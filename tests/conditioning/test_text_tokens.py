@@ -52,7 +52,7 @@ def test_bad_options() -> None:
     with pytest.raises(MissingWeightsError, match=r"weights=<file>.*LearnedTextTokens"):
         ClipTextTokens(TINY)
     with pytest.raises(ConfigurationError):
-        ClipTextTokens(TINY, random_init=True, layer="first")  # type: ignore[arg-type]
+        ClipTextTokens(TINY, random_init=True, layer="first")
     with pytest.raises(ConfigurationError):
         ClipTextConfig(width=30, heads=4)
     with pytest.raises(ConfigurationError):

@@ -65,7 +65,7 @@ def edit_members(folder: Path, key: str, edit: Callable[[dict[str, bytes]], None
     shard = next(s for s in manifest.shards if key in s.keys)
     path = folder / shard.name
     with tarfile.open(path) as old:
-        files = [(info.name, old.extractfile(info).read()) for info in old.getmembers()]  # type: ignore[union-attr]
+        files = [(info.name, old.extractfile(info).read()) for info in old.getmembers()]
     members = {name.partition(".")[2]: data for name, data in files if name.partition(".")[0] == key}
     edit(members)
     others_before = [(name, data) for name, data in files if name.partition(".")[0] < key]

@@ -23,7 +23,7 @@ def keys(stream: ClipStream, count: int) -> list[list[str]]:
 
 
 def ordered(folder: Path, **arguments: float) -> ClipStream:
-    return ClipStream(folder, shuffle=False, points=4, **arguments)  # type: ignore[arg-type]
+    return ClipStream(folder, shuffle=False, points=4, **arguments)
 
 
 def test_truncated_tar_is_found_by_its_size(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_epochs_that_a_limit_ends_do_not_repeat_the_data(folders: tuple[str, str
 
 def test_validation_starts_no_more_workers_than_it_has_batches(folders: tuple[str, str]) -> None:
     loader = module_of(folders, num_workers=8, batch_size=4).val_dataloader()
-    assert loader.num_workers == 2 and len(loader) == 2  # type: ignore[union-attr]
+    assert loader.num_workers == 2 and len(loader) == 2
 
 
 def test_global_generator_is_left_alone(folders: tuple[str, str]) -> None:
@@ -122,11 +122,11 @@ def test_places_of_the_ranks(folders: tuple[str, str]) -> None:
     step = {"global_step": 5, "accumulate_grad_batches": 2}
     device = torch.device("cpu")
     plain = SimpleNamespace(root_device=device)
-    data.trainer = SimpleNamespace(global_rank=1, world_size=2, strategy=plain, **step)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(global_rank=1, world_size=2, strategy=plain, **step)
     assert next(iter(data.train_dataloader()))["key"] == expected(folders[0], 1, 10, rank=1, world=2)[0]
     # four processes of which two at a time work on one batch
     split = SimpleNamespace(root_device=device, distributed_sampler_kwargs={"rank": 1, "num_replicas": 2})
-    data.trainer = SimpleNamespace(global_rank=3, world_size=4, strategy=split, **step)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(global_rank=3, world_size=4, strategy=split, **step)
     assert next(iter(data.train_dataloader()))["key"] == expected(folders[0], 1, 10, rank=1, world=2)[0]
     assert [batch["key"][0] for batch in data.val_dataloader()] == ["clip-003", "clip-004", "clip-004"]
 

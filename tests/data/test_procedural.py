@@ -87,7 +87,7 @@ def test_every_point_of_a_sphere_lies_on_it() -> None:
 @pytest.mark.parametrize("kind", ["room", "landscape"])
 @pytest.mark.parametrize("seed", [3, 11])
 def test_views_agree_in_depth_and_colour(kind: str, seed: int) -> None:
-    frames, depth, cameras = procedural_views(seed, [0.0, 0.35], (128, 128), kind)  # type: ignore[arg-type]
+    frames, depth, cameras = procedural_views(seed, [0.0, 0.35], (128, 128), kind)
     valid = depth[0] > 0
     pixels, distance = project(unproject(depth, cameras)[0][valid], cameras[1])
     # grid_sample's corners convention is ours: pixel x in [0, W] becomes 2 x / W - 1
@@ -149,7 +149,7 @@ def test_seeds_give_different_scenes() -> None:
 
 def test_views_lie_on_the_path_of_the_clip(clip: Clip) -> None:
     kind = clip.scene.split("-")[0]
-    frames, depth, cameras = procedural_views(5, [0.0, 0.25, 1.0], (96, 128), kind)  # type: ignore[arg-type]
+    frames, depth, cameras = procedural_views(5, [0.0, 0.25, 1.0], (96, 128), kind)
     assert torch.equal(frames, clip.frames[[0, 1, 4]])
     assert clip.depth is not None and torch.equal(depth[[0, 2]], clip.depth)
     assert torch.equal(cameras.world_to_camera, clip.cameras.world_to_camera[[0, 1, 4]])
@@ -229,7 +229,7 @@ def _seconds(made: list, cameras: list) -> float:
     return time.process_time() - begin
 
 
-def test_writing_goes_on_where_it_stopped(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_writing_goes_on_where_it_stopped(tmp_path) -> None:
     options = {"frames": 2, "size": (16, 16), "points": 64, "clips_per_shard": 2}
 
     def stop_after_three(done: int, count: int) -> None:
@@ -258,7 +258,7 @@ def test_bad_arguments_say_what_is_wanted() -> None:
     with pytest.raises(ConfigurationError, match="size"):
         procedural_clip(0, size=(4, 4))
     with pytest.raises(ConfigurationError, match="kind"):
-        procedural_clip(0, kind="ocean")  # type: ignore[arg-type]
+        procedural_clip(0, kind="ocean")
     with pytest.raises(ConfigurationError, match="positions"):
         procedural_views(0, [1.5])
     with pytest.raises(ConfigurationError, match="gap"):

@@ -140,7 +140,7 @@ def test_encode_refuses_what_decode_would() -> None:
 )
 def test_headers_that_contradict_themselves(changes: dict[str, object], message: str) -> None:
     members: dict[str, object] = {"__key__": "clip-000", **encode_clip(small_clip(0))}
-    members["json"] = json.dumps({**json.loads(members["json"]), **changes}).encode()  # type: ignore[arg-type]
+    members["json"] = json.dumps({**json.loads(members["json"]), **changes}).encode()
     with pytest.raises((BadDataError, BadCameraError), match=rf"there\.tar(: clip [a-z0-9-]+)?.*{message}"):
         decode_clip(members, "there.tar")
 

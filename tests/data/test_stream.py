@@ -50,7 +50,7 @@ def assert_equal(one: list[ClipBatch], other: list[ClipBatch]) -> None:
     for a, b in zip(one, other, strict=True):
         assert a["caption"] == b["caption"]
         for name in ("frames", "world_to_camera", "intrinsics", "fps", "points"):
-            assert torch.equal(a[name], b[name]), name  # type: ignore[literal-required]
+            assert torch.equal(a[name], b[name]), name
 
 
 def test_batch_has_the_shapes_and_values_of_the_clips(folder: Path) -> None:
@@ -141,11 +141,11 @@ def test_what_lies_before_the_start_is_not_decoded(folder: Path, monkeypatch: py
     opened, decoded = [], []
     real_read, real_decode = read_shards, stream_module.BadClips.decode
 
-    def reading(folder, shards, wanted, members):  # type: ignore[no-untyped-def]
+    def reading(folder, shards, wanted, members):
         opened.append(len(shards))
         return real_read(folder, shards, wanted, members)
 
-    def decoding(self, raws, points):  # type: ignore[no-untyped-def]
+    def decoding(self, raws, points):
         return real_decode(self, (decoded.append(raw.members["__key__"]) or raw for raw in raws), points)
 
     monkeypatch.setattr(stream_module, "read_shards", reading)
@@ -172,7 +172,7 @@ def test_real_workers(folder: Path, workers: int, monkeypatch: pytest.MonkeyPatc
     loader = DataLoader(ClipStream(folder, **arguments), batch_size=None, num_workers=workers, persistent_workers=True)
     assert_equal(list(islice(loader, 12)), expected)
     # the position may be moved between two iterations, even of workers that live on
-    loader.dataset.start_batch = 5  # type: ignore[attr-defined]
+    loader.dataset.start_batch = 5
     assert_equal(list(islice(loader, 7)), expected[5:])
 
 
@@ -201,7 +201,7 @@ def test_fewer_shards_than_lanes(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 )
 def test_arguments_out_of_range(folder: Path, arguments: dict[str, int]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(arguments))):
-        ClipStream(folder, **arguments)  # type: ignore[arg-type]
+        ClipStream(folder, **arguments)
 
 
 def test_clips_of_different_sizes_need_batches_of_one(tmp_path: Path) -> None:

@@ -71,4 +71,4 @@ def test_missing_randomness_and_unknown_weighting_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="Generator"):
         diffusion_loss(lambda x, t: x, NoiseSchedule(), X0, None)
     with pytest.raises(ConfigurationError, match="weighting"):
-        diffusion_loss(lambda x, t: x, NoiseSchedule(), X0, torch.Generator(), weighting="snr")  # type: ignore[arg-type]
+        diffusion_loss(lambda x, t: x, NoiseSchedule(), X0, torch.Generator(), weighting="snr")

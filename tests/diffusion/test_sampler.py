@@ -105,7 +105,7 @@ def test_timesteps_are_valid_for_every_count() -> None:
 @pytest.mark.parametrize(("steps", "spacing"), [(0, "trailing"), (1001, "trailing"), (600, "uniform"), (5, "leading")])
 def test_impossible_step_counts_are_refused(steps: int, spacing: str) -> None:
     with pytest.raises(ConfigurationError):
-        ddim_timesteps(steps, spacing)  # type: ignore[arg-type]
+        ddim_timesteps(steps, spacing)
 
 
 def test_noise_is_drawn_in_the_references_order() -> None:

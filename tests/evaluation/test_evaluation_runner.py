@@ -162,7 +162,7 @@ def test_pose_policy_decides_the_cameras_of_painted_frames(clips: list[Clip], mo
     fitted: list[Cameras] = []
     real = scene_module.fit
 
-    def watch(frames, cameras, *args, **kwargs):  # type: ignore[no-untyped-def]
+    def watch(frames, cameras, *args, **kwargs):
         fitted.append(cameras)
         return real(frames, cameras, *args, **kwargs)
 
@@ -289,7 +289,7 @@ def test_failures_are_named_and_the_summary_is_not_complete(clips: list[Clip], t
 
 
 def test_clips_that_break_off_are_a_failure_not_a_loss(clips: list[Clip], tmp_path: Path) -> None:
-    def source():  # type: ignore[no-untyped-def]
+    def source():
         yield clips[0]
         raise BadDataError("shard-000001.tar is truncated")
 
@@ -300,7 +300,7 @@ def test_clips_that_break_off_are_a_failure_not_a_loss(clips: list[Clip], tmp_pa
 
 
 def test_clips_that_break_off_are_a_failure_in_a_shared_folder_too(clips: list[Clip], tmp_path: Path) -> None:
-    def source():  # type: ignore[no-untyped-def]
+    def source():
         yield clips[0]
         raise BadDataError("shard-000001.tar is truncated")
 
@@ -330,7 +330,7 @@ def test_painters_that_return_rubbish_are_refused(clips: list[Clip]) -> None:
 def test_settings_that_cannot_work_are_refused(clips: list[Clip], tmp_path: Path) -> None:
     for wrong in ({"pose_policy": "guess"}, {"metrics": ("fid",)}, {"metrics": ()}, {"target_stride": 0}):
         with pytest.raises(ConfigurationError):
-            EvaluationConfig(**wrong)  # type: ignore[arg-type]
+            EvaluationConfig(**wrong)
     with pytest.raises(ConfigurationError, match=r"\[0, 4\]"):
         replace(CONFIG, targets=(0, 2, 4)).target_frames(5)
     with pytest.raises(ConfigurationError, match="unique"):

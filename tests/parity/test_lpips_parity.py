@@ -30,7 +30,7 @@ def _photograph(path: Path) -> torch.Tensor:  # [1, 3, 256, 256]
 @pytest.mark.parametrize("net", ["alex", "vgg"])
 def test_lpips_of_photographs(shared_dir: Path, net: str) -> None:
     try:
-        distance = LpipsDistance(net)  # type: ignore[arg-type]
+        distance = LpipsDistance(net)
     except MissingWeightsError as error:
         pytest.skip(str(error))
     pairs = PAIRS if net == "alex" else PAIRS[::3]  # VGG takes a second each

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def _render(kit: dict[str, np.ndarray], alpha_max: float, degree: int = 3, grad: bool = False, **options):  # type: ignore[no-untyped-def]
+def _render(kit: dict[str, np.ndarray], alpha_max: float, degree: int = 3, grad: bool = False, **options):
     tensors = {name: torch.from_numpy(kit[name]).requires_grad_(grad) for name in NAMES}
     color, alpha, depth = rasterize(
         tensors["means"],

@@ -138,6 +138,6 @@ def test_refusal_prints_the_memory() -> None:
 )
 def test_unusable_options(options: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError):
-        FitConfig(**options)  # type: ignore[arg-type]
+        FitConfig(**options)
     with pytest.raises(ConfigurationError):
         LearningRates(means=-1.0)

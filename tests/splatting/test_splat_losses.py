@@ -20,7 +20,7 @@ def _images(seed: int, views: int = 2, size: int = 24, dtype: torch.dtype = torc
 @pytest.mark.parametrize("mode", ["mean-log", "log", "linear"])
 def test_confidence_has_mean_one_and_keeps_the_order(mode: str) -> None:
     raw = 1.0 + torch.exp(4.0 * torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(1)))
-    weights = normalise_confidence(raw, mode)  # type: ignore[arg-type]
+    weights = normalise_confidence(raw, mode)
     assert float(weights.mean()) == pytest.approx(1.0, abs=1e-5)
     order = raw.clamp(max=1e4).flatten().argsort()
     assert (weights.flatten()[order].diff() >= 0).all() and bool((weights >= 0).all())
@@ -53,7 +53,7 @@ def test_unusable_confidence(value: float) -> None:
     with pytest.raises(BadSceneError, match="confidence"):
         normalise_confidence(torch.full((1, 2, 2), value))
     with pytest.raises(ConfigurationError, match="unknown confidence mode"):
-        normalise_confidence(torch.ones(1, 2, 2), "square")  # type: ignore[arg-type]
+        normalise_confidence(torch.ones(1, 2, 2), "square")
 
 
 def test_ssim_map_agrees_with_scikit_image_inside() -> None:

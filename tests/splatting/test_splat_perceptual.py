@@ -65,7 +65,7 @@ def test_order_of_the_search(empty_caches: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(MissingWeightsError, match="elsewhere"):  # a place that was named is the only one looked at
         find_backbone("alex", empty_caches / "elsewhere")
     with pytest.raises(ConfigurationError, match="squeeze"):
-        find_backbone("squeeze")  # type: ignore[arg-type]
+        find_backbone("squeeze")
 
 
 def test_no_weights_no_number(empty_caches: Path) -> None:

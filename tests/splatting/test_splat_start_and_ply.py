@@ -67,7 +67,7 @@ def test_unusable_clouds(points: torch.Tensor, message: str) -> None:
 def test_unusable_start_options() -> None:
     for options in ({"sh_degree": 4}, {"opacity": 1.0}, {"max_width": 0.0}):
         with pytest.raises(ConfigurationError):
-            InitialiseConfig(**options)  # type: ignore[arg-type]
+            InitialiseConfig(**options)
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])

@@ -99,6 +99,10 @@ class ShardDataModule(LightningDataModule):
         """As ``val_dataloader``, for the test clips."""
         return self._pass(self.test or self.val)
 
+    def predict_dataloader(self) -> DataLoader[ClipBatch] | list[Any]:
+        """The clips that ``train.py predict`` paints: those of ``test``."""
+        return self.test_dataloader()
+
     def clips(self, split: Literal["val", "test"], limit: int | None = None) -> Iterator[Clip]:
         """Complete held-out clips (depth, confidence, cloud) in the order of the manifest, on every rank the same.
 

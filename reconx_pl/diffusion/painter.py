@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,7 +60,6 @@ class DiffusionPainter:
         self.network = network.eval()
         self.config = config or SamplingConfig()
 
-    @torch.inference_mode()
     def paint(
         self,
         clip: Clip,
@@ -77,35 +76,69 @@ class DiffusionPainter:
         Raises:
             BadSceneError: the model has a structure branch and the clip has too few points.
         """
+        points = None
+        if self.uses_structure and clip.cloud is not None:
+            points = relative_to_first(clip.cloud.points[None], clip.cameras.world_to_camera[:1])  # [1, N, 3]
+        painted = self.paint_views(
+            clip.images[[0, -1]][None],
+            torch.tensor([clip.fps]),
+            clip.frames.shape[0],
+            points,
+            [clip.key],
+            [clip.caption],
+            generator,
+            progress,
+        )
+        return painted[0].cpu()
+
+    @property
+    def uses_structure(self) -> bool:
+        """Whether painting takes a point cloud."""
+        return self.network.structure_encoder is not None and self.config.structure
+
+    @torch.inference_mode()
+    def paint_views(
+        self,
+        views: Tensor,  # [B, 2, 3, H, W] first and last frame in [0, 1]
+        fps: Tensor,  # [B] frames a second
+        frames: int,
+        points: Tensor | None,  # [B, N, 3] in the first camera's frame, farthest-point order
+        keys: Sequence[str],
+        captions: Sequence[str],
+        generator: torch.Generator | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """As ``paint`` for a batch of clips: [B, T, 3, H, W] in [0, 1] on the model's device.
+
+        Raises:
+            BadSceneError: the model has a structure branch and there are too few points; names ``keys``.
+        """
         network, config = self.network, self.config
         device = next(network.unet.parameters()).device
         generator = generator or torch.Generator(device).manual_seed(0)
-        views = clip.images[[0, -1]].to(device)[None]  # [1, 2, 3, H, W]
-        frames = clip.frames.shape[0]
-        fps = torch.tensor([clip.fps], device=device)
-        sets = network.condition_sets(views, fps, frames, self._points(clip, device), [clip.caption], generator)
+        cloud = self._points(points, keys, device)
+        sets = network.condition_sets(views.to(device), fps.to(device), frames, cloud, captions, generator)
         guidance = Guidance(config.view_scale, config.structure_scale, config.rescale, config.batched)
         sampler = DDIMSampler(network.schedule, config.steps, config.eta, last_step=config.last_step)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             latents = sampler.sample(
                 guidance.denoiser(network, sets),
-                (1, *sets.full.concat_latents.shape[1:]),
+                tuple(sets.full.concat_latents.shape),
                 generator,
                 device=device,
                 callback=(lambda step: progress(step.index + 1, step.total)) if progress else None,
             )
-        return network.decode(latents)[0].float().cpu()
+        return network.decode(latents).float()
 
-    def _points(self, clip: Clip, device: torch.device) -> Tensor | None:
-        """The cloud [1, N, 3] in the first camera's frame; None for a model or a sampling without structure."""
+    def _points(self, points: Tensor | None, keys: Sequence[str], device: torch.device) -> Tensor | None:
+        """As many points as the structure encoder was made for; None where painting goes without structure."""
         encoder = self.network.structure_encoder
         if encoder is None or not self.config.structure:
             return None
-        have = 0 if clip.cloud is None else len(clip.cloud)
-        if clip.cloud is None or have < encoder.config.tokens:
+        have = 0 if points is None else points.shape[1]
+        if points is None or have < encoder.config.tokens:
             raise BadSceneError(
-                f"clip {clip.key} has {have} cloud points, the structure encoder needs at least "
+                f"clip {', '.join(keys)} has {have} cloud points, the structure encoder needs at least "
                 f"{encoder.config.tokens}; pack it with geometry, or sample with structure=False"
             )
-        world = clip.cloud.points[: encoder.config.points].to(device)[None]
-        return relative_to_first(world, clip.cameras.world_to_camera[:1].to(device))
+        return points[:, : encoder.config.points].to(device)

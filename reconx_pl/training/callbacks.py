@@ -17,6 +17,7 @@ from torch import Tensor
 
 from reconx_pl.data.datamodule import ShardDataModule
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
+from reconx_pl.evaluation.video import write_mp4
 from reconx_pl.training.checkpoints import painter_identity, save_network
 from reconx_pl.training.module import ReconXModule
 
@@ -182,3 +183,28 @@ class ExportWeights(L.Callback):
             module = cast(ReconXModule, pl_module)
             save_network(module.network, self.path, {"stage": module.stage.value, "step": str(trainer.global_step)})
             log.info("weights of stage %s at step %d: %s", module.stage.value, trainer.global_step, self.path)
+
+
+class PaintedClips(L.Callback):
+    """Writes what ``train.py predict`` painted: ``<key>.mp4`` for each clip, given views at both ends included.
+
+    Args:
+        out: folder of the videos.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = Path(out)
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for key, fps, painted, given in zip(batch["key"], batch["fps"].tolist(), outputs, batch["frames"], strict=True):
+            frames = painted.clone()  # [T, 3, H, W]
+            frames[[0, -1]] = given[[0, -1]].float().to(frames) / 255.0
+            write_mp4(frames, self.out / f"{key}.mp4", fps)

@@ -16,12 +16,14 @@ from torch import Tensor
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
+from reconx_pl.geometry.cameras import relative_to_first
 from reconx_pl.training.checkpoints import load_network
 from reconx_pl.training.stages import Stage, apply_stage
 from reconx_pl.types import ClipBatch
 
 log = logging.getLogger(__name__)
 VALIDATION_SEED = 20_240_816  # one fixed draw of noise and timesteps, so that validation losses compare
+PREDICTION_SEED = 1
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,9 @@ class ReconXModule(L.LightningModule):
         resumes = self.trainer.ckpt_path is not None  # the checkpoint will bring the weights
         if stage == "fit" and self.init_from is not None and not resumes:
             load_network(self.network, self.init_from)
-        if stage in ("validate", "test") and not resumes:
+        if stage in ("validate", "test", "predict") and not resumes:
             if self.init_from is None:
-                raise MissingWeightsError("there are no weights to score: give --ckpt_path, or model.init_from")
+                raise MissingWeightsError("there are no weights to work with: give --ckpt_path, or model.init_from")
             load_network(self.network, self.init_from)
         if stage == "fit":
             groups = ", ".join(f"{group} {count:,}" for group, count in sorted(self.trained.items()))
@@ -149,8 +151,15 @@ class ReconXModule(L.LightningModule):
         self.log("test/loss", output.loss, sync_dist=True, batch_size=len(batch["key"]))
         return output.loss
 
-    def predict_step(self, batch: ClipBatch, batch_idx: int) -> Any:
-        raise ConfigurationError("painting needs whole clips: use evaluate.py, or ReconXModule.painter().paint(clip)")
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        """Painted frames [B, T, 3, H, W] in [0, 1]; ``PaintedClips`` writes them."""
+        painter = self.painter()
+        frames = batch["frames"][:, [0, -1]].float() / 255.0
+        points = None
+        if painter.uses_structure:
+            points = relative_to_first(batch["points"], batch["world_to_camera"][:, 0])
+        count, generator = batch["frames"].shape[1], self._generator(PREDICTION_SEED, batch_idx)
+        return painter.paint_views(frames, batch["fps"], count, points, batch["key"], batch["caption"], generator)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         config = self.optimizer

@@ -23,6 +23,7 @@ from reconx_pl.data.procedural import write_procedural
 from reconx_pl.data.stream import read_clips
 from reconx_pl.errors import BadWeightsError, MissingWeightsError
 from reconx_pl.evaluation.runner import EvaluationConfig
+from reconx_pl.evaluation.video import read_mp4
 from reconx_pl.pipeline import evaluate, load_run
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
@@ -196,6 +197,25 @@ def test_validation_paints_fits_and_scores_held_out_clips(two_stages: Path, shar
     assert painted.key in page and "stage2: training" in page
 
 
+def test_prediction_writes_a_video_for_every_clip(two_stages: Path, shards: Path) -> None:
+    config = yaml.safe_load((two_stages / "stage2.yaml").read_text())
+    out = two_stages / "painted"
+    config["trainer"]["callbacks"] = [
+        {"class_path": "reconx_pl.training.callbacks.PaintedClips", "init_args": {"out": str(out)}}
+    ]
+    config["ckpt_path"] = str(two_stages / "stage2" / "checkpoints" / "last.ckpt")
+    path = two_stages / "predict.yaml"
+    path.write_text(yaml.safe_dump(config))
+    main(["predict", "-c", str(path), "--return_predictions", "false"])
+    clips = list(read_clips(shards))
+    assert {video.stem for video in out.glob("*.mp4")} == {clip.key for clip in clips}
+    frames, fps = read_mp4(out / f"{clips[0].key}.mp4")
+    assert frames.shape == (4, 32, 32, 3) and fps == pytest.approx(clips[0].fps)
+    first = clips[0].frames[0].permute(1, 2, 0).numpy().astype(int)
+    assert abs(frames[0].astype(int) - first).mean() < 12  # the given view, but for the codec
+    assert abs(frames[1].astype(int) - first).mean() > 12  # painted by three steps of training: not a copy
+
+
 def test_weights_lost_after_the_last_step_are_exported_by_the_next_start(two_stages: Path) -> None:
     weights = two_stages / "base" / "weights.safetensors"
     before = load_file(weights)
@@ -209,7 +229,7 @@ def test_validation_without_weights_is_refused(two_stages: Path, capsys: pytest.
     config = yaml.safe_load((two_stages / "base.yaml").read_text()) | {"ckpt_path": None}
     path = two_stages / "no_weights.yaml"
     path.write_text(yaml.safe_dump(config))
-    with pytest.raises(SystemExit, match="no weights to score: give --ckpt_path"):
+    with pytest.raises(SystemExit, match="no weights to work with: give --ckpt_path"):
         main(["validate", "-c", str(path)])
 
 

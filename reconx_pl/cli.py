@@ -22,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from reconx_pl.data.packing import PackOptions, pack_command
+from reconx_pl.data.packing import pack_command
 from reconx_pl.errors import ReconXError
 
 console = Console(stderr=True)
@@ -89,45 +89,16 @@ def procedural(
         )
 
 
-def pack(
-    source: Path,
-    out: Path,
-    format: str = "auto",
-    options: PackOptions | None = None,
-    check: bool = False,
-    dataset: str | None = None,
-    images: str | None = None,
-    undistort: bool | None = None,
-    crop: Literal["auto", "none", "centre"] | None = None,
-    missing: Literal["error", "skip"] | None = None,
-) -> None:
+def pack(out: Path, **options: Any) -> None:
     """Pack posed photographs or videos into shards; run it again to go on after an interruption.
 
-    Args:
-        source: a scene, a folder of scenes, or chunks.
-        out: folder of the shards.
-        format: auto, posed, transforms, colmap, llff, realestate10k or pixelsplat.
-        options: how clips are cut.
-        check: draw epipolar lines of the first scenes into OUT/check: a wrong camera convention shows at once.
-        dataset: name of the data set in the shards; by default what the reader says.
-        images: folder of images where it is not the usual one (transforms, colmap, llff, realestate10k).
-        undistort: take lens distortion out of the images (transforms, colmap; on unless set to false).
-        crop: how RealEstate10K frames were cut out of the video.
-        missing: whether images that a transforms.json lists and that are not there are an error.
+    The arguments are those of ``reconx_pl.data.packing.pack_command``.
     """
     with progress_bar(None) as step:
         report = pack_command(
-            source,
-            out,
-            format,
-            options,
-            check,
-            dataset=dataset,
-            images=images,
-            undistort=undistort,
-            crop=crop,
-            missing=missing,
+            out=out,
             progress=lambda name, so_far: step(f"packing {name}", so_far.packed + so_far.resumed),
+            **options,
         )
     console.print(
         f"{out}: {report.packed} clips packed, {report.resumed} were there, {len(report.skipped)} skipped, "
@@ -176,7 +147,7 @@ def build_parser() -> ArgumentParser:
     for name, function in COMMANDS.items():
         command = ArgumentParser(description=_summary(function))
         if name == "pack":
-            command.add_function_arguments(function, as_positional=True, skip={"check"})
+            command.add_function_arguments(pack_command, as_positional=True, skip={"check", "progress"})
             command.add_argument("--check", action="store_true", help="draw epipolar lines into OUT/check")
         else:
             command.add_function_arguments(function, as_positional=True)

@@ -17,14 +17,39 @@ MAX_HEADS = 65535  # of one call: the fused CUDA kernels count heads on a grid a
 LONG_SEQUENCE = 1024  # keys, from which bfloat16 attention is the faster one on a processor
 
 
+class KeyValue(NamedTuple):
+    """Keys and values of one condition in one cross-attention layer."""
+
+    key: Tensor  # [B, S, C], or [B, T, S, C] where each frame has its own
+    value: Tensor
+
+
+class Projection(NamedTuple):
+    """Keys and values of all conditions in one cross-attention layer."""
+
+    text: KeyValue
+    image: KeyValue
+    structure: KeyValue | None  # of the last samples of the batch, all of them or fewer
+
+
+class Tokens(NamedTuple):
+    """Condition tokens of a batch of clips."""
+
+    text: Tensor  # [B, L, D]
+    image: Tensor  # [B, T, Q, D] a frame's own tokens, or [B, M, D] shared by all frames
+    structure: Tensor | None  # [B, S, D], or [M, S, D] for the last M samples, the others going without
+
+
 class Context(NamedTuple):
-    """What every block of the U-Net may look at; a named tuple, so that sharding hooks see its tensors."""
+    """What every block of the U-Net may look at; named tuples, so that sharding hooks see the tensors.
+
+    Cross-attention layer i takes its keys and values from ``projections[i]``, or computes them from ``tokens``.
+    """
 
     embedding: Tensor  # [B, 4 * model_channels] step and frame rate
     frames: int  # T
-    text: Tensor  # [B, L, D]
-    image: Tensor  # [B, T, Q, D] a frame's own tokens, or [B, M, D] shared by all frames
-    structure: Tensor | None  # [B, S, D]
+    tokens: Tokens | None
+    projections: tuple[Projection, ...] | None
     structure_keep: Tensor | None  # [B] bool
 
 
@@ -80,6 +105,7 @@ class DualCrossAttention(nn.Module):
         super().__init__()
         inner = heads * head_channels
         self.heads = heads
+        self.index = 0  # of this layer among those of the U-Net, which sets it
         self.to_q = nn.Linear(channels, inner, bias=False)
         self.to_k = nn.Linear(context_dim, inner, bias=False)
         self.to_v = nn.Linear(context_dim, inner, bias=False)
@@ -93,20 +119,37 @@ class DualCrossAttention(nn.Module):
             self.to_v_structure = nn.Linear(context_dim, inner, bias=False)
             self.structure_gate = nn.Parameter(torch.zeros(1))
 
+    def project(self, tokens: Tokens) -> Projection:
+        """Keys and values of the conditions; they depend on neither the step nor the noisy latent."""
+        structure = None
+        if tokens.structure is not None:
+            structure = KeyValue(self.to_k_structure(tokens.structure), self.to_v_structure(tokens.structure))
+        return Projection(
+            KeyValue(self.to_k(tokens.text), self.to_v(tokens.text)),
+            KeyValue(self.to_k_ip(tokens.image), self.to_v_ip(tokens.image)),
+            structure,
+        )
+
     def forward(self, tokens: Tensor, context: Context) -> Tensor:
         """[B, T, N, C] -> [B, T, N, C]."""
         query = self.to_q(tokens)
-        out = attend(query, self.to_k(context.text), self.to_v(context.text), self.heads)
-        image = attend(query, self.to_k_ip(context.image), self.to_v_ip(context.image), self.heads)
+        if context.projections is not None:
+            text, image, structure = context.projections[self.index]
+        else:
+            assert context.tokens is not None
+            text, image, structure = self.project(context.tokens)
+        out = attend(query, *text, self.heads)
+        seen = attend(query, *image, self.heads)
         if self.alpha is not None:
-            image = image * (torch.tanh(self.alpha) + 1.0).to(image.dtype)
-        out = out + image
-        if context.structure is not None:
-            keys, values = self.to_k_structure(context.structure), self.to_v_structure(context.structure)
+            seen = seen * (torch.tanh(self.alpha) + 1.0).to(seen.dtype)
+        out = out + seen
+        if structure is not None:
             gate = torch.tanh(self.structure_gate).to(out.dtype)  # [1]
             if context.structure_keep is not None:
                 gate = gate * context.structure_keep.to(out.dtype)[:, None, None, None]  # [B, 1, 1, 1]
-            out = out + gate * attend(query, keys, values, self.heads)
+            without = len(query) - len(structure.key)  # samples
+            guided = out[without:] + gate * attend(query[without:], *structure, self.heads)
+            out = guided if without == 0 else torch.cat([out[:without], guided])
         return self.to_out(out)
 
 

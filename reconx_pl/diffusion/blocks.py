@@ -14,6 +14,8 @@ from reconx_pl.diffusion.transformers import Block, to_map, to_tokens
 class ResBlock(Block):
     """Two 3x3 convolutions on each frame with the step embedding between them, then four convolutions over time."""
 
+    kind = "residual"
+
     def __init__(self, in_channels: int, out_channels: int, embedding_channels: int, dropout: float) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
@@ -34,10 +36,10 @@ class ResBlock(Block):
         embedding = self.emb_layers(context.embedding).repeat_interleave(context.frames, dim=0)  # [B*T, C]
         hidden = self.out_layers(hidden + embedding[:, :, None, None])
         hidden = self.skip_connection(x) + hidden
-        return self.temporal_conv(hidden, context)
+        return self.temporal_conv(hidden, context.frames)
 
 
-class TemporalConvStack(Block):
+class TemporalConvStack(nn.Module):
     """Four convolutions over three frames each, after GroupNorm over the clip, SiLU and dropout, with a residual."""
 
     def __init__(self, channels: int, dropout: float) -> None:
@@ -49,8 +51,9 @@ class TemporalConvStack(Block):
         )
         zero_(self.conv4[-1])
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        clip = to_tokens(x, context.frames).permute(0, 3, 1, 2)  # [B, C, T, h*w]
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """[B*T, C, h, w] -> [B*T, C, h, w]."""
+        clip = to_tokens(x, frames).permute(0, 3, 1, 2)  # [B, C, T, h*w]
         hidden = self.conv4(self.conv3(self.conv2(self.conv1(clip))))
         return to_map((clip + hidden).permute(0, 2, 3, 1), *x.shape[-2:])
 

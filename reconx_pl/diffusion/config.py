@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from reconx_pl.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
 NORM_GROUPS = 32  # every GroupNorm of the model
+
+BlockKind = Literal["residual", "spatial", "temporal"]
+BLOCK_KINDS: tuple[BlockKind, ...] = get_args(BlockKind)
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,9 @@ class UNetConfig:
         default_fps: frames a second where a call gives none.
         image_gate: learn the weight of image attention, tanh(alpha) + 1 (the 256 model); otherwise it is 1.
         structure_guidance: build the gated structure attention (ReconX section on injection, F_out).
-        activation_checkpointing: recompute every residual block and transformer in the backward pass.
+        activation_checkpointing: which blocks are recomputed in the backward pass instead of stored: true for all,
+            false for none, or a list of kinds: "residual" (with its temporal convolutions), "spatial" and "temporal"
+            (transformers).
 
     Raises:
         ConfigurationError: numbers that do not fit each other.
@@ -51,7 +58,7 @@ class UNetConfig:
     default_fps: float = 24.0
     image_gate: bool = False
     structure_guidance: bool = True
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool | tuple[BlockKind, ...] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
@@ -69,6 +76,7 @@ class UNetConfig:
         if self.default_fps <= 0:
             raise ConfigurationError(f"default_fps must be positive, got {self.default_fps}")
         strides = [2**level for level in range(len(self.channel_mult))]
+        self.checkpointed_kinds(self.activation_checkpointing)
         unknown = sorted(set(self.attention_strides) - set(strides))
         if unknown:
             raise ConfigurationError(f"attention_strides {unknown} do not exist; {len(strides)} levels have {strides}")
@@ -98,6 +106,20 @@ class UNetConfig:
         if value < 1:
             raise ConfigurationError(f"{name} must be at least 1, got {value}")
 
+    @staticmethod
+    def checkpointed_kinds(choice: bool | Sequence[str]) -> frozenset[str]:
+        """What ``activation_checkpointing`` stands for.
+
+        Raises:
+            ConfigurationError: a kind that does not exist.
+        """
+        kinds = (BLOCK_KINDS if choice else ()) if isinstance(choice, bool) else tuple(choice)
+        if unknown := sorted(set(kinds) - set(BLOCK_KINDS)):
+            raise ConfigurationError(
+                f"activation_checkpointing knows {', '.join(BLOCK_KINDS)}, or true and false; got {unknown}"
+            )
+        return frozenset(kinds)
+
     @property
     def level_channels(self) -> tuple[int, ...]:
         return tuple(self.model_channels * multiplier for multiplier in self.channel_mult)
@@ -114,7 +136,11 @@ class UNetConfig:
 
     @classmethod
     def dynamicrafter_512(
-        cls, *, structure_guidance: bool = True, activation_checkpointing: bool = False, default_fps: float = 24.0
+        cls,
+        *,
+        structure_guidance: bool = True,
+        activation_checkpointing: bool | tuple[BlockKind, ...] = False,
+        default_fps: float = 24.0,
     ) -> UNetConfig:
         """The released 512 model: 1,438,854,980 parameters without the structure branch."""
         return cls(

@@ -6,7 +6,7 @@
 
 e_0 has neither text nor image nor structure, e_view text and image, e_full all three; the concatenated latents are
 in all of them. A branch whose factor is 0 is not evaluated. Without structure tokens e_full is e_view, which leaves
-the base model's guidance.
+the base model's guidance. Conditions stay the same from step to step: they are bound to the model once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from torch import Tensor
 from reconx_pl.conditioning.conditions import Conditions
 from reconx_pl.errors import ConfigurationError
 
-Model = Callable[[Tensor, Tensor, Conditions], Tensor]
+Denoise = Callable[[Tensor, Tensor], Tensor]  # (x [B, ...], t [B]) -> prediction [B, ...]
+Bind = Callable[[Conditions], Denoise]  # a model with its conditions fixed, as ReconXDiffusion.bind gives it
 
 
 @dataclass(frozen=True)
@@ -101,28 +102,31 @@ class Guidance:
             guided = rescale_guidance(guided, predictions["full"], self.rescale)
         return guided
 
-    def __call__(self, model: Model, x: Tensor, t: Tensor, sets: ConditionSets) -> Tensor:
-        """Evaluate the branches that are needed and combine them.
+    def denoiser(self, bind: Bind, sets: ConditionSets) -> Denoise:
+        """The guided model as the sampler wants it: it evaluates the branches that are needed and combines them.
 
         Args:
-            model: (x [B, ...], t [B], conditions) -> prediction [B, ...].
-            x: [B, C, T, h, w] noisy latents.
-            t: [B] int64.
+            bind: conditions -> (x [B, C, T, h, w], t [B] int64) -> prediction [B, C, T, h, w].
             sets: conditions of the same B samples.
         """
         structured = sets.full.structure_tokens is not None
         names = self.branches(structured)
         chosen = [getattr(sets, name) for name in names]
-        if self.batched and len(names) > 1:
-            stacked = model(x.repeat(len(names), *(1,) * (x.ndim - 1)), t.repeat(len(names)), Conditions.cat(chosen))
-            outputs = list(stacked.chunk(len(names)))
-        else:
-            outputs = [model(x, t, conditions) for conditions in chosen]
-        return self.combine(dict(zip(names, outputs, strict=True)), structured)
+        if not self.batched or len(names) == 1:
+            models = [bind(conditions) for conditions in chosen]
 
-    def denoiser(self, model: Model, sets: ConditionSets) -> Callable[[Tensor, Tensor], Tensor]:
-        """The guided model as the sampler wants it: (x, t) -> prediction."""
-        return lambda x, t: self(model, x, t, sets)
+            def in_turn(x: Tensor, t: Tensor) -> Tensor:
+                outputs = [model(x, t) for model in models]
+                return self.combine(dict(zip(names, outputs, strict=True)), structured)
+
+            return in_turn
+        stacked = bind(Conditions.cat(chosen))
+
+        def at_once(x: Tensor, t: Tensor) -> Tensor:
+            output = stacked(x.repeat(len(names), *(1,) * (x.ndim - 1)), t.repeat(len(names)))
+            return self.combine(dict(zip(names, output.chunk(len(names)), strict=True)), structured)
+
+        return at_once
 
 
 def rescale_guidance(guided: Tensor, conditional: Tensor, strength: float) -> Tensor:

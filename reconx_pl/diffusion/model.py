@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from reconx_pl.conditioning.conditions import Conditions
 from reconx_pl.conditioning.dropout import DropoutConfig, Dropped, draw_dropout, drop_images, drop_tokens
 from reconx_pl.conditioning.structure import StructureEncoder, StructureEncoderConfig
 from reconx_pl.diffusion.config import UNetConfig
-from reconx_pl.diffusion.guidance import ConditionSets
+from reconx_pl.diffusion.guidance import ConditionSets, Denoise
 from reconx_pl.diffusion.objective import DiffusionLoss, diffusion_loss
 from reconx_pl.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from reconx_pl.diffusion.unet import UNet
@@ -137,13 +138,45 @@ class ReconXDiffusion(nn.Module):
     def forward(self, x: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
         """Predict the schedule's target for noisy latents ``x`` [B, C, T, h, w] at ``timesteps`` [B]."""
         return self.unet(
-            torch.cat([x, conditions.concat_latents], dim=1),
+            self._with_condition_latents(x, conditions),
             timesteps,
             text_tokens=conditions.text_tokens,
             image_tokens=conditions.image_tokens,
             fps=conditions.fps,
             structure_tokens=conditions.structure_tokens,
             structure_keep=conditions.structure_keep,
+        )
+
+    def _with_condition_latents(self, x: Tensor, conditions: Conditions) -> Tensor:
+        # a U-Net whose weights are bfloat16 takes bfloat16; the sampler around it stays float32
+        return torch.cat([x, conditions.concat_latents.to(x.dtype)], dim=1).to(self.unet.dtype)
+
+    def bind(self, conditions: Conditions) -> Denoise:
+        """``forward`` with the conditions fixed: their keys and values are computed once, for all steps of a sampler.
+
+        Samples without structure cost no structure attention where those with it are the last of the batch, as they
+        are in guidance.
+
+        Args:
+            conditions: of B samples.
+
+        Returns:
+            (x [B, C, T, h, w], t [B]) -> prediction [B, C, T, h, w].
+        """
+        if isinstance(next(self.unet.parameters()), DTensor):
+            return lambda x, t: self(x, t, conditions)  # sharded weights come together in the forward pass alone
+        structure, keep = conditions.structure_tokens, conditions.structure_keep
+        if structure is not None and keep is not None:
+            without = int((~keep).sum())
+            if bool(keep[without:].all()):
+                structure, keep = structure[without:] if without < len(keep) else None, None
+        projections = self.unet.project(conditions.text_tokens, conditions.image_tokens, structure)
+        return lambda x, t: self.unet(
+            self._with_condition_latents(x, conditions),
+            t,
+            fps=conditions.fps,
+            structure_keep=keep,
+            projections=projections,
         )
 
     def loss(

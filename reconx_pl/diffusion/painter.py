@@ -122,7 +122,7 @@ class DiffusionPainter:
         sampler = DDIMSampler(network.schedule, config.steps, config.eta, last_step=config.last_step)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             latents = sampler.sample(
-                guidance.denoiser(network, sets),
+                guidance.denoiser(network.bind, sets),
                 tuple(sets.full.concat_latents.shape),
                 generator,
                 device=device,

@@ -16,7 +16,7 @@ from reconx_pl.diffusion.attention import (
     SpatialSelfAttention,
     TemporalSelfAttention,
 )
-from reconx_pl.diffusion.config import UNetConfig
+from reconx_pl.diffusion.config import BlockKind, UNetConfig
 from reconx_pl.diffusion.embeddings import zero_
 from reconx_pl.diffusion.norms import GroupNorm32
 
@@ -33,6 +33,9 @@ def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
 
 class Block(nn.Module):
     """A layer that needs the context: ``forward(x [B*T, C, h, w], context) -> [B*T, C', h, w]``."""
+
+    kind: BlockKind
+    checkpointing = False  # recompute in the backward pass instead of storing what is inside
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         raise NotImplementedError
@@ -59,6 +62,8 @@ class TransformerBlock(nn.Module):
 
 class SpatialTransformer(Block):
     """Attention within each frame, and from each pixel to text, image and structure tokens."""
+
+    kind = "spatial"
 
     def __init__(self, channels: int, config: UNetConfig) -> None:
         super().__init__()
@@ -87,6 +92,8 @@ class SpatialTransformer(Block):
 
 class TemporalTransformer(Block):
     """Attention over the frames at each pixel; its GroupNorm takes statistics over the whole clip."""
+
+    kind = "temporal"
 
     def __init__(self, channels: int, heads: int, config: UNetConfig, pointwise: bool = False) -> None:
         """``pointwise``: projections stored as 1x1 convolutions, as in the official ``init_attn``."""

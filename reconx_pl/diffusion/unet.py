@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from reconx_pl.diffusion.attention import Context
+from reconx_pl.diffusion.attention import Context, DualCrossAttention, Projection, Tokens
 from reconx_pl.diffusion.blocks import Downsample, ResBlock, Upsample
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.embeddings import embedding_mlp, sinusoidal_embedding, zero_
 from reconx_pl.diffusion.norms import GroupNorm32
+from reconx_pl.diffusion.shapes import check_call, check_frames, checked_tokens
 from reconx_pl.diffusion.transformers import Block, SpatialTransformer, TemporalTransformer
 from reconx_pl.errors import ConfigurationError
 
@@ -20,13 +23,11 @@ INIT_ATTENTION_HEADS = 8  # at every size of the model
 class Stage(nn.Sequential):
     """Layers between two skip connections. Blocks may be recomputed in the backward pass instead of stored."""
 
-    checkpointing = False
-
     def forward(self, x: Tensor, context: Context) -> Tensor:  # type: ignore[override]
         for layer in self:
             if not isinstance(layer, Block):
                 x = layer(x)
-            elif self.checkpointing and torch.is_grad_enabled():
+            elif layer.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, context, use_reentrant=False)
             else:
                 x = layer(x, context)
@@ -76,6 +77,8 @@ class UNet(nn.Module):
             nn.SiLU(),
             zero_(nn.Conv2d(channels, config.out_channels, 3, padding=1)),
         )
+        for index, layer in enumerate(self.cross_attention()):
+            layer.index = index
         self.set_activation_checkpointing(config.activation_checkpointing)
 
     def _res_block(self, in_channels: int, out_channels: int) -> ResBlock:
@@ -90,22 +93,56 @@ class UNet(nn.Module):
             layers.append(TemporalTransformer(out_channels, heads, self.config))
         return layers
 
-    def set_activation_checkpointing(self, enabled: bool) -> None:
-        """Trade about one more forward pass for the memory of all activations inside the blocks."""
-        for module in self.modules():
-            if isinstance(module, Stage):
-                module.checkpointing = enabled
+    def blocks(self) -> Iterator[Block]:
+        """Residual blocks and transformers, in the order in which they run."""
+        return (module for module in self.modules() if isinstance(module, Block))
+
+    def cross_attention(self) -> Iterator[DualCrossAttention]:
+        """The layers that see the conditions, in the order in which they run."""
+        return (module for module in self.modules() if isinstance(module, DualCrossAttention))
+
+    def set_activation_checkpointing(self, choice: bool | Sequence[str]) -> None:
+        """Trade about one more forward pass for the memory of all activations inside the chosen kinds of blocks.
+
+        Args:
+            choice: as ``UNetConfig.activation_checkpointing``.
+        """
+        kinds = UNetConfig.checkpointed_kinds(choice)
+        for block in self.blocks():
+            block.checkpointing = block.kind in kinds
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def project(
+        self, text_tokens: Tensor, image_tokens: Tensor, structure_tokens: Tensor | None = None
+    ) -> tuple[Projection, ...]:
+        """Keys and values of the conditions in every cross-attention layer, for all the steps of a sampler.
+
+        Args:
+            text_tokens, image_tokens: of B samples, as for ``forward``.
+            structure_tokens: [M, S, D] of the last M <= B samples; the others go without structure.
+
+        Raises:
+            ConfigurationError: shapes that do not fit the configuration or each other.
+        """
+        structured = 0 if structure_tokens is None else min(len(structure_tokens), len(text_tokens))
+        tokens = Tokens(text_tokens, image_tokens, structure_tokens)
+        tokens = checked_tokens(self.config, tokens, len(text_tokens), self.dtype, structured)
+        return tuple(layer.project(tokens) for layer in self.cross_attention())
 
     def forward(
         self,
         x: Tensor,
         timesteps: Tensor,
         *,
-        text_tokens: Tensor,
-        image_tokens: Tensor,
+        text_tokens: Tensor | None = None,
+        image_tokens: Tensor | None = None,
         fps: Tensor | None = None,
         structure_tokens: Tensor | None = None,
         structure_keep: Tensor | None = None,
+        projections: tuple[Projection, ...] | None = None,
     ) -> Tensor:
         """Predict for one step.
 
@@ -117,6 +154,7 @@ class UNet(nn.Module):
             fps: [B] frames a second; None means ``config.default_fps``.
             structure_tokens: [B, S, D], the same for all frames; None skips the structure branch.
             structure_keep: [B] bool; False switches the structure branch off for that sample. None keeps all.
+            projections: what ``project`` made of the tokens, instead of them.
 
         Returns:
             [B, C_out, T, h, w] in the dtype of ``x``.
@@ -124,8 +162,17 @@ class UNet(nn.Module):
         Raises:
             ConfigurationError: shapes that do not fit the configuration or each other.
         """
-        self._check(x, timesteps, text_tokens, image_tokens, fps, structure_tokens, structure_keep)
-        batch, _, frames, height, width = x.shape
+        check_call(self.config, x, timesteps, fps, structure_keep)
+        batch, _, frames, _, _ = x.shape
+        tokens = None
+        if projections is not None:
+            check_frames(projections[0].image.key, frames)
+        elif text_tokens is None or image_tokens is None:
+            raise ConfigurationError("the U-Net needs text_tokens and image_tokens, or projections of them")
+        else:
+            tokens = Tokens(text_tokens, image_tokens, structure_tokens)
+            tokens = checked_tokens(self.config, tokens, batch, x.dtype)
+            check_frames(tokens.image, frames)
         if fps is None:
             fps = torch.full((batch,), self.config.default_fps, device=x.device)
         base, dtype = self.config.model_channels, x.dtype
@@ -134,9 +181,8 @@ class UNet(nn.Module):
         context = Context(
             embedding=embedding,
             frames=frames,
-            text=text_tokens.to(dtype),
-            image=image_tokens.to(dtype),
-            structure=None if structure_tokens is None else structure_tokens.to(dtype),
+            tokens=tokens,
+            projections=projections,
             structure_keep=structure_keep,
         )
 
@@ -152,43 +198,3 @@ class UNet(nn.Module):
             hidden = stage(torch.cat([hidden, skips.pop()], dim=1), context)
         hidden = self.out(hidden)  # [B*T, C_out, h, w]
         return hidden.unflatten(0, (batch, frames)).transpose(1, 2).contiguous().to(dtype)
-
-    def _check(
-        self,
-        x: Tensor,
-        timesteps: Tensor,
-        text_tokens: Tensor,
-        image_tokens: Tensor,
-        fps: Tensor | None,
-        structure_tokens: Tensor | None,
-        structure_keep: Tensor | None,
-    ) -> None:
-        config = self.config
-        if x.ndim != 5 or x.shape[1] != config.in_channels:
-            raise ConfigurationError(f"the U-Net takes [B, {config.in_channels}, T, h, w], got {tuple(x.shape)}")
-        batch, _, frames, height, width = x.shape
-        multiple = config.side_multiple
-        if frames < 1 or height < 1 or width < 1 or height % multiple or width % multiple:
-            raise ConfigurationError(
-                f"latents of {frames} frames, {height} x {width}: both sides must be multiples of {multiple} "
-                f"({len(config.channel_mult)} levels); crop or resize the frames"
-            )
-        for name, value in (("timesteps", timesteps), ("fps", fps), ("structure_keep", structure_keep)):
-            if value is not None and value.shape != (batch,):
-                raise ConfigurationError(f"{name} must be [{batch}], one per sample, got {tuple(value.shape)}")
-        if structure_tokens is not None and not config.structure_guidance:
-            raise ConfigurationError("structure_tokens were given to a U-Net built with structure_guidance=False")
-        tokens = {"text_tokens": (text_tokens, (3,)), "image_tokens": (image_tokens, (3, 4))}
-        if structure_tokens is not None:
-            tokens["structure_tokens"] = (structure_tokens, (3,))
-        for name, (value, dims) in tokens.items():
-            if value.ndim not in dims or value.shape[0] != batch or value.shape[-1] != config.context_dim:
-                expected = " or ".join("[B, T, Q, D]" if d == 4 else "[B, N, D]" for d in dims)
-                raise ConfigurationError(
-                    f"{name} must be {expected} with B = {batch}, D = {config.context_dim}, got {tuple(value.shape)}"
-                )
-        if image_tokens.ndim == 4 and image_tokens.shape[1] != frames:
-            raise ConfigurationError(
-                f"image_tokens {tuple(image_tokens.shape)} are for {image_tokens.shape[1]} frames, the latents have "
-                f"{frames}; pass [B, M, D] for tokens that all frames share"
-            )

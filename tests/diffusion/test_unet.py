@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -211,16 +212,53 @@ def test_a_new_model_predicts_zero_and_starts_as_documented() -> None:
     assert not unet(**call()).any()
 
 
-def test_recomputed_activations_give_the_same_gradients() -> None:
+@pytest.mark.parametrize("checkpointed", [True, ("residual",), ("spatial", "temporal")])
+def test_recomputed_activations_give_the_same_gradients(checkpointed: bool | tuple[str, ...]) -> None:
     """With dropout on: the recomputation must draw the same masks."""
     gradients = []
-    for checkpointing in (False, True):
+    for checkpointing in (False, checkpointed):
         unet = small_unet(dataclasses.replace(SMALL, activation_checkpointing=checkpointing)).train()
         torch.manual_seed(3)
         unet(**call()).square().sum().backward()
         gradients.append({name: parameter.grad for name, parameter in unet.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], msg=name)
+
+
+@pytest.mark.parametrize("kind", ["residual", "spatial", "temporal"])
+def test_only_the_chosen_kind_of_block_runs_twice(kind: str) -> None:
+    unet = small_unet(dataclasses.replace(SMALL, activation_checkpointing=(kind,)))
+    runs = Counter()
+    for block in unet.blocks():
+        block.register_forward_pre_hook(lambda block, args: runs.update([(block.kind, id(block))]))
+    unet(**call()).sum().backward()
+    assert {(name, times) for (name, _), times in runs.items()} == {
+        (name, 2 if name == kind else 1) for name in ("residual", "spatial", "temporal")
+    }
+
+
+@torch.no_grad()
+def test_projections_give_what_the_tokens_give() -> None:
+    unet, arguments = small_unet(), call()
+    tokens = {name: arguments.pop(name) for name in ("text_tokens", "image_tokens", "structure_tokens")}
+    expected = unet(**arguments, **tokens)
+    projections = unet.project(**tokens)
+    for layer in unet.cross_attention():
+        layer.project = None  # nothing is projected again
+    assert torch.equal(unet(**arguments, projections=projections), expected)
+    with pytest.raises(ConfigurationError, match="for 3 frames, the latents have 2"):
+        unet(**arguments | {"x": arguments["x"][:, :, :2]}, projections=projections)
+
+
+@torch.no_grad()
+def test_structure_of_the_last_samples_alone() -> None:
+    unet, arguments = small_unet(), call()
+    expected = unet(**arguments, structure_keep=torch.tensor([False, True]))
+    tokens = {name: arguments.pop(name) for name in ("text_tokens", "image_tokens", "structure_tokens")}
+    tokens["structure_tokens"] = tokens["structure_tokens"][1:]
+    torch.testing.assert_close(unet(**arguments, projections=unet.project(**tokens)), expected)
+    with pytest.raises(ConfigurationError, match="structure_tokens must be"):
+        unet.project(**tokens | {"structure_tokens": torch.zeros(3, 9, WIDTH)})
 
 
 def test_dropout_acts_only_in_training() -> None:
@@ -294,6 +332,7 @@ def test_structure_tokens_need_the_branch() -> None:
         ({"dropout": 1.0}, "dropout"),
         ({"default_fps": 0.0}, "default_fps"),
         ({"num_res_blocks": 0}, "num_res_blocks"),
+        ({"activation_checkpointing": ("convolution",)}, r"residual, spatial, temporal.*\['convolution'\]"),
     ],
 )
 def test_contradictory_configurations_are_refused(changes: dict[str, Any], message: str) -> None:

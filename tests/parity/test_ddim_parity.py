@@ -56,7 +56,7 @@ def test_recorded_run(path: Path, run: str) -> None:
     steps: list[SamplerStep] = []
     start = kit["x_T"]
     final = sampler.sample(
-        guidance.denoiser(model, sets),
+        guidance.denoiser(lambda conditions: lambda x, t: model(x, t, conditions), sets),
         tuple(start.shape),
         start=start,
         noise=kit.get(f"{run}.noise"),

@@ -1,0 +1,113 @@
+"""The model with its conditions bound: the same predictions, the conditions' keys and values computed once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from reconx_pl.conditioning.conditions import Conditions
+from reconx_pl.conditioning.image_tokens import SmallImageConfig, SmallImageTokens
+from reconx_pl.conditioning.structure import StructureEncoderConfig
+from reconx_pl.conditioning.text_tokens import LearnedTextTokens
+from reconx_pl.diffusion.attention import DualCrossAttention
+from reconx_pl.diffusion.autoencoder import PixelUnshuffleAutoencoder
+from reconx_pl.diffusion.config import UNetConfig
+from reconx_pl.diffusion.model import ReconXDiffusion
+from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
+
+FRAMES, SIDE, WIDTH = 3, 8, 16
+
+
+@pytest.fixture
+def network() -> ReconXDiffusion:
+    torch.manual_seed(0)
+    network = ReconXDiffusion(
+        UNetConfig(
+            in_channels=24,
+            out_channels=12,
+            model_channels=64,
+            channel_mult=(1, 1),
+            num_res_blocks=1,
+            attention_strides=(1,),
+            num_head_channels=16,
+            context_dim=WIDTH,
+        ),
+        PixelUnshuffleAutoencoder(2),
+        SmallImageTokens(SmallImageConfig(frames=FRAMES, width=WIDTH, image_size=32, channels=(8, 8, 8, 8))),
+        LearnedTextTokens(4, WIDTH),
+        StructureEncoderConfig(points=32, tokens=5, width=WIDTH),
+    )
+    with torch.no_grad():
+        for name, parameter in network.unet.named_parameters():
+            if name.endswith("structure_gate"):
+                parameter.fill_(0.7)
+            else:
+                parameter.add_(0.05 * torch.randn(parameter.shape))
+    return network.eval()
+
+
+def conditions(network: ReconXDiffusion, batch: int) -> Conditions:
+    g = torch.Generator().manual_seed(1)
+    views = torch.rand(batch, 2, 3, SIDE, SIDE, generator=g)
+    latents = network.encode(views)
+    points = torch.randn(batch, 32, 3, generator=g)
+    fps = torch.full((batch,), 8.0)
+    return network.conditions(views[:, 0], latents[:, :, 0], latents[:, :, 1], fps, FRAMES, points)
+
+
+KEEPS = {
+    "all": None,
+    "tail": [False, False, True],
+    "none": [False, False, False],
+    "scattered": [True, False, True],
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("keep", KEEPS.values(), ids=KEEPS)
+def test_bound_equals_forward(network: ReconXDiffusion, keep: list[bool] | None) -> None:
+    given = replace(conditions(network, 3), structure_keep=None if keep is None else torch.tensor(keep))
+    x, t = torch.randn(3, 12, FRAMES, 4, 4, generator=torch.Generator().manual_seed(2)), torch.tensor([5, 500, 999])
+    torch.testing.assert_close(network.bind(given)(x, t), network(x, t, given))
+    if keep is not None and any(keep):  # the structure condition does act
+        assert not torch.allclose(network(x, t, given), network(x, t, given.without_structure()))
+
+
+def test_keys_and_values_are_computed_once_for_all_steps(network: ReconXDiffusion) -> None:
+    calls: Counter[str] = Counter()
+    for layer in network.unet.modules():
+        if isinstance(layer, DualCrossAttention):
+            for name in ("to_q", "to_k", "to_v_ip", "to_k_structure"):
+                getattr(layer, name).register_forward_hook(lambda *_, name=name: calls.update([name]))
+    layers = sum(1 for _ in network.unet.cross_attention())
+    painter = DiffusionPainter(network, SamplingConfig(steps=4, view_scale=2.0, structure_scale=3.0))
+    views, points = torch.rand(1, 2, 3, SIDE, SIDE), torch.randn(1, 32, 3)
+    painter.paint_views(views, torch.tensor([8.0]), FRAMES, points, ["clip"], [""])
+    assert calls == {"to_q": 4 * layers, "to_k": layers, "to_v_ip": layers, "to_k_structure": layers}
+
+
+def test_batched_and_sequential_guidance_paint_the_same(network: ReconXDiffusion) -> None:
+    painted = []
+    for batched in (True, False):
+        config = SamplingConfig(steps=3, eta=0.0, view_scale=2.0, structure_scale=3.0, batched=batched)
+        views, points = (
+            torch.rand(1, 2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(4)),
+            torch.ones(1, 32, 3),
+        )
+        points = points + torch.arange(32.0)[None, :, None] / 7
+        painted.append(
+            DiffusionPainter(network, config).paint_views(
+                views, torch.tensor([8.0]), FRAMES, points, ["clip"], [""], torch.Generator().manual_seed(5)
+            )
+        )
+    torch.testing.assert_close(painted[0], painted[1], atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_in_bfloat16_paints(network: ReconXDiffusion) -> None:
+    painter = DiffusionPainter(network.to(torch.bfloat16), SamplingConfig(steps=2))
+    points = torch.randn(1, 32, 3, generator=torch.Generator().manual_seed(6))
+    frames = painter.paint_views(torch.rand(1, 2, 3, SIDE, SIDE), torch.tensor([8.0]), FRAMES, points, ["clip"], [""])
+    assert frames.dtype == torch.float32 and bool(torch.isfinite(frames).all())

@@ -176,8 +176,9 @@ def evaluate(
     """
     module = load_run(run, weights)
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    module.to(chosen)
-    painter = module.painter(sampling)
+    if not (sampling or module.sampling).offload:
+        module.to(chosen)
+    painter = module.painter(sampling, chosen)
     results = evaluate_scenes(
         evaluation_clips(shards, scene, window or SceneWindow(), clips),
         painter,

@@ -40,6 +40,8 @@ class UNetConfig:
         activation_checkpointing: which blocks are recomputed in the backward pass instead of stored: true for all,
             false for none, or a list of kinds: "residual" (with its temporal convolutions), "spatial" and "temporal"
             (transformers).
+        compile: compile each of these blocks with ``torch.compile`` at its first call, for the shapes of that call;
+            needs a C++ compiler on a processor, Triton on a GPU.
 
     Raises:
         ConfigurationError: numbers that do not fit each other.
@@ -59,6 +61,7 @@ class UNetConfig:
     image_gate: bool = False
     structure_guidance: bool = True
     activation_checkpointing: bool | tuple[BlockKind, ...] = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel_mult", tuple(self.channel_mult))

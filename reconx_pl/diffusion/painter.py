@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reconx_pl.diffusion.guidance import Guidance
 from reconx_pl.diffusion.model import ReconXDiffusion
+from reconx_pl.diffusion.offload import resident
 from reconx_pl.diffusion.sampler import DDIMSampler
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import relative_to_first
@@ -31,6 +32,8 @@ class SamplingConfig:
         batched: one pass over all guidance branches (False: one after the other, for small GPUs).
         structure: False paints without the structure condition (the ablation).
         precision: "bf16" runs the model in bfloat16 autocast; latents and sampler stay float32.
+        offload: keep the encoders, the U-Net and the decoder on the CPU and bring each to the device only while it
+            works, for GPUs that cannot hold all of them at once.
     """
 
     steps: int = 50
@@ -42,6 +45,7 @@ class SamplingConfig:
     batched: bool = True
     structure: bool = True
     precision: Literal["32", "bf16"] = "32"
+    offload: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -54,11 +58,27 @@ class DiffusionPainter:
     Args:
         network: the trained model; put into eval mode.
         config: sampling settings.
+        device: where to work; the device of the network by default. Another one needs ``config.offload``.
+
+    Raises:
+        ConfigurationError: the network is elsewhere and is not to be offloaded.
     """
 
-    def __init__(self, network: ReconXDiffusion, config: SamplingConfig | None = None) -> None:
+    def __init__(
+        self,
+        network: ReconXDiffusion,
+        config: SamplingConfig | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
         self.network = network.eval()
         self.config = config or SamplingConfig()
+        here = next(network.unet.parameters()).device
+        self.device = here if device is None else torch.device(device)
+        if self.device.type != here.type and not self.config.offload:
+            raise ConfigurationError(
+                f"the network is on {here}, painting on {self.device} was asked for: move it there, or set "
+                "sampling.offload"
+            )
 
     def paint(
         self,
@@ -114,13 +134,16 @@ class DiffusionPainter:
             BadSceneError: the model has a structure branch and there are too few points; names ``keys``.
         """
         network, config = self.network, self.config
-        device = next(network.unet.parameters()).device
+        device, home = self.device, "cpu" if config.offload else None
         generator = generator or torch.Generator(device).manual_seed(0)
         cloud = self._points(points, keys, device)
-        sets = network.condition_sets(views.to(device), fps.to(device), frames, cloud, captions, generator)
+        encoders = network.autoencoder, network.image_tokens, network.text_tokens, network.structure_encoder
+        with resident(device, home, *encoders):
+            sets = network.condition_sets(views.to(device), fps.to(device), frames, cloud, captions, generator)
         guidance = Guidance(config.view_scale, config.structure_scale, config.rescale, config.batched)
         sampler = DDIMSampler(network.schedule, config.steps, config.eta, last_step=config.last_step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        with autocast, resident(device, home, network.unet, network.schedule):
             latents = sampler.sample(
                 guidance.denoiser(network.bind, sets),
                 tuple(sets.full.concat_latents.shape),
@@ -128,7 +151,8 @@ class DiffusionPainter:
                 device=device,
                 callback=(lambda step: progress(step.index + 1, step.total)) if progress else None,
             )
-        return network.decode(latents).float()
+        with resident(device, home, network.autoencoder):
+            return network.decode(latents).float()
 
     def _points(self, points: Tensor | None, keys: Sequence[str], device: torch.device) -> Tensor | None:
         """As many points as the structure encoder was made for; None where painting goes without structure."""

@@ -18,6 +18,7 @@ from reconx_pl.diffusion.transformers import Block, SpatialTransformer, Temporal
 from reconx_pl.errors import ConfigurationError
 
 INIT_ATTENTION_HEADS = 8  # at every size of the model
+COMPILED_VERSIONS = 128
 
 
 class Stage(nn.Sequential):
@@ -80,6 +81,8 @@ class UNet(nn.Module):
         for index, layer in enumerate(self.cross_attention()):
             layer.index = index
         self.set_activation_checkpointing(config.activation_checkpointing)
+        if config.compile:
+            self.compile_blocks()
 
     def _res_block(self, in_channels: int, out_channels: int) -> ResBlock:
         return ResBlock(in_channels, out_channels, self.config.embedding_channels, self.config.dropout)
@@ -110,6 +113,17 @@ class UNet(nn.Module):
         kinds = UNetConfig.checkpointed_kinds(choice)
         for block in self.blocks():
             block.checkpointing = block.kind in kinds
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Compile block by block: blocks of one shape share their code, so it takes a fraction of the whole's time.
+
+        Args:
+            backend: of ``torch.compile``.
+        """
+        # a U-Net has more shapes of one kind of block than the 8 versions that torch allows a function by default
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VERSIONS)
+        for block in self.blocks():
+            block.compile(fullgraph=True, dynamic=False, backend=backend)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -115,15 +115,24 @@ class ReconXModule(L.LightningModule):
     def uses_structure(self) -> bool:
         return self.stage is Stage.structure
 
-    def painter(self, sampling: SamplingConfig | None = None) -> DiffusionPainter:
+    def painter(
+        self, sampling: SamplingConfig | None = None, device: torch.device | str | None = None
+    ) -> DiffusionPainter:
         """A painter over the present weights, without structure before the stage that trains it.
 
         It leaves the network in eval mode.
+
+        Args:
+            sampling: instead of the module's own settings.
+            device: where to paint, for a module that stays elsewhere (``sampling.offload``). Without it the network is
+                where it works, and stays there: a module in training is never moved.
         """
         config = sampling or self.sampling
+        if device is None:
+            config = replace(config, offload=False)
         if not self.uses_structure:
             config = replace(config, structure=False)
-        return DiffusionPainter(self.network, config)
+        return DiffusionPainter(self.network, config, device)
 
     def _generator(self, *parts: int) -> torch.Generator:
         """A generator that follows from the seed and ``parts`` alone, so that a resumed run draws the same numbers."""

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from command_parsers import ROOT, fit_config
+from command_parsers import ROOT, fit_config, train_parser
 from jsonargparse import Namespace
 
 from reconx_pl.cli import build_evaluate_parser
@@ -53,6 +53,21 @@ def test_stages_are_those_of_the_paper(name: str, steps: int, rate: float, stage
     assert (structure.points, structure.tokens) == (16384, 2048)
     # Stage 1 has no structure condition: it trains on clips without a cloud as well.
     assert config.data.points == (structure.points if stage == "structure" else 0)
+
+
+@pytest.mark.parametrize(("given", "parsed"), [("false", False), ("[residual, temporal]", ("residual", "temporal"))])
+def test_recomputation_by_kind_of_block_can_be_asked_for(given: str, parsed: bool | tuple[str, ...]) -> None:
+    config = (
+        train_parser()
+        .parse_args(
+            [
+                *("fit", "-c", str(ROOT / "configs" / "stage1.yaml")),
+                *("--model.network.init_args.unet.activation_checkpointing", given),
+            ]
+        )
+        .fit
+    )
+    assert unet(config).activation_checkpointing == parsed
 
 
 def test_demo_is_one_network() -> None:

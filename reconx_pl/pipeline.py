@@ -16,10 +16,11 @@ from reconx_pl.data.formats import UnreadableScene, read_scenes
 from reconx_pl.data.packing import scene_clip
 from reconx_pl.data.stream import read_clips
 from reconx_pl.diffusion.painter import SamplingConfig
+from reconx_pl.diffusion.weights import load_network
 from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsError
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
-from reconx_pl.training.checkpoints import load_network, painter_identity
+from reconx_pl.training.checkpoints import painter_identity
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.types import Clip
 

@@ -52,7 +52,12 @@ def is_structure(name: str) -> bool:
 
 
 def fitting_state(
-    network: ReconXDiffusion, path: str | Path, queries: Queries = "interpolate", *, towers: bool = False
+    network: ReconXDiffusion,
+    file: ReleasedState,
+    source: str,
+    queries: Queries = "interpolate",
+    *,
+    towers: bool = False,
 ) -> dict[str, Tensor]:
     """The tensors of a file that fit ``network``, after a comparison both ways.
 
@@ -60,18 +65,16 @@ def fitting_state(
     file of its own. Nothing may be left over but what ``released`` names as unused; the stored schedule is compared.
 
     Args:
-        network: ``ReconXDiffusion``, on any device, meta included.
-        path: as for ``read_network``.
+        network: on any device, meta included.
+        file: as ``read_network`` returns it.
+        source: file named in messages.
         queries: how queries of another number of frames are adapted, see ``adapt_latents``.
         towers: take the frozen towers as well; otherwise they are compared and left out.
 
     Raises:
-        MissingWeightsError: no such file.
         BadWeightsError: lists what is missing, unexpected or of another shape.
     """
-    source, own = str(path), network.state_dict()
-    file = read_network(path)
-    state = dict(file.tensors)
+    own, state = network.state_dict(), dict(file.tensors)
     gates = [name for name in state if name.endswith(".attn2.alpha")]
     if gates and not any(name in own for name in gates):
         raise BadWeightsError(
@@ -112,9 +115,10 @@ def load_network(
         assign: take the tensors of the file, mapped, instead of copying; for a network on the meta device.
 
     Raises:
-        MissingWeightsError, BadWeightsError: as ``fitting_state``.
+        MissingWeightsError: no such file.
+        BadWeightsError: as ``read_network`` and ``fitting_state``.
     """
-    state = fitting_state(network, path, queries, towers=towers)
+    state = fitting_state(network, read_network(path), str(path), queries, towers=towers)
     born = [name for name in network.state_dict() if is_structure(name) and name not in state]
     if born:
         log.info("%s has no structure branch: its %d tensors start from their initial values", path, len(born))

@@ -15,7 +15,7 @@ from torch import Tensor
 from reconx_pl.conditioning.checkpoint import FOLDER_FILE
 from reconx_pl.diffusion.weights.building import build_network, network_config
 from reconx_pl.diffusion.weights.card import model_card
-from reconx_pl.diffusion.weights.load import Queries, fitting_state, load_network
+from reconx_pl.diffusion.weights.load import Queries, fitting_state, load_network, read_network
 from reconx_pl.diffusion.weights.releases import Release, ReleaseName, release_config, release_of
 from reconx_pl.diffusion.weights.writing import PRECISIONS, Precision, write_safetensors
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
@@ -99,9 +99,8 @@ def convert(
     known: Release = release_of(release)
     config = release_config(release, frames)
     network = build_network(config, f"release {release}")
-    state = fitting_state(network, checkpoint, queries, towers=True)
-    precision = None if dtype == "32" else PRECISIONS[dtype]
-    _write_folder(Path(out_folder), state, config, precision, model_card(known, frames, dtype))
+    state = fitting_state(network, read_network(checkpoint), str(checkpoint), queries, towers=True)
+    _write_folder(Path(out_folder), state, config, PRECISIONS[dtype], model_card(known, frames, dtype))
     log.info("%s: %d tensors of %s", out_folder, len(state), checkpoint)
 
 

@@ -15,8 +15,10 @@ from released_checkpoints import released, tiny
 from safetensors.torch import load_file
 
 from reconx_pl.cli import main
+from reconx_pl.conditioning.checkpoint import read_tensors
 from reconx_pl.conditioning.image_tokens import ClipVisionTower, SmallImageConfig, SmallImageTokens
 from reconx_pl.conditioning.text_tokens import ClipTextTokens, LearnedTextTokens
+from reconx_pl.diffusion import model
 from reconx_pl.diffusion.autoencoder import KLAutoencoder, PixelUnshuffleAutoencoder
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.model import ReconXDiffusion
@@ -162,6 +164,14 @@ def test_the_folder_stands_wherever_a_file_can(tmp_path: Path, monkeypatch: pyte
     assert torch.equal(text.text.ln_final.weight, source.text_tokens.text.ln_final.weight)
 
 
+def test_a_class_of_others_under_a_name_of_ours_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "Borrowed", torch.nn.Linear, raising=False)
+    config = network_config(tiny(4, seed=1))
+    config["init_args"]["autoencoder"] = {"class_path": "reconx_pl.diffusion.model.Borrowed", "init_args": {}}
+    with pytest.raises(BadWeightsError, match="and nothing else"):
+        ReconXDiffusion.from_pretrained(write_config(tmp_path, config))
+
+
 def write_config(folder: Path, config: Any) -> Path:
     (folder / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
     return folder
@@ -254,6 +264,13 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(BadWeightsError, match="complex64"):
         write_safetensors({"a": torch.ones(2, dtype=torch.complex64)}, path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_mapped_tensors_are_aligned_whatever_stands_before_them(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    write_safetensors({"odd": torch.ones(3), "a": torch.ones(16), "odd2": torch.ones(1), "b": torch.ones(5, 32)}, path)
+    read = read_tensors(path)
+    assert all(read[name].data_ptr() % 64 == 0 and read[name].eq(1).all() for name in ("a", "b"))
 
 
 @pytest.mark.parametrize("name", RELEASES)

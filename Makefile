@@ -29,7 +29,7 @@ $(STAMP): setup.cfg pyproject.toml
 	@touch $@
 
 demo: $(STAMP) ## the main job, small: pack, train in stages, paint, fit, score, report (SCENE=folder: a real scene)
-	$(BIN)/reconx weights lpips
+	$(BIN)/reconx weights fetch lpips
 	$(MAKE) --no-print-directory runs/demo/stage2/weights.safetensors
 	$(BIN)/python evaluate.py --config configs/demo_evaluate.yaml $(if $(SCENE),--shards null --scene '$(SCENE)') --out $(OUT)
 	@echo "Open $(OUT)/index.html"

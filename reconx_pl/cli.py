@@ -23,7 +23,9 @@ from rich.progress import (
 )
 
 from reconx_pl.data.packing import pack_command
-from reconx_pl.errors import ReconXError
+from reconx_pl.diffusion.weights.pretrained import convert
+from reconx_pl.diffusion.weights.releases import ReleaseName
+from reconx_pl.errors import ConfigurationError, ReconXError
 
 console = Console(stderr=True)
 
@@ -108,16 +110,33 @@ def pack(out: Path, **options: Any) -> None:
         console.print(f"{out}/check/{name}.png: median epipolar distance {median:.2f} px")
 
 
-def weights(name: Literal["lpips"], folder: Path | None = None) -> None:
-    """Fetch pretrained weights, checksums verified.
+def fetch(
+    name: Literal["lpips", "dynamicrafter-512", "dynamicrafter-512-interp", "dynamicrafter-1024", "viewcrafter-25"],
+    folder: Path | None = None,
+    sha256: str | None = None,
+    revision: str = "main",
+) -> None:
+    """Fetch pretrained weights, checksums verified; an interrupted download goes on.
 
     Args:
-        name: lpips: the VGG16 and AlexNet backbones of the perceptual distance.
-        folder: where to write them; None takes those that RECONX_LPIPS_WEIGHTS or a cache has, and fetches what is
-            missing.
+        name: lpips: the VGG16 and AlexNet backbones of the perceptual distance; the others: checkpoints of the base
+            model, 10.4 GB each, from the Hugging Face hub.
+        folder: where to write; None is "weights" for checkpoints, and for lpips takes those that
+            RECONX_LPIPS_WEIGHTS or a cache has, and fetches what is missing.
+        sha256: expected checksum of a checkpoint; None takes the one that the hub states.
+        revision: of a checkpoint's repository: branch, tag or commit.
     """
+    if name != "lpips":
+        from reconx_pl.diffusion.weights.fetch import fetch_release
+        from reconx_pl.diffusion.weights.releases import release_of
+
+        path = fetch_release(release_of(name), folder or Path("weights"), sha256, revision)
+        console.print(f"{name}: {path}")
+        return
     from reconx_pl.splatting.perceptual_weights import Net, fetch_backbone, provide_backbone
 
+    if sha256 is not None or revision != "main":
+        raise ConfigurationError("lpips has checksums of its own and no revisions: leave out --sha256 and --revision")
     nets: tuple[Net, ...] = ("vgg", "alex")
     for net in nets:
         path = provide_backbone(net) if folder is None else fetch_backbone(net, folder)
@@ -137,7 +156,8 @@ def run(function: Callable[[], Any]) -> None:
         sys.exit("stopped; run the same command again to go on")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"pack": pack, "procedural": procedural, "weights": weights}
+COMMANDS: dict[str, Callable[..., None]] = {"pack": pack, "procedural": procedural}
+WEIGHTS_COMMANDS: dict[str, Callable[..., None]] = {"fetch": fetch, "convert": convert}
 
 
 def build_parser() -> ArgumentParser:
@@ -152,6 +172,15 @@ def build_parser() -> ArgumentParser:
         else:
             command.add_function_arguments(function, as_positional=True)
         commands.add_subcommand(name, command, help=command.description)
+    weights = ArgumentParser(description="Pretrained weights: fetch them, convert them into a folder of ours.")
+    commands.add_subcommand("weights", weights, help=weights.description)
+    actions = weights.add_subcommands(dest="action")
+    for name, function in WEIGHTS_COMMANDS.items():
+        command = ArgumentParser(description=_summary(function))
+        command.add_function_arguments(function, as_positional=True, skip={"release"})
+        if name == "convert":
+            command.add_argument("--release", type=ReleaseName, required=True, help="which release the checkpoint is")
+        actions.add_subcommand(name, command, help=command.description)
     return parser
 
 
@@ -161,7 +190,11 @@ def main(args: list[str] | None = None) -> None:
 
     def call() -> None:
         parsed = parser.instantiate_classes(parser.parse_args(args))
-        COMMANDS[parsed.command](**vars(parsed[parsed.command]))
+        chosen = parsed[parsed.command]
+        if parsed.command == "weights":
+            WEIGHTS_COMMANDS[chosen.action](**vars(chosen[chosen.action]))
+        else:
+            COMMANDS[parsed.command](**vars(chosen))
 
     run(call)
 

@@ -16,10 +16,11 @@ from reconx_pl.data.formats import UnreadableScene, read_scenes
 from reconx_pl.data.packing import scene_clip
 from reconx_pl.data.stream import read_clips
 from reconx_pl.diffusion.painter import SamplingConfig
+from reconx_pl.diffusion.weights import load_network
 from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsError
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
-from reconx_pl.training.checkpoints import load_network, painter_identity
+from reconx_pl.training.checkpoints import painter_identity
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.types import Clip
 
@@ -33,7 +34,7 @@ def weights_of(run: Path, weights: Path | None = None) -> Path:
         MissingWeightsError: none of them is there.
     """
     candidates = [Path(weights)] if weights else [run / "weights.safetensors", run / "checkpoints" / "last.ckpt"]
-    found = next((path for path in candidates if path.is_file()), None)
+    found = next((path for path in candidates if path.exists()), None)
     if found is None:
         where = " or ".join(map(str, candidates))
         raise MissingWeightsError(f"no weights at {where}; let the run in {run} write a checkpoint first")
@@ -45,7 +46,7 @@ def load_run(run: Path, weights: Path | None = None) -> ReconXModule:
 
     Args:
         run: folder that ``train.py`` wrote: ``config.yaml`` and ``weights.safetensors`` or ``checkpoints/last.ckpt``.
-        weights: a ``.ckpt`` or ``.safetensors`` file to take instead of the run's own.
+        weights: a ``.ckpt`` or ``.safetensors`` file, or a converted folder, to take instead of the run's own.
 
     Raises:
         MissingWeightsError: no such run, or it has no weights yet.

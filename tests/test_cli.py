@@ -145,20 +145,20 @@ def test_weights_at_hand_are_not_fetched(
         put(tmp_path / "cache" / "reconx_pl" / "lpips", perceptual_weights.FILE_NAMES)
     else:
         put(tmp_path / "torch" / "hub" / "checkpoints", perceptual_weights.HUB_NAMES)
-    main(["weights", "lpips"])
+    main(["weights", "fetch", "lpips"])
     assert no_download == []
 
 
 def test_missing_weights_are_fetched_to_where_they_are_found(
     no_download: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    main(["weights", "lpips"])
+    main(["weights", "fetch", "lpips"])
     assert no_download == ["vgg", "alex"]
     monkeypatch.setenv(perceptual_weights.ENVIRONMENT, str(tmp_path / "mine"))
-    main(["weights", "lpips"])
+    main(["weights", "fetch", "lpips"])
     assert no_download == ["vgg", "alex"] * 2
     assert perceptual_weights.find_backbone("vgg").parent == tmp_path / "mine"
-    main(["weights", "lpips"])
+    main(["weights", "fetch", "lpips"])
     assert no_download == ["vgg", "alex"] * 2
 
 
@@ -256,4 +256,4 @@ def test_make_installs_only_what_changed(tmp_path: Path) -> None:
     (tmp_path / ".venv" / ".installed").touch()
     fresh = planned()
     assert "pip install" not in fresh
-    assert "reconx weights lpips" in fresh and "evaluate.py --config configs/demo_evaluate.yaml" in fresh
+    assert "reconx weights fetch lpips" in fresh and "evaluate.py --config configs/demo_evaluate.yaml" in fresh

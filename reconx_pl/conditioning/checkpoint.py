@@ -1,12 +1,14 @@
 """Reads weight files without unpickling anything, and loads them so that nothing is missing and nothing left over.
 
-Parts of the official checkpoint of the base model stand under a prefix (``first_stage_model.``,
-``embedder.model.``, ...); a file may also hold one part alone, without its prefix.
+The one reader (``read_tensors``) and the one comparison (``check_fit``) of the package. Parts of the official
+checkpoint of the base model stand under a prefix (``first_stage_model.``, ``embedder.model.``, ...), those of a folder
+of ours under another (``autoencoder.vae.``, ...); a file may also hold one part alone, without its prefix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -15,28 +17,36 @@ from torch import Tensor, nn
 
 from reconx_pl.errors import BadWeightsError, MissingWeightsError
 
+FOLDER_FILE = "model.safetensors"  # the weights in a folder that ``reconx weights convert`` wrote
+DEEPSPEED_PREFIX = "_forward_module."
+SHOWN_KEYS = 20  # an error lists this many keys of a kind, then counts
 
-def read_state(path: str | Path, prefixes: Sequence[str] = ("",)) -> dict[str, Tensor]:
-    """The tensors under the first of ``prefixes`` that the file has, prefix removed.
 
-    A safetensors file is read key by key, so that one part of a 10 GB checkpoint costs only its own memory; a torch
-    file is mapped, with ``weights_only=True``.
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a file of weights under the names that they have there.
+
+    Tensors are views of the mapped file: reading one part of a 10 GB checkpoint costs its own memory only.
 
     Args:
-        path: ``.safetensors``, or a torch file of tensors (a ``state_dict`` entry is unwrapped).
-        prefixes: tried in this order; the empty one matches every key.
+        path: ``.safetensors``; a torch file of tensors, alone, under ``state_dict``, or in DeepSpeed's form (under
+            ``module``, every name behind ``_forward_module.``); or a folder with ``model.safetensors`` in it.
 
     Raises:
         MissingWeightsError: there is no such file.
-        BadWeightsError: the file cannot be read, or no key has one of the prefixes.
+        BadWeightsError: the file is empty, damaged, no mapping of names to tensors, or would have to be unpickled.
     """
     path = Path(path)
+    if path.is_dir():
+        path = path / FOLDER_FILE
     if not path.is_file():
         raise MissingWeightsError(
-            f"{path}: no such weights file; give the path of a local .safetensors or torch checkpoint"
+            f"{path}: no such weights file; give the path of a local .safetensors or torch checkpoint, or get one "
+            "with `reconx weights fetch`"
         )
+    if path.stat().st_size == 0:
+        raise BadWeightsError(f"{path}: the file is empty; fetch it again")
     try:
-        return _read_safetensors(path, prefixes) if path.suffix == ".safetensors" else _read_torch(path, prefixes)
+        return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     except BadWeightsError:
         raise
     except UnpicklingError as error:
@@ -45,32 +55,96 @@ def read_state(path: str | Path, prefixes: Sequence[str] = ("",)) -> dict[str, T
             f"({str(error).splitlines()[0]})"
         ) from error
     except Exception as error:  # safetensors, zip and torch each have errors of their own
-        raise BadWeightsError(f"{path}: not a readable weights file ({error}); fetch it again") from error
+        raise BadWeightsError(
+            f"{path}: not a readable weights file, cut short or of another format ({error}); fetch it again"
+        ) from error
 
 
-def _prefix_of(keys: Sequence[str], prefixes: Sequence[str], source: str) -> str:
+def read_state(path: str | Path, prefixes: Sequence[str] = ("",)) -> dict[str, Tensor]:
+    """The tensors under the first of ``prefixes`` that the file has, prefix removed.
+
+    Args:
+        path: as for ``read_tensors``.
+        prefixes: tried in this order; the empty one matches every key.
+
+    Raises:
+        MissingWeightsError: there is no such file.
+        BadWeightsError: the file cannot be read, or no key has one of the prefixes.
+    """
+    state = read_tensors(path)
     for prefix in prefixes:
-        if any(key.startswith(prefix) for key in keys):
-            return prefix
-    raise BadWeightsError(f"{source}: no key begins with any of {list(prefixes)}; the first keys are {list(keys)[:5]}")
+        if any(key.startswith(prefix) for key in state):
+            return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    raise BadWeightsError(f"{path}: no key begins with any of {list(prefixes)}; the first keys are {list(state)[:5]}")
 
 
-def _read_safetensors(path: Path, prefixes: Sequence[str]) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt", device="cpu") as file:
-        keys = list(file.keys())
-        prefix = _prefix_of(keys, prefixes, str(path))
-        return {key[len(prefix) :]: file.get_tensor(key) for key in keys if key.startswith(prefix)}
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
 
 
-def _read_torch(path: Path, prefixes: Sequence[str]) -> dict[str, Tensor]:
+def _read_torch(path: Path) -> dict[str, Tensor]:
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if state is None or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BadWeightsError(f"{path}: expected a mapping of names to tensors, alone or under 'state_dict'")
-    prefix = _prefix_of(list(state), prefixes, str(path))
-    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    state, deepspeed = content, False
+    if isinstance(content, Mapping):
+        deepspeed = "state_dict" not in content and isinstance(content.get("module"), Mapping)
+        state = content["module"] if deepspeed else content.get("state_dict", content)
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BadWeightsError(
+            f"{path}: expected a mapping of names to tensors, alone, under 'state_dict' or under 'module'"
+        )
+    if not deepspeed:
+        return dict(state)
+    if foreign := [key for key in state if not key.startswith(DEEPSPEED_PREFIX)]:
+        raise BadWeightsError(
+            f"{path}: names under 'module' begin with '{DEEPSPEED_PREFIX}' in DeepSpeed's form; these do not: "
+            f"{listing(foreign)}"
+        )
+    return {key[len(DEEPSPEED_PREFIX) :]: value for key, value in state.items()}
+
+
+def check_fit(
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    source: str,
+    model: str,
+    absent: AbstractSet[str] = frozenset(),
+    remedy: str = "",
+) -> None:
+    """Compare names and shapes of a file with those of a model, both ways.
+
+    Args:
+        own: the model's tensors.
+        state: the file's, under the model's names.
+        source: file named in the error.
+        model: what the error calls the model.
+        absent: names that the file need not have.
+        remedy: sentence at the end of the error.
+
+    Raises:
+        BadWeightsError: lists missing names, unexpected names and shapes that differ.
+    """
+    kinds = {
+        "missing": sorted(own.keys() - state.keys() - absent),
+        "unexpected": sorted(state.keys() - own.keys()),
+        "of another shape": [
+            f"{key}: file {tuple(state[key].shape)}, model {tuple(own[key].shape)}"
+            for key in sorted(own.keys() & state.keys())
+            if state[key].shape != own[key].shape
+        ],
+    }
+    found = "; ".join(f"{len(keys)} {kind}: {listing(keys)}" for kind, keys in kinds.items() if keys)
+    if found:
+        raise BadWeightsError(f"{source} does not fit {model}; keys {found}{'. ' + remedy if remedy else ''}")
+
+
+def listing(keys: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
+    keys = list(keys)
+    rest = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
+    return ", ".join(keys[:SHOWN_KEYS]) + rest
 
 
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str, assign: bool = False) -> None:
@@ -85,20 +159,7 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str, as
     Raises:
         BadWeightsError: lists missing keys, unexpected keys and shapes that differ.
     """
-    own = module.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [
-        f"{key}: file {tuple(state[key].shape)}, model {tuple(own[key].shape)}"
-        for key in own.keys() & state.keys()
-        if state[key].shape != own[key].shape
-    ]
-    if missing or unexpected or shapes:
-        parts = [
-            f"{len(found)} {what}: {', '.join(sorted(found)[:8])}{' ...' if len(found) > 8 else ''}"
-            for what, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-            if found
-        ]
-        raise BadWeightsError(f"{source}: does not fit {type(module).__name__}; keys " + "; ".join(parts))
+    check_fit(module.state_dict(), state, source, type(module).__name__)
     module.load_state_dict(dict(state), strict=True, assign=assign)
 
 
@@ -111,3 +172,9 @@ class FrozenModule(nn.Module):
 
     def train(self, mode: bool = True) -> FrozenModule:
         return super().train(False)
+
+
+def frozen_towers(network: nn.Module) -> dict[str, frozenset[str]]:
+    """Names of the tensors of each pretrained tower in ``network``, which has a weights file of its own."""
+    towers = [(prefix, module) for prefix, module in network.named_modules() if isinstance(module, FrozenModule)]
+    return {prefix: frozenset(f"{prefix}.{name}" for name in module.state_dict()) for prefix, module in towers}

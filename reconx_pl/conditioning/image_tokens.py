@@ -9,8 +9,9 @@ The condition is dropped by encoding a mid-grey image (0.5 in [0, 1]), not by ze
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,13 @@ from reconx_pl.errors import ConfigurationError, MissingWeightsError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-IMAGE_TOWER_PREFIXES = ("embedder.model.visual.", "model.visual.", "visual.", "")
+IMAGE_TOWER_PREFIXES = (
+    "embedder.model.visual.",
+    "image_tokens.tower.visual.",
+    "model.visual.",
+    "visual.",
+    "",
+)
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,8 @@ class ClipVisionTower(FrozenModule):
 
     Args:
         config: sizes.
-        weights: local file: the official checkpoint (``embedder.model.visual.*``), an open_clip checkpoint
-            (``visual.*``) or the tower alone.
+        weights: local file: the official checkpoint (``embedder.model.visual.*``), a folder of ``reconx weights
+            convert``, an open_clip checkpoint (``visual.*``) or the tower alone.
         random_init: allow a tower without weights; for tests of shapes and for parity kits only.
 
     Raises:
@@ -177,6 +184,14 @@ class ClipImageTokens(nn.Module):
         self.tower = ClipVisionTower(vision, weights, random_init)
         self.resampler = Resampler(resampler)
 
+    def init_args(self) -> dict[str, Any]:
+        """The arguments that build this module again without its weights, for ``config.json``."""
+        return {
+            "vision": asdict(self.tower.config),
+            "resampler": asdict(self.resampler.config),
+            "random_init": True,
+        }
+
     def forward(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in [0, 1], the first condition view -> [B, T, Q, D]."""
         return self.resampler(self.tower(images).to(self.resampler.proj_in.weight.dtype))
@@ -245,6 +260,10 @@ class SmallImageTokens(nn.Module):
                 video_length=config.frames,
             )
         )
+
+    def init_args(self) -> dict[str, Any]:
+        """The arguments that build this module again, for ``config.json``."""
+        return {"config": asdict(self.config)}
 
     def forward(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in [0, 1] -> [B, T, Q, D]."""

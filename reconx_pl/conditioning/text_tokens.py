@@ -7,7 +7,7 @@ then the final norm. ``LearnedTextTokens`` stands in where there are no CLIP wei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from reconx_pl.conditioning.checkpoint import FrozenModule, load_exactly, read_state
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 
-TEXT_TOWER_PREFIXES = ("cond_stage_model.model.", "model.", "")
+TEXT_TOWER_PREFIXES = ("cond_stage_model.model.", "text_tokens.text.", "model.", "")
 # parts of a whole CLIP checkpoint that are not the text tower
 _NOT_TEXT = ("visual.", "logit_scale", "logit_bias", "attn_mask")
 
@@ -67,8 +67,8 @@ class ClipTextTokens(FrozenModule):
 
     Args:
         config: sizes.
-        weights: local file: the official checkpoint (``cond_stage_model.model.*``), an open_clip checkpoint, or the
-            tower alone.
+        weights: local file: the official checkpoint (``cond_stage_model.model.*``), a folder of ``reconx weights
+            convert``, an open_clip checkpoint, or the tower alone.
         random_init: allow a tower without weights; for tests of shapes and for parity kits only.
         layer: "penultimate" (base model) skips the last block, "last" runs all; the final norm follows either way.
 
@@ -113,6 +113,10 @@ class ClipTextTokens(FrozenModule):
             load_exactly(self.text, state, str(weights), assign=True)
         self.freeze()
 
+    def init_args(self) -> dict[str, Any]:
+        """The arguments that build this module again without its weights, for ``config.json``."""
+        return {"config": asdict(self.config), "random_init": True, "layer": self.layer}
+
     @property
     def width(self) -> int:
         return self.config.width
@@ -155,6 +159,10 @@ class LearnedTextTokens(nn.Module):
             raise ConfigurationError(f"tokens and width are positive, got {tokens} and {width}")
         self.caption = nn.Parameter(torch.randn(1, tokens, width))
         self.empty = nn.Parameter(torch.randn(1, tokens, width))
+
+    def init_args(self) -> dict[str, Any]:
+        """The arguments that build this module again, for ``config.json``."""
+        return {"tokens": self.caption.shape[1], "width": self.width}
 
     @property
     def width(self) -> int:

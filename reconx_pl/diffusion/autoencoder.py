@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from reconx_pl.conditioning.checkpoint import FrozenModule, load_exactly, read_s
 from reconx_pl.diffusion.noise import standard_normal
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 
-VAE_PREFIXES = ("first_stage_model.", "")
+VAE_PREFIXES = ("first_stage_model.", "autoencoder.vae.", "")
 
 
 class Autoencoder(Protocol):
@@ -60,6 +60,10 @@ class PixelUnshuffleAutoencoder(nn.Module):
         self.factor, self.gain = factor, gain
         self.latent_channels = 3 * factor**2
 
+    def init_args(self) -> dict[str, Any]:
+        """The arguments that build this module again, for ``config.json``."""
+        return {"factor": self.factor, "gain": self.gain}
+
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """images [B, 3, H, W] in [0, 1] -> [B, 3 factor^2, H / factor, W / factor]; nothing is random."""
         _check_sides(images, self.factor)
@@ -99,8 +103,8 @@ class KLAutoencoder(FrozenModule):
 
     Args:
         config: sizes.
-        weights: local file: the official checkpoint (``first_stage_model.*``), the autoencoder alone under CompVis
-            or diffusers names.
+        weights: local file: the official checkpoint (``first_stage_model.*``), a folder of ``reconx weights convert``,
+            or the autoencoder alone under CompVis or diffusers names.
         random_init: allow an autoencoder without weights; for tests of shapes and for parity kits only.
         chunk: frames that go through at once.
 
@@ -136,6 +140,10 @@ class KLAutoencoder(FrozenModule):
                 state = diffusers_names(state, len(config.block_out_channels))
             load_exactly(self.vae, state, str(weights))
         self.freeze()
+
+    def init_args(self) -> dict[str, Any]:
+        """The arguments that build this module again without its weights, for ``config.json``."""
+        return {"config": asdict(self.config), "random_init": True, "chunk": self.chunk}
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,6 +74,45 @@ class ReconXDiffusion(nn.Module):
         self.schedule = NoiseSchedule(schedule or ScheduleConfig())
         self.dropout = dropout or DropoutConfig()
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        place: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> ReconXDiffusion:
+        """The network of a folder that ``save_pretrained`` or ``reconx weights convert`` wrote, in eval mode.
+
+        Built without memory and filled from the mapped file, strictly. A structure branch that the file lacks starts
+        from its initial values, with a line in the log.
+
+        Args:
+            place: the folder. Only what is not a folder is looked up on the Hugging Face hub, as ``owner/name``.
+            revision: branch, tag or commit on the hub.
+            device: where the network goes.
+            dtype: floating parameters are cast to it; None keeps the file's.
+
+        Raises:
+            MissingWeightsError: no such folder, and not on the hub or no network.
+            BadWeightsError: a configuration that reaches out of this package, or weights that do not fit it.
+        """
+        from reconx_pl.diffusion.weights.pretrained import load_pretrained
+
+        return load_pretrained(place, revision, device, dtype)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write the whole network, frozen towers included: ``model.safetensors``, ``config.json``, a model card.
+
+        Args:
+            folder: is made if need be; the files in it are replaced.
+            dtype: floating tensors are cast to it; None keeps theirs.
+        """
+        from reconx_pl.diffusion.weights.pretrained import save_pretrained
+
+        save_pretrained(self, folder, dtype)
+
     def train(self, mode: bool = True) -> ReconXDiffusion:
         super().train(mode)
         self.autoencoder.eval()  # frozen: no dropout, no statistics
@@ -107,6 +147,13 @@ class ReconXDiffusion(nn.Module):
         if dropped is not None:
             text = drop_tokens(text, self.text_tokens.null(), dropped.text)
             first_frame = drop_images(first_frame, dropped.image)
+        image_tokens = self.image_tokens(first_frame)  # [B, T, Q, D]
+        if image_tokens.ndim == 4 and image_tokens.shape[1] != frames:
+            raise ConfigurationError(
+                f"asked for {frames} frames of a model whose resampler has queries for {image_tokens.shape[1]} (its "
+                f"video_length or frames): paint {image_tokens.shape[1]} frames, or build it for {frames} and load the "
+                "weights into that, which adapts the queries (docs/weights.md)"
+            )
         concat = first_latent.new_zeros(batch, first_latent.shape[1], frames, *first_latent.shape[2:])
         concat[:, :, 0], concat[:, :, -1] = first_latent, last_latent
         structure_tokens = None
@@ -114,7 +161,7 @@ class ReconXDiffusion(nn.Module):
             structure_tokens = self.structure_encoder(points)  # [B, S, D]
         return Conditions(
             text_tokens=text,
-            image_tokens=self.image_tokens(first_frame),
+            image_tokens=image_tokens,
             fps=fps.to(device=device, dtype=torch.float32),
             concat_latents=concat,
             structure_tokens=structure_tokens,

@@ -13,14 +13,14 @@ are not used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from reconx_pl.errors import BadWeightsError, ConfigurationError
+from reconx_pl.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -140,31 +140,6 @@ class NoiseSchedule(nn.Module):
         """a_t / (1 - a_t), [B]. Zero at the last step of a zero-terminal-SNR schedule."""
         a = self.alphas_cumprod[t]
         return a / (1 - a)
-
-    def check_buffers(self, state: Mapping[str, Tensor], source: str, tolerance: float = 1e-6) -> None:
-        """Compare the schedule buffers of an official checkpoint with this configuration.
-
-        A checkpoint of another base model (other betas, other rescale) loads without a word otherwise and samples
-        badly.
-
-        Args:
-            state: official keys (``betas``, ``alphas_cumprod``, ``scale_arr``, ...); absent ones are not compared.
-            source: file named in the error.
-
-        Raises:
-            BadWeightsError: a buffer differs by more than ``tolerance``.
-        """
-        ours: dict[str, Tensor] = dict(self.tables, scale_arr=self.tables["scale"])
-        for name in ("betas", "alphas_cumprod", "scale_arr"):
-            if name not in state or (name == "scale_arr" and self.config.rescale_end is None):
-                continue
-            theirs = state[name].detach().cpu().double()[: self.config.steps]
-            if theirs.shape != ours[name].shape or (error := float((theirs - ours[name]).abs().max())) > tolerance:
-                detail = f"shape {tuple(theirs.shape)}" if theirs.shape != ours[name].shape else f"off by {error:.3g}"
-                raise BadWeightsError(
-                    f"{source}: the noise schedule in the checkpoint is not the configured one ({name}: {detail}); "
-                    f"set ScheduleConfig to the values this checkpoint was trained with (now {self.config})"
-                )
 
 
 def _at(table: Tensor, t: Tensor, like: Tensor) -> Tensor:

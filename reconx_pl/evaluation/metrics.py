@@ -20,7 +20,7 @@ HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False}
 SSIM_WINDOW = 11
 # Two images that are equal to the last bit would have an infinite PSNR and make every mean infinite.
 SMALLEST_ERROR = 1e-10  # 100 dB
-LPIPS_REMEDY = "get them with: reconx weights lpips"
+LPIPS_REMEDY = "get them with: reconx weights fetch lpips"
 
 
 def _check_pair(prediction: Tensor, target: Tensor) -> None:
@@ -128,7 +128,7 @@ class MetricSuite:
                 )
             except (MissingWeightsError, MissingDependencyError) as error:
                 reason = str(error).replace(str(Path.home()), "~")  # it goes into reports that are passed on
-                self.absent["lpips"] = reason if "reconx weights lpips" in reason else f"{reason}; {LPIPS_REMEDY}"
+                self.absent["lpips"] = reason if "reconx weights fetch lpips" in reason else f"{reason}; {LPIPS_REMEDY}"
         self.names = tuple(name for name in METRICS if name in names and name not in self.absent)
 
     def __call__(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:

@@ -145,7 +145,7 @@ def _build(net: Literal["vgg", "alex"], backbone: dict[str, Tensor], path: Path)
         source = "features." + name.split(".", 1)[1]
         if source not in backbone:
             raise BadWeightsError(
-                f"{path}: key {source} is missing; fetch the backbone anew with `reconx weights lpips`"
+                f"{path}: key {source} is missing; fetch the backbone anew with `reconx weights fetch lpips`"
             )
         state[f"net.{name}"] = backbone[source]
     # The package registers every head twice, as an attribute and in a list.

@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 Net = Literal["vgg", "alex"]
 ENVIRONMENT = "RECONX_LPIPS_WEIGHTS"
-COMMAND = "reconx weights lpips"
+COMMAND = "reconx weights fetch lpips"
 FILE_NAMES: dict[str, str] = {
     "vgg": "lpips_vgg16_features.safetensors",
     "alex": "lpips_alexnet_features.safetensors",

@@ -1,9 +1,8 @@
-"""Weights of the network in and out of files, strictly and without unpickling."""
+"""What a training run writes of its network, and who painted. Loading is ``reconx_pl.diffusion.weights``."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,81 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from reconx_pl.conditioning.checkpoint import read_state
-from reconx_pl.conditioning.resampler import adapt_latents
 from reconx_pl.diffusion.painter import DiffusionPainter
-from reconx_pl.diffusion.weights import OFFICIAL_PREFIX, load_official_unet
-from reconx_pl.errors import BadWeightsError
-from reconx_pl.training.stages import GROUPS, frozen_names
-
-log = logging.getLogger(__name__)
-PREFIX = "network."  # of ReconXDiffusion inside ReconXModule
-RESAMPLER, OFFICIAL_RESAMPLER = "image_tokens.resampler.", "image_proj_model."
-QUERIES = 16  # for each frame, in every released model
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a file of weights under the names of ``ReconXDiffusion``.
-
-    The file is a checkpoint of ours (``.ckpt``), exported weights of ours (``.safetensors``), or a checkpoint in the
-    layout of the released DynamiCrafter 512. Of the latter the U-Net and the resampler are taken; autoencoder and CLIP
-    towers read the same file by themselves (their ``weights`` argument).
-
-    Raises:
-        MissingWeightsError: no such file.
-        BadWeightsError: not such a file, a damaged one, or one that would have to be unpickled.
-    """
-    state = read_state(path, (PREFIX, ""))
-    if not any(name.startswith(OFFICIAL_PREFIX) for name in state):
-        return state
-    resampler = {name: tensor for name, tensor in state.items() if name.startswith(OFFICIAL_RESAMPLER)}
-    return {f"unet.{name}": tensor for name, tensor in load_official_unet(state, str(path)).items()} | {
-        name.replace(OFFICIAL_RESAMPLER, RESAMPLER, 1): tensor for name, tensor in resampler.items()
-    }
-
-
-def load_network(network: nn.Module, path: Path) -> None:
-    """Load weights into the network, strict both ways.
-
-    One exception: a file without any structure parameter (a base model that was never trained with one) leaves the
-    structure branch as it was born.
-
-    Raises:
-        MissingWeightsError, BadWeightsError: as ``read_weights``; or keys or shapes that do not fit, which are listed.
-    """
-    state = read_weights(path)
-    own = own_weights(network)
-    towers = frozen_names(network)
-    state = {name: tensor for name, tensor in state.items() if name not in towers}
-    _fit_queries(state, own, path)
-    born = {name for name in own if GROUPS["structure"].search(name)}
-    if born and not born & state.keys():
-        log.info("%s has no structure branch: its %d tensors start from their initial values", path, len(born))
-        state |= {name: own[name] for name in born}
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in sorted(own.keys() & state.keys())
-        if state[name].shape != own[name].shape
-    ]
-    if missing or unexpected or shapes:
-        raise BadWeightsError(f"{path} does not fit the model. {_differences(missing, unexpected, shapes)}")
-    network.load_state_dict(state, strict=False)  # strict already, but for the towers
-    log.info("loaded %d tensors from %s", len(state), path)
-
-
-def _fit_queries(state: dict[str, Tensor], own: Mapping[str, Tensor], path: Path) -> None:
-    """Interpolate the resampler's queries over time where the model has another number of frames than the weights.
-
-    The released model has 16 frames; ours, as the paper's, has 32.
-    """
-    name = f"{RESAMPLER}latents"  # [1, frames * queries, dim]
-    if name not in state or name not in own or state[name].shape == own[name].shape:
-        return
-    theirs, ours = state[name].shape[1], own[name].shape[1]
-    if state[name].shape[2] == own[name].shape[2] and theirs % QUERIES == 0 and ours % QUERIES == 0:
-        log.warning("%s: queries for %d frames, interpolated to %d", path, theirs // QUERIES, ours // QUERIES)
-        state[name] = adapt_latents(state[name], QUERIES, ours // QUERIES, "interpolate")
+from reconx_pl.training.stages import frozen_names
 
 
 def own_weights(network: nn.Module) -> dict[str, Tensor]:
@@ -112,12 +38,3 @@ def save_network(network: nn.Module, path: Path, metadata: Mapping[str, str] | N
         {name: tensor.contiguous() for name, tensor in own_weights(network).items()}, partial, dict(metadata or {})
     )
     partial.replace(path)
-
-
-def _differences(missing: list[str], unexpected: list[str], shapes: list[str], most: int = 8) -> str:
-    parts = []
-    for title, names in (("Missing", missing), ("Unexpected", unexpected), ("Of another shape", shapes)):
-        if names:
-            more = f" and {len(names) - most} more" if len(names) > most else ""
-            parts.append(f"{title} ({len(names)}): {', '.join(names[:most])}{more}.")
-    return " ".join(parts)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
+from reconx_pl.diffusion.weights import Queries, load_network
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.geometry.cameras import relative_to_first
-from reconx_pl.training.checkpoints import load_network
 from reconx_pl.training.stages import Stage, apply_stage
 from reconx_pl.types import ClipBatch
 
@@ -68,7 +68,10 @@ class ReconXModule(L.LightningModule):
         stage: which parameters are trained, and whether the structure condition takes part.
         optimizer: AdamW and its schedule.
         sampling: how clips are painted in validation, test and evaluation.
-        init_from: weights to start from: a checkpoint of an earlier stage (``.ckpt``) or a ``.safetensors`` file.
+        init_from: weights to start from: a checkpoint of an earlier stage (``.ckpt``), a ``.safetensors`` file, a
+            folder that ``reconx weights convert`` wrote, or a released checkpoint of the base model.
+        queries: what becomes of the resampler's queries where ``init_from`` has another number of frames:
+            "interpolate" over time, or "repeat" those of the nearest earlier frame.
         seed: of timesteps, noise and condition dropout; the draw of a step follows from it and the step alone.
     """
 
@@ -79,6 +82,7 @@ class ReconXModule(L.LightningModule):
         optimizer: OptimizerConfig | None = None,
         sampling: SamplingConfig | None = None,
         init_from: Path | None = None,
+        queries: Queries = "interpolate",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -87,6 +91,7 @@ class ReconXModule(L.LightningModule):
         self.optimizer = optimizer or OptimizerConfig()
         self.sampling = sampling or SamplingConfig()
         self.init_from = init_from
+        self.queries: Queries = queries
         self.seed = seed
         self.trained = apply_stage(network, self.stage)
         self._loaded_step = 0
@@ -94,11 +99,11 @@ class ReconXModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         resumes = self.trainer.ckpt_path is not None  # the checkpoint will bring the weights
         if stage == "fit" and self.init_from is not None and not resumes:
-            load_network(self.network, self.init_from)
+            load_network(self.network, self.init_from, self.queries)
         if stage in ("validate", "test", "predict") and not resumes:
             if self.init_from is None:
                 raise MissingWeightsError("there are no weights to work with: give --ckpt_path, or model.init_from")
-            load_network(self.network, self.init_from)
+            load_network(self.network, self.init_from, self.queries)
         if stage == "fit":
             groups = ", ".join(f"{group} {count:,}" for group, count in sorted(self.trained.items()))
             log.info("stage %s trains %s parameters: %s", self.stage.value, f"{sum(self.trained.values()):,}", groups)

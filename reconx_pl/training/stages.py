@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from torch import nn
 
-from reconx_pl.conditioning.checkpoint import FrozenModule
+from reconx_pl.conditioning.checkpoint import frozen_towers
 from reconx_pl.errors import ConfigurationError
 
 
@@ -66,8 +66,7 @@ def group_of(name: str) -> str:
 
 def frozen_names(network: nn.Module) -> frozenset[str]:
     """Names of the tensors of pretrained towers, which have weights files of their own and are never trained."""
-    towers = [(prefix, module) for prefix, module in network.named_modules() if isinstance(module, FrozenModule)]
-    return frozenset(f"{prefix}.{name}" for prefix, module in towers for name in module.state_dict())
+    return frozenset().union(*frozen_towers(network).values())
 
 
 def apply_stage(network: nn.Module, stage: Stage) -> Counter[str]:

@@ -86,7 +86,12 @@ def test_missing_unexpected_and_misshapen_are_listed_and_nothing_is_changed(
     before = unet.state_dict()["out.0.weight"].clone()
     with pytest.raises(BadWeightsError) as error:
         load_unet_weights(unet, state, "model.ckpt")
-    for part in ("model.ckpt", "1 missing: out.2.bias", "1 unexpected: surplus.weight", "out.2.weight (3,), the model"):
+    for part in (
+        "model.ckpt",
+        "1 missing: out.2.bias",
+        "1 unexpected: surplus.weight",
+        "out.2.weight: file (3,), model",
+    ):
         assert part in str(error.value)
     assert torch.equal(unet.state_dict()["out.0.weight"], before)
 

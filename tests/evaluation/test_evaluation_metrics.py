@@ -69,7 +69,7 @@ def test_lpips_without_weights_is_absent_with_the_remedy(
     monkeypatch.setattr(perceptual, "LpipsDistance", missing)
     suite = MetricSuite()
     assert suite.names == ("psnr", "ssim")
-    assert "no VGG backbone" in suite.absent["lpips"] and "reconx weights lpips" in suite.absent["lpips"]
+    assert "no VGG backbone" in suite.absent["lpips"] and "reconx weights fetch lpips" in suite.absent["lpips"]
     assert set(suite(*pair)) == {"psnr", "ssim"}
 
 

@@ -130,13 +130,13 @@ def test_without_weights_the_loss_stops_and_the_metric_is_absent(
     ):
         with pytest.raises(MissingWeightsError) as caught:
             start()
-        assert "`reconx weights lpips`" in str(caught.value)
+        assert "`reconx weights fetch lpips`" in str(caught.value)
         assert "`--evaluation.fit.loss.lpips 0`" in str(caught.value)
     assert not (tmp_path / "with").exists()
     without = replace(config, fit=replace(config.fit, loss=LossWeights(lpips=0.0)))
     summary = evaluate_scenes(clips[:1], CrossFade(), without, tmp_path / "without", model=MODEL)
     assert summary["complete"] and summary["mean"]["reconx"].keys() == {"psnr"}
-    assert "nowhere" in summary["absent"]["lpips"] and "reconx weights lpips" in summary["absent"]["lpips"]
+    assert "nowhere" in summary["absent"]["lpips"] and "reconx weights fetch lpips" in summary["absent"]["lpips"]
 
 
 def test_every_result_says_where_its_geometry_comes_from(clips: list[Clip], tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_absent_lpips_is_in_every_result(clips: list[Clip], tmp_path: Path, monk
     config = replace(CONFIG, two_views=False, metrics=("psnr", "lpips"))
     suite = MetricSuite(config.metrics)
     summary = evaluate_scenes(clips[:1], CrossFade(), config, tmp_path, model=MODEL, suite=suite)
-    assert summary["complete"] and "reconx weights lpips" in summary["absent"]["lpips"]
+    assert summary["complete"] and "reconx weights fetch lpips" in summary["absent"]["lpips"]
     assert summary["mean"]["reconx"].keys() == {"psnr"}
     assert "lpips" in json.loads((scene_folder(tmp_path, clips[0].key) / "result.json").read_text())["absent"]
 

@@ -60,7 +60,7 @@ def results(tmp_path: Path) -> dict[str, Any]:
         "mean": SCORES,
         "mean_held_out": {},
         "metrics": ["psnr", "ssim", "lpips"],
-        "absent": {"lpips": "no backbone (vgg); get it with `reconx weights lpips`"},
+        "absent": {"lpips": "no backbone (vgg); get it with `reconx weights fetch lpips`"},
         "pose_policy": "dataset",
         "geometry": {FROM_DEPTH: 2, FROM_POINTS: 1},
         "config": config.as_dict(),
@@ -120,7 +120,7 @@ def test_report_says_everything(tmp_path: Path, results: dict[str, Any]) -> None
     for text in ("room &lt;1&gt;", "re10k/0bf152ef84195293", "plain", "bad &amp; broken", "no point cloud", "not yet"):
         assert text in page
     assert "<title>Three scenes</title>" in page and "not complete" in page
-    assert "LPIPS is not reported" in page and "<code>reconx weights lpips</code>" in page
+    assert "LPIPS is not reported" in page and "<code>reconx weights fetch lpips</code>" in page
     assert "24.13" in page and "0.812" in page
     assert results["config_hash"] in page and "fit.steps" in page
     assert "28.31" not in page  # published numbers are of other scenes

@@ -10,8 +10,9 @@ from golden_kits import golden_kits
 from safetensors.torch import load_file
 
 from reconx_pl.diffusion.sampler import ddim_timesteps
-from reconx_pl.diffusion.schedule import NoiseSchedule
-from reconx_pl.errors import BadWeightsError
+from reconx_pl.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from reconx_pl.diffusion.weights.released import SCHEDULE_BUFFERS
+from reconx_pl.diffusion.weights.schedule_buffers import official_buffers
 
 KITS = golden_kits("schedule*.json")
 pytestmark = pytest.mark.skipif(not KITS, reason="needs the golden kit schedule.json")
@@ -39,12 +40,12 @@ def test_dynamic_rescale(kit: dict[str, torch.Tensor]) -> None:
     torch.testing.assert_close(NoiseSchedule().scale, kit["buffer.scale_arr"][:1000], atol=6e-8, rtol=0)
 
 
-def test_checkpoint_buffers_are_recognised(kit: dict[str, torch.Tensor]) -> None:
+def test_checkpoint_buffers_are_recomputed(kit: dict[str, torch.Tensor]) -> None:
     state = {name.removeprefix("buffer."): value for name, value in kit.items() if name.startswith("buffer.")}
-    schedule = NoiseSchedule()
-    schedule.check_buffers(state, "kit")
-    with pytest.raises(BadWeightsError, match=r"other\.ckpt.*scale_arr"):
-        schedule.check_buffers({**state, "scale_arr": state["scale_arr"] * 0.5}, "other.ckpt")
+    ours = official_buffers(ScheduleConfig())
+    assert ours.keys() == state.keys() == SCHEDULE_BUFFERS
+    for name, expected in ours.items():
+        torch.testing.assert_close(state[name][:1000].double(), expected, atol=6e-8, rtol=1e-6, msg=name)
 
 
 def test_step_tables(kit: dict[str, torch.Tensor]) -> None:

@@ -48,7 +48,7 @@ def _random_weights(net: str) -> dict[str, torch.Tensor]:
 
 
 def test_order_of_the_search(empty_caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MissingWeightsError, match="reconx weights lpips"):
+    with pytest.raises(MissingWeightsError, match="reconx weights fetch lpips"):
         find_backbone("alex")
     places = [
         empty_caches / "torch" / "hub" / "checkpoints" / HUB_NAMES["alex"],
@@ -69,11 +69,11 @@ def test_order_of_the_search(empty_caches: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_no_weights_no_number(empty_caches: Path) -> None:
-    with pytest.raises(MissingWeightsError, match="reconx weights lpips"):
+    with pytest.raises(MissingWeightsError, match="reconx weights fetch lpips"):
         LpipsDistance("vgg")
     cameras, scene = ring_cameras(2, 32), random_gaussians(10)
     cloud = PointCloud(scene.means, torch.zeros(10, 3), torch.ones(10))
-    with pytest.raises(MissingWeightsError, match="reconx weights lpips"):
+    with pytest.raises(MissingWeightsError, match="reconx weights fetch lpips"):
         fit(torch.zeros(2, 3, 32, 32), cameras, None, cloud, FitConfig(steps=1))
 
 

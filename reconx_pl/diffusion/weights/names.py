@@ -1,4 +1,4 @@
-"""The official DynamiCrafter checkpoint layout and ours, in both directions.
+"""Names of the official U-Net and ours, in both directions.
 
 Names differ in two ways only: the prefix ``model.diffusion_model.``, and the official spelling ``temopral_conv``. The
 image gate ``attn2.alpha`` of the 256 model is a scalar there and has shape [1] here.
@@ -7,15 +7,18 @@ image gate ``attn2.alpha`` of the 256 model is a scalar there and has shape [1] 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from reconx_pl.diffusion.unet import UNet
+from reconx_pl.conditioning.checkpoint import check_fit, listing
 from reconx_pl.errors import BadWeightsError
 
+if TYPE_CHECKING:
+    from reconx_pl.diffusion.unet import UNet
+
 OFFICIAL_PREFIX = "model.diffusion_model."
-SHOWN_KEYS = 20  # an error lists this many keys of a kind, then counts
 
 #: Matches every parameter of the structure branch and no other; the rest is the official model.
 STRUCTURE_PARAMETERS = re.compile(
@@ -47,7 +50,7 @@ def load_official_unet(state: Mapping[str, Tensor], source: str = "the checkpoin
     if not found:
         raise BadWeightsError(
             f"{source} has no key under '{OFFICIAL_PREFIX}' among its {len(state)}"
-            f"{' (' + _listing(state) + ')' if state else ''}; pass the 'state_dict' of a DynamiCrafter checkpoint"
+            f"{' (' + listing(state) + ')' if state else ''}; pass the 'state_dict' of a DynamiCrafter checkpoint"
         )
     return {
         from_official_name(key): value.reshape(1) if key.endswith(".attn2.alpha") else value
@@ -87,33 +90,12 @@ def load_unet_weights(
         BadWeightsError: missing, unexpected or misshapen tensors; the message lists them. The model is unchanged then.
     """
     own = unet.state_dict()
-    missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
     structure = {key for key in own if STRUCTURE_PARAMETERS.search(key)}
-    if allow_missing_structure and structure <= missing:
-        if assign and any(own[key].is_meta for key in structure):
-            raise BadWeightsError(
-                f"{source} has no structure branch and the model's own is on the meta device; "
-                "build the model on a real device, or with structure_guidance=False"
-            )
-        missing -= structure
-    misshapen = [
-        f"{key} {tuple(state[key].shape)}, the model has {tuple(own[key].shape)}"
-        for key in sorted(own.keys() & state.keys())
-        if state[key].shape != own[key].shape
-    ]
-    complaints = [
-        f"{len(keys)} {kind}: {_listing(keys)}"
-        for kind, keys in (("missing", sorted(missing)), ("unexpected", sorted(unexpected)), ("misshapen", misshapen))
-        if keys
-    ]
-    if complaints:
+    absent = structure if allow_missing_structure and not structure & state.keys() else set()
+    if absent and assign and any(own[key].is_meta for key in absent):
         raise BadWeightsError(
-            f"{source} does not fit the U-Net: {'; '.join(complaints)}. Check the UNetConfig against the checkpoint"
+            f"{source} has no structure branch and the model's own is on the meta device; "
+            "build the model on a real device, or with structure_guidance=False"
         )
+    check_fit(own, state, source, "the U-Net", absent, "Check the UNetConfig against the checkpoint")
     unet.load_state_dict(dict(state), strict=False, assign=assign)
-
-
-def _listing(keys: Iterable[str]) -> str:
-    keys = list(keys)
-    rest = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
-    return ", ".join(keys[:SHOWN_KEYS]) + rest

@@ -1,0 +1,157 @@
+"""Loads a whole ``ReconXDiffusion``, strictly, from any file of weights that this package knows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from reconx_pl.conditioning.checkpoint import check_fit, frozen_towers, read_tensors
+from reconx_pl.conditioning.resampler import adapt_latents
+from reconx_pl.conditioning.structure import StructureEncoder
+from reconx_pl.diffusion.weights.names import STRUCTURE_PARAMETERS
+from reconx_pl.diffusion.weights.released import ReleasedState, is_released, split_released
+from reconx_pl.diffusion.weights.schedule_buffers import check_schedule
+from reconx_pl.errors import BadWeightsError
+
+if TYPE_CHECKING:
+    from reconx_pl.diffusion.model import ReconXDiffusion
+
+log = logging.getLogger(__name__)
+Queries = Literal["interpolate", "repeat"]
+PREFIX = "network."  # of ReconXDiffusion in a checkpoint of Lightning
+LATENTS = "image_tokens.resampler.latents"  # [1, frames * queries, dim]
+
+
+def read_network(path: str | Path) -> ReleasedState:
+    """Tensors of a file of weights under the names of ``ReconXDiffusion``.
+
+    Args:
+        path: a checkpoint of ours (``.ckpt``), weights of ours (``.safetensors``, or the folder that ``reconx weights
+            convert`` wrote), or a released checkpoint, also in DeepSpeed's form.
+
+    Raises:
+        MissingWeightsError: no such file.
+        BadWeightsError: as ``read_tensors`` and ``split_released``.
+    """
+    state = read_tensors(path)
+    if is_released(state):
+        return split_released(state, str(path))
+    if any(name.startswith(PREFIX) for name in state):
+        state = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
+    return ReleasedState(state, {}, {})
+
+
+def is_structure(name: str) -> bool:
+    """Whether a tensor of ``ReconXDiffusion`` belongs to the structure branch, which no base model has."""
+    return name.startswith("structure_encoder.") or bool(STRUCTURE_PARAMETERS.search(name))
+
+
+def fitting_state(
+    network: ReconXDiffusion,
+    file: ReleasedState,
+    source: str,
+    queries: Queries = "interpolate",
+    *,
+    towers: bool = False,
+) -> dict[str, Tensor]:
+    """The tensors of a file that fit ``network``, after a comparison both ways.
+
+    Two things may be absent: the whole structure branch, and, unless ``towers``, a whole frozen tower, which has a
+    file of its own. Nothing may be left over but what ``released`` names as unused; the stored schedule is compared.
+
+    Args:
+        network: on any device, meta included.
+        file: as ``read_network`` returns it.
+        source: file named in messages.
+        queries: how queries of another number of frames are adapted, see ``adapt_latents``.
+        towers: take the frozen towers as well; otherwise they are compared and left out.
+
+    Raises:
+        BadWeightsError: lists what is missing, unexpected or of another shape.
+    """
+    own, state = network.state_dict(), dict(file.tensors)
+    gates = [name for name in state if name.endswith(".attn2.alpha")]
+    if gates and not any(name in own for name in gates):
+        raise BadWeightsError(
+            f"{source}: {len(gates)} unexpected gates of image attention ({gates[0]}, ...): a DynamiCrafter 256 model, "
+            "and the U-Net is configured without image_gate; use a 512 or 1024 checkpoint"
+        )
+    if file.unused or file.schedule:
+        check_schedule(network.schedule.config, file.schedule, source)
+    _fit_queries(network, state, own, source, queries)
+    absent = {name for name in own if is_structure(name)}
+    if absent & state.keys():
+        absent = set()
+    tower_names = frozen_towers(network)
+    if not towers:
+        absent.update(*(names for names in tower_names.values() if not names & state.keys()))
+    check_fit(own, state, source, "the model", absent, "Check the configuration against the checkpoint")
+    left_out = frozenset() if towers else frozenset().union(*tower_names.values())
+    return {name: tensor for name, tensor in state.items() if name not in left_out}
+
+
+def load_network(
+    network: ReconXDiffusion,
+    path: str | Path,
+    queries: Queries = "interpolate",
+    *,
+    towers: bool = False,
+    assign: bool = False,
+) -> None:
+    """Load weights into the network, strict both ways; see ``fitting_state``.
+
+    A structure branch that the file lacks is left as it was born; where it is on the meta device it is born now.
+
+    Args:
+        network: ``ReconXDiffusion``.
+        path: as for ``read_network``.
+        queries: as for ``fitting_state``.
+        towers: load the frozen towers as well.
+        assign: take the tensors of the file, mapped, instead of copying; for a network on the meta device.
+
+    Raises:
+        MissingWeightsError: no such file.
+        BadWeightsError: as ``read_network`` and ``fitting_state``.
+    """
+    state = fitting_state(network, read_network(path), str(path), queries, towers=towers)
+    born = [name for name in network.state_dict() if is_structure(name) and name not in state]
+    if born:
+        log.info("%s has no structure branch: its %d tensors start from their initial values", path, len(born))
+        if any(network.get_parameter(name).is_meta for name in born):
+            _bear_structure(network, next(iter(state.values())).dtype)
+    network.load_state_dict(state, strict=False, assign=assign)  # strict already
+    log.info("loaded %d tensors from %s", len(state), path)
+
+
+def _fit_queries(
+    network: ReconXDiffusion, state: dict[str, Tensor], own: Mapping[str, Tensor], source: str, mode: Queries
+) -> None:
+    """Adapt the resampler's queries where the model has another number of frames than the weights.
+
+    The released models have queries for 16 frames; ours, as the paper's, for 32.
+    """
+    if LATENTS not in state or LATENTS not in own or state[LATENTS].shape == own[LATENTS].shape:
+        return
+    each = network.image_tokens.resampler.config.num_queries
+    theirs, ours = state[LATENTS], own[LATENTS].shape[1]
+    if theirs.ndim == 3 and theirs.shape[2] == own[LATENTS].shape[2] and not theirs.shape[1] % each:
+        log.warning("%s: queries for %d frames, %s for %d", source, theirs.shape[1] // each, mode, ours // each)
+        state[LATENTS] = adapt_latents(theirs, each, ours // each, mode)
+
+
+def _bear_structure(network: ReconXDiffusion, dtype: torch.dtype) -> None:
+    """Give a structure branch on the meta device the values that it is built with on a real one."""
+    assert network.structure_encoder is not None
+    network.structure_encoder = StructureEncoder(network.structure_encoder.config).to(dtype)
+    for module in network.unet.modules():
+        if isinstance(getattr(module, "structure_gate", None), nn.Parameter):
+            for name in ("to_k_structure", "to_v_structure"):
+                meta = module.get_submodule(name)
+                assert isinstance(meta, nn.Linear)
+                setattr(module, name, nn.Linear(meta.in_features, meta.out_features, bias=False, dtype=dtype))
+            module.structure_gate = nn.Parameter(torch.zeros(1, dtype=dtype))

@@ -1,0 +1,98 @@
+"""The released base models: where they are, and the settings they were trained with."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from reconx_pl.conditioning.structure import StructureEncoderConfig
+from reconx_pl.diffusion.config import UNetConfig
+from reconx_pl.diffusion.schedule import ScheduleConfig
+from reconx_pl.errors import ConfigurationError
+
+ReleaseName = Literal["dynamicrafter-512", "dynamicrafter-512-interp", "dynamicrafter-1024", "viewcrafter-25"]
+
+
+@dataclass(frozen=True)
+class Release:
+    """A released checkpoint of 2,520 tensors, 10.4 GB.
+
+    Args:
+        title: what people call it.
+        repository: on the Hugging Face hub.
+        saved_as: file name here; in the repository it is ``file``.
+        height: rows of the frames it was trained on, pixels.
+        width: columns, pixels.
+        rescale_end: where the dynamic rescale of the clean latent ends.
+        default_fps: frames a second where none are given.
+        licence: the licence tag of its page on the hub; None where the page had no tag.
+        file: in the repository.
+    """
+
+    title: str
+    repository: str
+    saved_as: str
+    height: int
+    width: int
+    rescale_end: float
+    default_fps: float
+    licence: str | None = None
+    file: str = "model.ckpt"
+
+
+RELEASES: dict[str, Release] = {
+    "dynamicrafter-512": Release(
+        "DynamiCrafter 512", "Doubiiu/DynamiCrafter_512", "dynamicrafter_512.ckpt", 320, 512, 0.7, 24.0
+    ),
+    "dynamicrafter-512-interp": Release(
+        "DynamiCrafter 512 for interpolation", "Doubiiu/DynamiCrafter_512_Interp", "dynamicrafter_512_interp.ckpt",
+        320, 512, 0.7, 24.0,
+    ),
+    "dynamicrafter-1024": Release(
+        "DynamiCrafter 1024", "Doubiiu/DynamiCrafter_1024", "dynamicrafter_1024.ckpt", 576, 1024, 0.3, 10.0
+    ),
+    "viewcrafter-25": Release(
+        "ViewCrafter 25", "Drexubery/ViewCrafter_25", "viewcrafter_25.ckpt", 576, 1024, 0.3, 10.0, "apache-2.0"
+    ),
+}  # fmt: skip
+
+
+def release_of(name: str) -> Release:
+    """The release of that name.
+
+    Raises:
+        ConfigurationError: there is none; lists the names.
+    """
+    if name not in RELEASES:
+        raise ConfigurationError(f"no release is called {name!r}; there are {', '.join(RELEASES)}")
+    return RELEASES[name]
+
+
+def release_config(name: str, frames: int) -> dict[str, Any]:
+    """``class_path`` and ``init_args`` of the full-size network that a release's weights fit, with structure guidance.
+
+    Args:
+        name: of the release.
+        frames: with queries of their own in the resampler.
+    """
+    release = release_of(name)
+    return {
+        "class_path": "reconx_pl.diffusion.model.ReconXDiffusion",
+        "init_args": {
+            "unet": asdict(UNetConfig.dynamicrafter_512(default_fps=release.default_fps)),
+            "autoencoder": {
+                "class_path": "reconx_pl.diffusion.autoencoder.KLAutoencoder",
+                "init_args": {"random_init": True},
+            },
+            "image_tokens": {
+                "class_path": "reconx_pl.conditioning.image_tokens.ClipImageTokens",
+                "init_args": {"random_init": True, "resampler": {"video_length": frames}},
+            },
+            "text_tokens": {
+                "class_path": "reconx_pl.conditioning.text_tokens.ClipTextTokens",
+                "init_args": {"random_init": True},
+            },
+            "structure": asdict(StructureEncoderConfig()),
+            "schedule": asdict(ScheduleConfig(rescale_end=release.rescale_end)),
+        },
+    }

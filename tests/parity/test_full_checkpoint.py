@@ -1,0 +1,143 @@
+"""The complete layout of the released 512 checkpoint: every key has its place, at full size."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from released_checkpoints import schedule_buffers
+from torch import Tensor
+
+from reconx_pl.diffusion.model import ReconXDiffusion
+from reconx_pl.diffusion.schedule import ScheduleConfig
+from reconx_pl.diffusion.weights.building import build_network
+from reconx_pl.diffusion.weights.load import fitting_state, is_structure, load_network, read_network
+from reconx_pl.diffusion.weights.pretrained import convert
+from reconx_pl.diffusion.weights.released import SCHEDULE_BUFFERS, UNUSED, split_released
+from reconx_pl.diffusion.weights.releases import release_config
+
+RELEASE = "dynamicrafter-512-interp"
+GB = 1e9
+
+
+@pytest.fixture(scope="module")
+def layout(golden_dir: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of each of the 2,520 tensors, by official name."""
+    keys = json.loads((golden_dir / "unet_512_interp_keys.json").read_text(encoding="utf-8"))
+    return {name: tuple(shape) for name, (shape, _) in keys.items()}
+
+
+def network(frames: int) -> ReconXDiffusion:
+    """The full-size network with structure guidance, on the meta device."""
+    return build_network(release_config(RELEASE, frames), RELEASE)
+
+
+@pytest.mark.parametrize("frames", [16, 32])
+def test_every_key_of_the_layout_has_its_place(frames: int, layout: dict[str, tuple[int, ...]]) -> None:
+    state = {name: torch.empty(shape, device="meta") for name, shape in layout.items()}
+    state |= schedule_buffers(ScheduleConfig())
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == layout
+    split = split_released(state, "layout")
+    assert split.schedule.keys() == SCHEDULE_BUFFERS and split.unused.keys() == UNUSED
+    assert len(split.tensors) + len(SCHEDULE_BUFFERS) + len(UNUSED) == len(layout) == 2520
+    target = network(frames)
+    fitted = fitting_state(target, split, "layout", towers=True)
+    own = {name: tensor.shape for name, tensor in target.state_dict().items() if not is_structure(name)}
+    assert {name: tensor.shape for name, tensor in fitted.items()} == own and len(own) == 2500
+    assert fitted["image_tokens.resampler.latents"].shape == (1, 16 * frames, 1024)
+    unused = sum(math.prod(layout[name]) for name in (UNUSED | SCHEDULE_BUFFERS))
+    assert sum(tensor.numel() for tensor in split.tensors.values()) + unused == 2_609_142_405
+
+
+# --- at full size: 10.4 GB written, loaded, converted; python -m pytest -m slow
+
+
+def write_random(layout: dict[str, tuple[int, ...]], path: Path) -> None:
+    """A torch file of all tensors: laid out without data first, then filled in place through a shared mapping."""
+    state = {name: torch.empty(shape) for name, shape in layout.items()}  # memory that is never touched
+    with torch.serialization.skip_data():
+        torch.save({"state_dict": state, "global_step": 1}, path)
+    del state
+    with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
+        mapped = torch.load(path, mmap=True, weights_only=True)["state_dict"]
+    schedule = schedule_buffers(ScheduleConfig())
+    pool = torch.randn(2**22, generator=torch.Generator().manual_seed(0)) * 0.02
+    for index, (name, tensor) in enumerate(mapped.items()):
+        flat = tensor.view(-1)
+        if name in schedule:
+            flat.copy_(schedule[name])
+            continue
+        for part in flat.split(2**21):
+            start = (index * 7919) % 2**21  # neighbours differ
+            part.copy_(pool[start : start + part.numel()])
+
+
+def own_memory() -> float:
+    """Bytes of this process that no file backs."""
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"RssAnon:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+@torch.no_grad()
+def one_step(model: ReconXDiffusion) -> Tensor:
+    """One forward pass of everything but the decoder: 4 of the 32 frames, 8 x 8 latents, a small cloud of 2,048."""
+    generator = torch.Generator().manual_seed(1)
+    view = torch.rand(1, 3, 64, 64, generator=generator)
+    latent = model.encode(view[:, None])[:, :, 0]  # [1, 4, 8, 8]
+    points = torch.rand(1, 2048, 3, generator=generator) + 1
+    full = model.conditions(view, latent, latent, torch.tensor([5.0]), 32, points, ["a room"])
+    x = torch.randn(1, 4, 4, 8, 8, generator=generator)
+    return model.unet(
+        torch.cat([x, full.concat_latents[:, :, :4]], dim=1),
+        torch.tensor([500]),
+        text_tokens=full.text_tokens,
+        image_tokens=full.image_tokens[:, :4],
+        fps=full.fps,
+        structure_tokens=full.structure_tokens,
+    )
+
+
+@pytest.fixture
+def roomy(tmp_path: Path) -> Iterator[Path]:
+    """A folder with 25 GB to spare, emptied whatever happens."""
+    if shutil.disk_usage(tmp_path).free < 25 * GB:
+        pytest.skip("needs 25 GB of disk under the temporary folder")
+    yield tmp_path
+    shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_a_full_size_checkpoint_is_loaded_converted_and_loaded_again(
+    layout: dict[str, tuple[int, ...]], roomy: Path
+) -> None:
+    path, out = roomy / "model.ckpt", roomy / "net"
+    write_random(layout, path)
+    assert path.stat().st_size > 10.4 * GB
+    before = own_memory()
+    first = network(32)
+    load_network(first, path, towers=True, assign=True)
+    assert not any(tensor.is_meta for tensor in first.state_dict().values())
+    assert own_memory() - before < 2 * GB  # the file is mapped, only the structure branch is new
+    expected = one_step(first.eval())
+    assert expected.shape == (1, 4, 4, 8, 8) and expected.isfinite().all() and expected.std() > 0
+    del first
+    before = own_memory()
+    convert(path, out, RELEASE)
+    assert own_memory() - before < 2 * GB
+    second = ReconXDiffusion.from_pretrained(out)
+    assert own_memory() - before < 2 * GB
+    stored, source = second.state_dict(), fitting_state(second, read_network(path), str(path), towers=True)
+    assert all(torch.equal(stored[name], tensor) for name, tensor in source.items())
+    del source
+    path.unlink()
+    # the structure branch is closed: its random values do not count
+    torch.testing.assert_close(one_step(second), expected, rtol=1e-5, atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,23 @@ from reconx_pl.diffusion.unet import UNet
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.geometry.cameras import relative_to_first
 from reconx_pl.types import ClipBatch
+
+
+@dataclass(frozen=True)
+class RecordedDraws:
+    """Random numbers of a training step that are given instead of drawn; None draws.
+
+    Args:
+        dropped: which samples lose which condition.
+        posterior: [B T, C, h, w] standard normal noise of the latents' posterior, clip by clip.
+        t: [B] int64 diffusion steps.
+        noise: [B, C, T, h, w] standard normal diffusion noise.
+    """
+
+    dropped: Dropped | None = None
+    posterior: Tensor | None = None
+    t: Tensor | None = None
+    noise: Tensor | None = None
 
 
 class ReconXDiffusion(nn.Module):
@@ -77,10 +95,11 @@ class ReconXDiffusion(nn.Module):
         self.autoencoder.eval()  # frozen: no dropout, no statistics
         return self
 
-    def encode(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Frames [B, T, 3, H, W] in [0, 1] to latents [B, C, T, h, w]."""
+    def encode(self, frames: Tensor, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
+        """Frames [B, T, 3, H, W] in [0, 1] to latents [B, C, T, h, w]; ``noise`` [B T, C, h, w] stands in for drawn."""
+        given = {} if noise is None else {"noise": noise}  # an autoencoder without a posterior knows no noise
         with torch.no_grad():
-            latents = self.autoencoder.encode(frames.flatten(0, 1), generator=generator)  # [B T, C, h, w]
+            latents = self.autoencoder.encode(frames.flatten(0, 1), generator=generator, **given)  # [B T, C, h, w]
         return latents.unflatten(0, frames.shape[:2]).transpose(1, 2).contiguous()
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -147,19 +166,32 @@ class ReconXDiffusion(nn.Module):
         )
 
     def loss(
-        self, batch: ClipBatch, generator: torch.Generator, *, structure: bool = True, drop: bool = True
+        self,
+        batch: ClipBatch,
+        generator: torch.Generator | None,
+        *,
+        structure: bool = True,
+        drop: bool = True,
+        recorded: RecordedDraws | None = None,
     ) -> DiffusionLoss:
         """The diffusion objective on a batch of clips (PAPER: section 6).
 
         Args:
             batch: clips on the model's device; frames may still be uint8.
-            generator: draws condition drops, posterior noise, timesteps and noise, in this order.
+            generator: draws condition drops, posterior noise, timesteps and noise, in this order; None where all of
+                them are recorded.
             structure: False trains without the structure condition (stage 1).
             drop: False keeps every condition (validation).
+            recorded: numbers that are given instead of drawn.
         """
+        recorded = recorded or RecordedDraws()
         frames = batch["frames"].float() / 255.0  # [B, T, 3, H, W]
-        dropped = draw_dropout(frames.shape[0], generator, self.dropout, frames.device) if drop else None
-        latents = self.encode(frames, generator)  # [B, C, T, h, w]
+        dropped = recorded.dropped
+        if dropped is None and drop:
+            if generator is None:
+                raise ConfigurationError("condition drops need a torch.Generator, or recorded ones")
+            dropped = draw_dropout(frames.shape[0], generator, self.dropout, frames.device)
+        latents = self.encode(frames, generator, recorded.posterior)  # [B, C, T, h, w]
         points = None
         if structure and self.structure_encoder is not None:
             points = relative_to_first(batch["points"], batch["world_to_camera"][:, 0])  # [B, N, 3]
@@ -173,4 +205,11 @@ class ReconXDiffusion(nn.Module):
             batch["caption"],
             dropped,
         )
-        return diffusion_loss(lambda x, t: self(x, t, conditions), self.schedule, latents, generator)
+        return diffusion_loss(
+            lambda x, t: self(x, t, conditions),
+            self.schedule,
+            latents,
+            generator,
+            t=recorded.t,
+            noise=recorded.noise,
+        )

@@ -100,14 +100,3 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str, as
         ]
         raise BadWeightsError(f"{source}: does not fit {type(module).__name__}; keys " + "; ".join(parts))
     module.load_state_dict(dict(state), strict=True, assign=assign)
-
-
-class FrozenModule(nn.Module):
-    """A pretrained part that is never trained: always in evaluation mode, no parameter asks for a gradient."""
-
-    def freeze(self) -> None:
-        self.requires_grad_(False)
-        super().train(False)
-
-    def train(self, mode: bool = True) -> FrozenModule:
-        return super().train(False)

@@ -46,7 +46,7 @@ class FrozenModule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._outputs: OrderedDict[Hashable, Tensor] = OrderedDict()
-        self._fingerprints: dict[Hashable, str] = {}
+        self._fingerprints: dict[str, str] = {}
         self.register_load_state_dict_post_hook(_forget_all)
 
     def freeze(self) -> None:
@@ -61,9 +61,12 @@ class FrozenModule(nn.Module):
         return getattr(self, "config", None)
 
     def fingerprint(self) -> str:
-        """:func:`fingerprint` of the weights and settings; computed once, the same on every device."""
+        """:func:`fingerprint` of the weights and settings, computed once; the same on every device.
+
+        It is the identity of the weights as they were loaded: a later change of their number type keeps it.
+        """
         settings = self.settings()
-        key = (repr(settings), frozenset(parameter.dtype for parameter in self.parameters()))
+        key = repr(settings)
         if key not in self._fingerprints:
             self._fingerprints[key] = fingerprint(self, settings)
         return self._fingerprints[key]

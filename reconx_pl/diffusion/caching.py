@@ -28,14 +28,12 @@ def cached_inputs(autoencoder: nn.Module, image_tokens: nn.Module) -> CachedInpu
     Raises:
         ConfigurationError: neither has a frozen tower.
     """
-    return CachedInputs(
-        moments=cache_name("moments", autoencoder.fingerprint())
-        if isinstance(autoencoder, PosteriorAutoencoder)
-        else None,
-        clip=cache_name("clip", image_tokens.tower.fingerprint())
-        if isinstance(image_tokens, ClipImageTokens)
-        else None,
-    )
+    moments = clip = None
+    if isinstance(autoencoder, PosteriorAutoencoder):
+        moments = cache_name("moments", autoencoder.fingerprint())
+    if isinstance(image_tokens, ClipImageTokens):
+        clip = cache_name("clip", image_tokens.tower.fingerprint())
+    return CachedInputs(moments, clip)
 
 
 class MomentsAnnotator:
@@ -117,7 +115,7 @@ def frozen_parts(config: Path) -> tuple[nn.Module, nn.Module]:
         ) from error
     parser = ArgumentParser(exit_on_error=False)
     for part in parts:
-        parser.add_subclass_arguments(nn.Module, part, required=True)
+        parser.add_argument(f"--{part}", type=nn.Module, required=True)
     try:
         parsed = parser.parse_object(described)
     except ArgumentError as error:

@@ -53,7 +53,7 @@ class ReconXDiffusion(nn.Module):
         schedule: noise schedule and prediction target.
         dropout: shares of conditions dropped in training.
         caption: stands in where a clip has no caption. The paper says nothing of captions; "" tells the text tower
-            nothing, a sentence such as "a walk through a static scene" is what the base model's relatives use.
+            nothing; one sentence for all clips, as ViewCrafter has it, is the alternative.
         captions: "clip" reads the clips' own captions, "fixed" gives every clip ``caption``.
 
     Raises:

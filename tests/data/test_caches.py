@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from shard_clips import FRAMES, HEIGHT, POINTS, WIDTH, edit_members, pack_numbers, small_clip
+from shard_clips import FRAMES, HEIGHT, POINTS, WIDTH, edit_members, pack, pack_numbers, small_clip
 
 from reconx_pl.data.annotating import annotate_shards
 from reconx_pl.data.caches import CachedInputs, cache_name
 from reconx_pl.data.manifest import Manifest
+from reconx_pl.data.reader import read_shard, training_members
+from reconx_pl.data.schema import FRAMES as FRAMES_MEMBER
 from reconx_pl.data.schema import encode_cache
 from reconx_pl.data.stream import ClipPass, ClipStream, read_clips
 from reconx_pl.errors import BadDataError, ConfigurationError
@@ -89,6 +91,14 @@ def test_the_order_of_the_clips_does_not_change(folders: tuple[Path, Path], make
         assert keys(folders[0], None, start_batch=3, seed=1) == keys(folders[1], BOTH, start_batch=3, seed=1)
 
 
+def test_caches_are_not_even_read_where_nobody_asked(folders: tuple[Path, Path]) -> None:
+    shard = Manifest.load(folders[1]).shards[0]
+    path = folders[1] / shard.name
+    assert not any(set(BOTH.names) & set(raw.members) for raw in read_shard(path, shard))
+    assert all(FRAMES_MEMBER not in raw.members for raw in read_shard(path, shard, training_members(BOTH)))
+    assert all({*BOTH.names, FRAMES_MEMBER} <= set(raw.members) for raw in read_shard(path, shard, None))
+
+
 def test_complete_clips_are_read_from_cached_shards_too(folders: tuple[Path, Path]) -> None:
     for one, other in zip(*map(read_clips, folders), strict=True):
         assert one.key == other.key and torch.equal(one.frames, other.frames) and torch.equal(one.depth, other.depth)
@@ -123,8 +133,6 @@ def test_a_missing_or_damaged_member_is_a_bad_clip(folders: tuple[Path, Path], t
 
 
 def test_clips_of_different_sizes_are_not_stacked(tmp_path: Path) -> None:
-    from shard_clips import pack
-
     pack(tmp_path / "plain", [small_clip(0), replace(small_clip(1, height=48), key="tall")])
     annotate_shards(tmp_path / "plain", tmp_path / "cached", [MeanColours()])
     with pytest.raises(ConfigurationError, match=r"tall has moments-.*batch_size=1"):

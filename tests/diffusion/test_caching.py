@@ -13,6 +13,7 @@ from frozen_towers import build_network, write_config
 from torch import Tensor
 
 from reconx_pl.cli import main
+from reconx_pl.conditioning.conditions import Conditions
 from reconx_pl.conditioning.dropout import DropoutConfig, Dropped
 from reconx_pl.conditioning.image_tokens import SmallImageConfig, SmallImageTokens
 from reconx_pl.conditioning.text_tokens import LearnedTextTokens
@@ -79,6 +80,10 @@ def test_the_loss_of_caches_is_the_loss_of_frames_and_runs_no_tower(
     frames, caches = batch_of(plain), batch_of(cached, network)
     assert "frames" not in caches and caches["key"] == frames["key"]
 
+    told: list[Conditions] = []
+    make = network.conditions
+    monkeypatch.setattr(network, "conditions", lambda *args: told.append(make(*args)) or told[-1])
+
     def step(batch: ClipBatch) -> tuple[Any, dict[str, Tensor]]:
         network.zero_grad()
         out = network.loss(batch, torch.Generator().manual_seed(5), structure=False, recorded=all_kept_and_dropped())
@@ -92,6 +97,13 @@ def test_the_loss_of_caches_is_the_loss_of_frames_and_runs_no_tower(
         step(frames)
     found, own = step(caches)
     assert torch.equal(found.t, expected.t)
+    one, other = told[0], told[-1]
+    assert torch.equal(one.text_tokens, other.text_tokens) and torch.equal(one.fps, other.fps)
+    for name in ("image_tokens", "concat_latents"):
+        expected_values = getattr(one, name)
+        scale = float(expected_values.abs().max())
+        torch.testing.assert_close(getattr(other, name), expected_values, atol=2e-3 * scale, rtol=0)
+    assert torch.equal(other.image_tokens[2], other.image_tokens[3])  # both have lost their image
     torch.testing.assert_close(found.per_sample, expected.per_sample, rtol=2e-3, atol=0)
     assert own.keys() == gradients.keys() and any(name.startswith("image_tokens.resampler") for name in own)
     whole, off = (torch.cat([g[n].flatten() for n in own]) for g in (gradients, own))

@@ -66,9 +66,20 @@ def test_a_resumed_run_from_caches_is_exact(folders: dict[str, Path], tmp_path: 
     assert all(torch.equal(parts[2][name], whole[2][name]) for name in whole[2])
 
 
-def test_shards_without_the_caches_stop_the_run_before_it_starts(folders: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("plain", ["train", "val"])
+def test_shards_without_the_caches_stop_the_run_before_it_starts(
+    folders: dict[str, Path], tmp_path: Path, plain: str
+) -> None:
+    path = tiny_config(tmp_path, folders["caches"], "base", steps=1, checkpoint_every=1)
+    config = yaml.safe_load(path.read_text())
+    config["model"]["network"]["init_args"] = write_towers(folders["towers"])
+    config["data"] |= {"cached": True, plain: str(folders["frames"])}
+    config["trainer"]["callbacks"] = [
+        {"class_path": "key_recorder.KeyRecorder", "init_args": {"folder": str(tmp_path)}}
+    ]
+    path.write_text(yaml.safe_dump(config))
     with pytest.raises(SystemExit, match=r"error: .*frames: has no caches, the network needs moments-.*reconx cache"):
-        train(tmp_path, folders, "frames", cached=True)
+        main(["fit", "-c", str(path)])
     assert not (tmp_path / "rank0.jsonl").exists()
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +120,32 @@ def test_an_interruption_costs_one_shard(source: Path, tmp_path: Path, whole: di
     report = annotate_shards(source, out, [annotator])
     assert (report.done, report.shards) == (2, 2) and annotator.seen[0] == "clip-006" and len(annotator.seen) == 6
     assert contents(out) == whole
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_annotating import Mean, annotate_shards
+class Killed(Mean):
+    def __call__(self, clip):
+        if clip.key == "clip-007":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(clip)
+annotate_shards(sys.argv[1], sys.argv[2], [Killed()])
+"""
+
+
+def test_a_killed_process_loses_the_shard_that_it_was_writing(
+    source: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", KILLED, str(source), str(out), str(Path(__file__).parent)]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    assert len(list(out.glob(".shard-000002.tar.*.tmp"))) == 1 and len(list(out.glob("shard-*.tar"))) == 2
+    annotator = Mean()
+    annotate_shards(source, out, [annotator])
+    assert len(annotator.seen) == 6 and contents(out) == whole
 
 
 def test_a_second_run_does_nothing_and_a_lost_shard_is_made_again(

@@ -23,6 +23,7 @@ from rich.progress import (
 )
 
 from reconx_pl.data.packing import pack_command
+from reconx_pl.diffusion.caching import cache_shards
 from reconx_pl.diffusion.weights.pretrained import convert
 from reconx_pl.diffusion.weights.releases import ReleaseName
 from reconx_pl.errors import ConfigurationError, ReconXError
@@ -31,8 +32,8 @@ console = Console(stderr=True)
 
 
 @contextmanager
-def progress_bar(total: int | None) -> Iterator[Callable[[str, int], None]]:
-    """A progress bar with time left; the callback takes what is done now and how many are done."""
+def progress_bar(total: int | None) -> Iterator[Callable[..., None]]:
+    """A progress bar with time left; the callback takes what is done now, how many are done, and if known of all."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -42,7 +43,7 @@ def progress_bar(total: int | None) -> Iterator[Callable[[str, int], None]]:
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=total)
-        yield lambda text, done: progress.update(task, description=text, completed=done)
+        yield lambda text, done, of=None: progress.update(task, description=text, completed=done, total=of)
 
 
 @contextmanager
@@ -110,6 +111,23 @@ def pack(out: Path, **options: Any) -> None:
         console.print(f"{out}/check/{name}.png: median epipolar distance {median:.2f} px")
 
 
+def cache(shards: Path, out: Path, **options: Any) -> None:
+    """Copy shards with what the frozen towers make of every clip; run it again to go on after an interruption.
+
+    The arguments are those of ``reconx_pl.diffusion.caching.cache_shards``.
+    """
+    with progress_bar(None) as step:
+        report = cache_shards(
+            shards, out, progress=lambda name, done, total: step(f"caching {name}", done, total), **options
+        )
+    console.print(
+        f"{out}: {report.shards} shards ({report.clips} clips) written, {report.done} were there, "
+        f"{len(report.bad)} bad clips copied as they are"
+    )
+    if report.missing:
+        console.print(f"{report.missing} shards are left to other processes; the last to finish writes the manifest")
+
+
 def fetch(
     name: Literal["lpips", "dynamicrafter-512", "dynamicrafter-512-interp", "dynamicrafter-1024", "viewcrafter-25"],
     folder: Path | None = None,
@@ -156,7 +174,7 @@ def run(function: Callable[[], Any]) -> None:
         sys.exit("stopped; run the same command again to go on")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"pack": pack, "procedural": procedural}
+COMMANDS: dict[str, Callable[..., None]] = {"cache": cache, "pack": pack, "procedural": procedural}
 WEIGHTS_COMMANDS: dict[str, Callable[..., None]] = {"fetch": fetch, "convert": convert}
 
 
@@ -169,6 +187,9 @@ def build_parser() -> ArgumentParser:
         if name == "pack":
             command.add_function_arguments(pack_command, as_positional=True, skip={"check", "progress"})
             command.add_argument("--check", action="store_true", help="draw epipolar lines into OUT/check")
+        elif name == "cache":
+            command.add_function_arguments(cache_shards, as_positional=True, skip={"config", "progress"})
+            command.add_argument("--config", type=Path, required=True, help="YAML file of the training run")
         else:
             command.add_function_arguments(function, as_positional=True)
         commands.add_subcommand(name, command, help=command.description)

@@ -14,7 +14,7 @@ images are float32 in [0, 1] as [*, 3, H, W], or uint8 in [0, 255] until they re
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -156,11 +156,16 @@ class Clip:
 
 
 class ClipBatch(TypedDict):
-    """What the data loader yields: frames stay uint8 until they are on the device."""
+    """What the data loader yields: frames stay uint8 until they are on the device.
+
+    A batch of caches has those frames alone that no cache stands in for: all, the first, or none (then no such key).
+    """
 
     key: list[str]
     caption: list[str]
-    frames: Tensor  # [B, T, 3, H, W] uint8
+    frames: NotRequired[Tensor]  # [B, T, 3, H, W] uint8
+    caches: NotRequired[dict[str, Tensor]]  # by member name: [B, ...] float16, see reconx_pl/data/caches.py
+    folder: NotRequired[str]  # of the shards, with caches
     world_to_camera: Tensor  # [B, T, 4, 4] float32
     intrinsics: Tensor  # [B, T, 3, 3] float32
     fps: Tensor  # [B] float32

@@ -161,20 +161,3 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str, as
     """
     check_fit(module.state_dict(), state, source, type(module).__name__)
     module.load_state_dict(dict(state), strict=True, assign=assign)
-
-
-class FrozenModule(nn.Module):
-    """A pretrained part that is never trained: always in evaluation mode, no parameter asks for a gradient."""
-
-    def freeze(self) -> None:
-        self.requires_grad_(False)
-        super().train(False)
-
-    def train(self, mode: bool = True) -> FrozenModule:
-        return super().train(False)
-
-
-def frozen_towers(network: nn.Module) -> dict[str, frozenset[str]]:
-    """Names of the tensors of each pretrained tower in ``network``, which has a weights file of its own."""
-    towers = [(prefix, module) for prefix, module in network.named_modules() if isinstance(module, FrozenModule)]
-    return {prefix: frozenset(f"{prefix}.{name}" for name in module.state_dict()) for prefix, module in towers}

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reconx_pl.conditioning.checkpoint import FrozenModule, load_exactly, read_state
-from reconx_pl.conditioning.dropout import NULL_IMAGE
+from reconx_pl.conditioning.checkpoint import load_exactly, read_state
+from reconx_pl.conditioning.dropout import NULL_IMAGE, drop_tokens
+from reconx_pl.conditioning.frozen import FrozenModule
 from reconx_pl.conditioning.resampler import Resampler, ResamplerConfig
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 
@@ -157,6 +158,11 @@ class ClipVisionTower(FrozenModule):
             tokens = block(tokens)
         return tokens
 
+    def null(self) -> Tensor:
+        """Tokens [1, 257, width] of a mid-grey image; the tower runs once for them."""
+        side, device = self.config.image_size, self.visual.conv1.weight.device
+        return self.recall("mid grey", lambda: self(torch.full((1, 3, side, side), NULL_IMAGE, device=device)))
+
 
 class ClipImageTokens(nn.Module):
     """The frozen CLIP tower and the trainable resampler.
@@ -194,11 +200,26 @@ class ClipImageTokens(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in [0, 1], the first condition view -> [B, T, Q, D]."""
-        return self.resampler(self.tower(images).to(self.resampler.proj_in.weight.dtype))
+        return self.project(self.tower(images))
+
+    def project(self, features: Tensor, dropped: Tensor | None = None) -> Tensor:
+        """What ``forward`` does after the tower.
+
+        Args:
+            features: [B, 257, width] tokens of the tower.
+            dropped: [B] bool, samples that get the tokens of the mid-grey image instead.
+
+        Returns:
+            [B, T, Q, D].
+        """
+        features = features.to(self.resampler.proj_in.weight.dtype)
+        if dropped is not None:
+            features = drop_tokens(features, self.tower.null(), dropped)
+        return self.resampler(features)
 
     def null(self, images: Tensor) -> Tensor:
-        """Tokens of no image, one for the whole batch: [1, T, Q, D]. ``images`` gives size, device and type."""
-        return self(torch.full_like(images[:1], NULL_IMAGE))
+        """Tokens of no image, one for the whole batch: [1, T, Q, D], whatever the size of ``images``."""
+        return self.project(self.tower.null())
 
 
 @dataclass(frozen=True)

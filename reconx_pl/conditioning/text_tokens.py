@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from reconx_pl.conditioning.checkpoint import FrozenModule, load_exactly, read_state
+from reconx_pl.conditioning.checkpoint import load_exactly, read_state
+from reconx_pl.conditioning.frozen import FrozenModule
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 
 TEXT_TOWER_PREFIXES = ("cond_stage_model.model.", "text_tokens.text.", "model.", "")
@@ -121,9 +123,19 @@ class ClipTextTokens(FrozenModule):
     def width(self) -> int:
         return self.config.width
 
+    def settings(self) -> object:
+        return self.config, self.layer
+
     def forward(self, captions: Sequence[str]) -> Tensor:
-        """Captions, one a sample, "" for none -> [B, 77, D]."""
-        return self.encode(tokenize(captions, self.config.context_length))
+        """Captions, one a sample, "" for none -> [B, 77, D].
+
+        The tower runs once for a caption, as long as it is remembered. Captions go through one by one: their tokens
+        then do not depend, not even in rounding, on the batch in which they came first, and a resumed run is exact.
+        """
+        return torch.cat([self.recall((self.layer, caption), partial(self._encode, caption)) for caption in captions])
+
+    def _encode(self, caption: str) -> Tensor:  # [1, 77, D]
+        return self.encode(tokenize([caption], self.config.context_length))
 
     def null(self) -> Tensor:
         """Tokens of the empty caption, [1, 77, D]."""

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from reconx_pl.data.caches import CachedInputs
 from reconx_pl.data.manifest import Manifest
 from reconx_pl.data.stream import ClipPass, ClipStream, read_clips
 from reconx_pl.errors import ConfigurationError
@@ -36,6 +37,9 @@ class ShardDataModule(LightningDataModule):
             lets none pass. Until then each is logged once by name and replaced by another clip.
         shuffle: False trains in the order of the shards.
         shuffle_buffer: undecoded clips (about half a megabyte each at 32 x 256 x 256) that a worker shuffles among.
+        cached: read what ``reconx cache`` made of the clips with the network's frozen towers, instead of decoding the
+            frames for them to run on; in training, validation and test, not in prediction. The order of the clips is
+            the same. Shards without the caches of these very weights are refused.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class ShardDataModule(LightningDataModule):
         max_bad_share: float = 0.01,
         shuffle: bool = True,
         shuffle_buffer: int = 64,
+        cached: bool = False,
     ) -> None:
         super().__init__()
         if num_workers < 0:
@@ -57,18 +62,22 @@ class ShardDataModule(LightningDataModule):
         self.train, self.val, self.test = train, val, test
         self.batch_size, self.num_workers, self.points = batch_size, num_workers, points
         self.seed, self.max_bad_share = seed, max_bad_share
-        self.shuffle, self.shuffle_buffer = shuffle, shuffle_buffer
+        self.shuffle, self.shuffle_buffer, self.cached = shuffle, shuffle_buffer, cached
 
     def setup(self, stage: str | None = None) -> None:
-        """Compare the shards that ``stage`` needs with their manifests.
+        """Compare the shards that ``stage`` needs with their manifests, and their caches with the network.
 
         Raises:
             BadDataError, SchemaVersionError: what is wrong with which file, and what to do.
+            ConfigurationError: caches of other weights, or none.
         """
         folders = {"fit": (self.train, self.val), "validate": (self.val,), "test": (self.test or self.val,)}
         for folder in folders.get(stage or "fit", ()):
             if folder is not None:
-                Manifest.load(folder).verify()
+                manifest = Manifest.load(folder)
+                manifest.verify()
+                if (cached := self._cached_inputs()) is not None:
+                    cached.require(manifest)
 
     def train_dataloader(self) -> DataLoader[ClipBatch]:
         """Endless batches, from the trainer's step on.
@@ -87,21 +96,22 @@ class ShardDataModule(LightningDataModule):
             shuffle=self.shuffle,
             shuffle_buffer=self.shuffle_buffer,
             max_bad_share=self.max_bad_share,
+            cached=self._cached_inputs(),
         )
         stream.require_lanes(self.num_workers)
         return _StreamLoader(stream, self._consumed, **self._loader_arguments(self.num_workers))
 
     def val_dataloader(self) -> DataLoader[ClipBatch] | list[Any]:
         """The validation clips once, in order, equally many on every rank (see :class:`ClipPass`)."""
-        return self._pass(self.val)
+        return self._pass(self.val, self._cached_inputs())
 
     def test_dataloader(self) -> DataLoader[ClipBatch] | list[Any]:
         """As ``val_dataloader``, for the test clips."""
-        return self._pass(self.test or self.val)
+        return self._pass(self.test or self.val, self._cached_inputs())
 
     def predict_dataloader(self) -> DataLoader[ClipBatch] | list[Any]:
-        """The clips that ``train.py predict`` paints: those of ``test``."""
-        return self.test_dataloader()
+        """The clips that ``train.py predict`` paints: those of ``test``, with their frames."""
+        return self._pass(self.test or self.val, None)
 
     def clips(self, split: Literal["val", "test"], limit: int | None = None) -> Iterator[Clip]:
         """Complete held-out clips (depth, confidence, cloud) in the order of the manifest, on every rank the same.
@@ -118,12 +128,24 @@ class ShardDataModule(LightningDataModule):
             raise ConfigurationError(f"no {split} clips: set `{split}` of the data module to a folder of shards")
         return islice(read_clips(folder), limit)
 
-    def _pass(self, folder: str | None) -> DataLoader[ClipBatch] | list[Any]:
+    def _pass(self, folder: str | None, cached: CachedInputs | None) -> DataLoader[ClipBatch] | list[Any]:
         if folder is None:
             return []
         rank, world = self._place()
-        clips = ClipPass(folder, self.batch_size, rank, world, self.points, self.max_bad_share)
+        clips = ClipPass(folder, self.batch_size, rank, world, self.points, self.max_bad_share, cached)
         return DataLoader(clips, **self._loader_arguments(min(self.num_workers, len(clips))))
+
+    def _cached_inputs(self) -> CachedInputs | None:
+        """Which caches stand in for the towers of the network that is trained."""
+        if not self.cached:
+            return None
+        ask = getattr(self.trainer and self.trainer.lightning_module, "cached_inputs", None)
+        if ask is None:
+            raise ConfigurationError(
+                "data.cached needs a trainer whose module names the caches that it reads (a method cached_inputs, as "
+                "ReconXModule has it)"
+            )
+        return ask()
 
     def _place(self) -> tuple[int, int]:
         """This rank and the number of ranks among which the clips are split."""

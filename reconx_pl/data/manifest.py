@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from reconx_pl.data.schema import SCHEMA_VERSION
 from reconx_pl.errors import BadDataError, SchemaVersionError
@@ -110,14 +111,7 @@ class Manifest:
 
     def save(self) -> None:
         """Write ``manifest.json`` so that a crash leaves the old one or the new one."""
-        path = self.folder / MANIFEST
-        temporary = self.folder / f".{MANIFEST}.tmp"
-        with temporary.open("wb") as file:
-            file.write(self.dump())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(self.folder)
+        write_whole(self.folder / MANIFEST, self.dump())
 
     def damage(self, shard: Shard, checksums: bool = False) -> str | None:
         """What is wrong with the file of a shard, or None."""
@@ -148,6 +142,26 @@ class Manifest:
                 f"{'; '.join(bad[:10])}{more}. Delete the damaged shards and run the same pack command again: "
                 "it packs only what is missing (or copy the folder again)"
             )
+
+
+def own_temporary(path: Path) -> Path:
+    """A hidden name beside ``path`` that no other process uses, on this machine or another."""
+    return path.parent / f".{path.name}.{uuid4().hex[:12]}.tmp"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that readers, and a crash, find the old one or the new one; processes may write it at once."""
+    temporary = own_temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

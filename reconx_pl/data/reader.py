@@ -15,8 +15,18 @@ import torch
 from torch import Tensor
 from webdataset import tariterators
 
+from reconx_pl.data.caches import CachedInputs, is_cache
 from reconx_pl.data.manifest import Shard
-from reconx_pl.data.schema import CLOUD, FRAMES, HEADER, MEMBERS, decode_header, decode_images, decode_points
+from reconx_pl.data.schema import (
+    CLOUD,
+    FRAMES,
+    HEADER,
+    MEMBERS,
+    decode_cache,
+    decode_header,
+    decode_images,
+    decode_points,
+)
 from reconx_pl.errors import BadCameraError, BadDataError, ConfigurationError, SchemaVersionError
 from reconx_pl.types import ClipBatch
 
@@ -39,15 +49,16 @@ class Sample(NamedTuple):
 
     key: str
     caption: str
-    frames: Tensor  # [T, 3, H, W] uint8, in memory [T, H, W, 3]
+    frames: Tensor | None  # [T, 3, H, W] uint8, in memory [T, H, W, 3]
     world_to_camera: Tensor  # [T, 4, 4] float32
     intrinsics: Tensor  # [T, 3, 3] float32
     fps: float
     points: Tensor  # [N, 3] float32
+    caches: dict[str, Tensor]  # by member name
 
 
-def read_shard(path: Path, shard: Shard, members: frozenset[str] = MEMBERS) -> Iterator[RawClip]:
-    """The clips of one shard in order, grouped by webdataset, with the members asked for and unknown ones left out.
+def read_shard(path: Path, shard: Shard, members: frozenset[str] | None = MEMBERS) -> Iterator[RawClip]:
+    """The clips of one shard in order, grouped by webdataset, with the members asked for; None asks for all.
 
     Raises:
         BadDataError: a tar that is damaged, truncated or not the one that the manifest describes.
@@ -55,7 +66,9 @@ def read_shard(path: Path, shard: Shard, members: frozenset[str] = MEMBERS) -> I
 
     def wanted(name: str) -> bool:  # unknown suffixes may be pickles, which decode_header refuses by their names
         suffix = name.rpartition("/")[2].partition(".")[2].lower()
-        return suffix in members or suffix not in MEMBERS
+        if members is None:
+            return True
+        return suffix in members or (suffix not in MEMBERS and not is_cache(suffix))
 
     count = 0
     remedy = "delete it and run the same pack command again (or copy it again)"
@@ -87,17 +100,38 @@ def read_shards(
         first += shard.clips
 
 
-def decode_sample(raw: RawClip, points: int) -> Sample:
-    """Decode what training needs; raises as :func:`reconx_pl.data.schema.decode_clip`."""
+def training_members(cached: CachedInputs | None) -> frozenset[str]:
+    """The members that :func:`decode_sample` reads."""
+    if cached is None:
+        return TRAINING_MEMBERS
+    without = frozenset() if cached.frames(1) else frozenset({FRAMES})
+    return (TRAINING_MEMBERS | set(cached.names)) - without
+
+
+def decode_sample(raw: RawClip, points: int, cached: CachedInputs | None = None) -> Sample:
+    """Decode what training needs; raises as :func:`reconx_pl.data.schema.decode_clip`.
+
+    Args:
+        raw: the clip.
+        points: of its cloud.
+        cached: caches to read, and to leave out the frames for which they stand in.
+    """
     header = decode_header(raw.members, raw.source)
+    wanted, caches = range(header.frames), {}
+    if cached is not None:
+        wanted = cached.frames(header.frames)
+        for name in cached.names:
+            shape = (header.frames, None, None, None) if name == cached.moments else (None, None)
+            caches[name] = decode_cache(raw.members, name, raw.source, header.key, shape)
     return Sample(
         header.key,
         header.caption,
-        decode_images(raw.members, header, raw.source),
+        decode_images(raw.members, header, raw.source, wanted) if wanted else None,
         header.cameras.world_to_camera,
         header.cameras.intrinsics,
         header.fps,
         decode_points(raw.members, raw.source, header.key, points),
+        caches,
     )
 
 
@@ -124,7 +158,9 @@ class BadClips:
         if not 0 <= self.max_share <= 1:
             raise ConfigurationError(f"max_bad_share must lie in 0..1, got {self.max_share}")
 
-    def decode(self, raws: Iterable[RawClip], points: int) -> Iterator[Sample | None]:
+    def decode(
+        self, raws: Iterable[RawClip], points: int, cached: CachedInputs | None = None
+    ) -> Iterator[Sample | None]:
         """Samples in order, None in the place of a clip that cannot be read.
 
         Raises:
@@ -135,7 +171,7 @@ class BadClips:
             self.seen += 1
             sample: Sample | None = None
             try:
-                sample = decode_sample(raw, points)
+                sample = decode_sample(raw, points, cached)
             except SchemaVersionError:
                 raise
             except (BadDataError, BadCameraError) as error:
@@ -187,21 +223,36 @@ def collate(samples: Sequence[Sample], folder: Path) -> ClipBatch:
     Raises:
         ConfigurationError: clips of different sizes.
     """
+    first = samples[0]
     for sample in samples:
-        if sample.frames.shape != samples[0].frames.shape:
-            raise ConfigurationError(
-                f"{folder}: clip {sample.key} has frames {tuple(sample.frames.shape)}, clip {samples[0].key} "
-                f"{tuple(samples[0].frames.shape)}; pack with one size and one number of frames, or set batch_size=1"
-            )
-    # stacked in the memory order of the decoder: [B, T, H, W, 3]
-    pixels = [sample.frames.permute(0, 2, 3, 1) for sample in samples]
-    frames = torch.stack(pixels) if len(pixels) > 1 else pixels[0][None]
-    return ClipBatch(
+        for what, own, other in _sizes(sample, first):
+            if own != other:
+                raise ConfigurationError(
+                    f"{folder}: clip {sample.key} has {what} {own}, clip {first.key} {other}; pack with one size and "
+                    "one number of frames, or set batch_size=1"
+                )
+    batch = ClipBatch(
         key=[sample.key for sample in samples],
         caption=[sample.caption for sample in samples],
-        frames=frames.permute(0, 1, 4, 2, 3),
         world_to_camera=torch.stack([sample.world_to_camera for sample in samples]),
         intrinsics=torch.stack([sample.intrinsics for sample in samples]),
         fps=torch.tensor([sample.fps for sample in samples], dtype=torch.float32),
         points=torch.stack([sample.points for sample in samples]),
     )
+    # stacked in the memory order of the decoder: [B, T, H, W, 3]
+    pixels = [sample.frames.permute(0, 2, 3, 1) for sample in samples if sample.frames is not None]
+    if pixels:
+        frames = torch.stack(pixels) if len(pixels) > 1 else pixels[0][None]
+        batch["frames"] = frames.permute(0, 1, 4, 2, 3)
+    if first.caches:
+        batch["caches"] = {name: torch.stack([sample.caches[name] for sample in samples]) for name in first.caches}
+        batch["folder"] = str(folder)
+    return batch
+
+
+def _sizes(sample: Sample, other: Sample) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    if sample.frames is not None and other.frames is not None:
+        yield "frames", tuple(sample.frames.shape), tuple(other.frames.shape)
+    yield "cameras", tuple(sample.world_to_camera.shape), tuple(other.world_to_camera.shape)
+    for name, values in sample.caches.items():
+        yield name, tuple(values.shape), tuple(other.caches[name].shape)

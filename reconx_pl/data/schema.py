@@ -8,6 +8,8 @@
 ``<key>.cloud.npy``         optional [N, 3] float32 world points in farthest-point order
 ``<key>.cloud_rgb.npy``     [N, 3] uint8, with the cloud
 ``<key>.cloud_confidence.npy``  [N] float32, with the cloud
+``<key>.moments-<hash>.npy``  optional [T, 2 C, h, w] float16, see :mod:`reconx_pl.data.caches`
+``<key>.clip-<hash>.npy``   optional [M, D] float16, likewise
 ==========================  ==========================================================================================
 
 Arrays are raw ``.npy``: deflating them costs more time than it saves. Nothing here unpickles, and members whose suffix
@@ -258,6 +260,30 @@ def decode_points(members: Mapping[str, Any], source: str, key: str, count: int 
     return points[:count]
 
 
+def encode_cache(values: Tensor, where: str) -> bytes:
+    """A cache member from a tensor, kept as float16.
+
+    Raises:
+        ConfigurationError: NaN, or values that float16 cannot hold.
+    """
+    return _npy(values, tuple(values.shape), where, "<f2")
+
+
+def decode_cache(members: Mapping[str, Any], name: str, source: str, key: str, shape: tuple[int | None, ...]) -> Tensor:
+    """A cache member, float16; None in ``shape`` stands for any size.
+
+    Raises:
+        BadDataError: it is missing, or not such an array.
+    """
+    where = _where(source, key)
+    if name not in members:
+        raise BadDataError(
+            f"{where}: member .{name} is missing although the manifest lists it; delete the shard and run the same "
+            "`reconx cache` command again"
+        )
+    return _array(members, name, where, "float16", shape)
+
+
 def _surely_usable(cameras: Cameras) -> bool:
     """Whether ``Cameras.check`` need not look: view by view it takes 0.33 ms for 8 views, a third of their decoding."""
     w2c, intrinsics = cameras.world_to_camera.numpy(), cameras.intrinsics.numpy()
@@ -281,10 +307,11 @@ def _member(members: Mapping[str, Any], name: str, where: str) -> bytes:
     return members[name]
 
 
-def _npy(values: Tensor, shape: tuple[int, ...], where: str) -> bytes:
+def _npy(values: Tensor, shape: tuple[int, ...], where: str, dtype: str = "<f4") -> bytes:
     array = np.ascontiguousarray(values.detach().cpu().numpy())
     if array.dtype != np.uint8:
-        array = array.astype("<f4", copy=False)
+        with np.errstate(over="ignore"):  # told below, by name
+            array = array.astype(dtype, copy=False)
     if array.shape != shape or not np.isfinite(array).all():
         raise ConfigurationError(f"{where} must be {shape} finite numbers, got {array.shape}")
     buffer = io.BytesIO()

@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from reconx_pl.data.caches import CachedInputs
 from reconx_pl.data.manifest import Manifest, Shard
-from reconx_pl.data.reader import TRAINING_MEMBERS, BadClips, RawClip, batches, read_shards
+from reconx_pl.data.reader import BadClips, RawClip, batches, read_shards, training_members
 from reconx_pl.data.schema import decode_clip
 from reconx_pl.errors import BadDataError, ConfigurationError
 from reconx_pl.types import Clip, ClipBatch
@@ -64,10 +65,12 @@ class ClipStream(IterableDataset[ClipBatch]):
         shuffle: False keeps the order of the shards and of the clips in them.
         shuffle_buffer: undecoded clips that a worker holds to shuffle among; 1 shuffles only the shards.
         max_bad_share: stop when a larger share of the clips cannot be read (``reader.BadClips``).
+        cached: read these caches instead of the frames for which they stand in. The order is the same.
 
     Raises:
         BadDataError, SchemaVersionError: from the manifest; while reading, damaged shards and too many bad clips.
-        ConfigurationError: fewer shards than lanes, a clip of another size in a batch, arguments out of range.
+        ConfigurationError: a folder without these caches, fewer shards than lanes, a clip of another size in a batch,
+            arguments out of range.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class ClipStream(IterableDataset[ClipBatch]):
         shuffle: bool = True,
         shuffle_buffer: int = 64,
         max_bad_share: float = 0.01,
+        cached: CachedInputs | None = None,
     ) -> None:
         _check_counts(batch_size, rank, world, points)
         if seed < 0 or start_batch < 0 or shuffle_buffer < 1:
@@ -89,7 +93,8 @@ class ClipStream(IterableDataset[ClipBatch]):
                 f"seed and start_batch must not be negative and shuffle_buffer must be positive, "
                 f"got {seed}, {start_batch}, {shuffle_buffer}"
             )
-        self.manifest = Manifest.load(folder)
+        self.manifest = _manifest(folder, cached)
+        self.cached = cached
         self.seed, self.batch_size, self.rank, self.world = seed, batch_size, rank, world
         self.points, self.shuffle, self.shuffle_buffer = points, shuffle, shuffle_buffer
         self._bad = BadClips(self.manifest.folder, self.manifest.clips, max_bad_share)
@@ -131,7 +136,7 @@ class ClipStream(IterableDataset[ClipBatch]):
         turn = (worker + start) % workers
         before = len(range(turn, start, workers))  # batches of this lane that are already consumed
         raws = self._lane(self.rank * workers + turn, self.world * workers, before * self.batch_size)
-        return batches(self._bad.decode(raws, self.points), repeat(self.batch_size), self._bad)
+        return batches(self._bad.decode(raws, self.points, self.cached), repeat(self.batch_size), self._bad)
 
     def _lane(self, lane: int, lanes: int, skip: int) -> Iterator[RawClip]:
         """The endless raw sequence of one lane from its clip number ``skip`` on."""
@@ -147,7 +152,8 @@ class ClipStream(IterableDataset[ClipBatch]):
     def _epoch(self, shards: list[Shard], order: list[int], skip: int) -> Iterator[RawClip]:
         """Clips in the given order while the shards are read in theirs; ``order`` decides how many must wait."""
         skipped = set(order[:skip])
-        incoming = read_shards(self.manifest.folder, shards, lambda n: n not in skipped, TRAINING_MEMBERS)
+        members = training_members(self.cached)
+        incoming = read_shards(self.manifest.folder, shards, lambda n: n not in skipped, members)
         waiting: dict[int, RawClip] = {}
         for number in order[skip:]:
             while number not in waiting:
@@ -196,10 +202,11 @@ class ClipPass(IterableDataset[ClipBatch]):
         world: int = 1,
         points: int = 16384,
         max_bad_share: float = 0.01,
+        cached: CachedInputs | None = None,
     ) -> None:
         _check_counts(batch_size, rank, world, points)
-        self.manifest = Manifest.load(folder)
-        self.points = points
+        self.manifest = _manifest(folder, cached)
+        self.points, self.cached = points, cached
         self._bad = BadClips(self.manifest.folder, self.manifest.clips, max_bad_share)
         clips = self.manifest.clips
         numbers = np.array_split(np.arange(clips), world)[rank].tolist() or [rank % clips]
@@ -213,7 +220,8 @@ class ClipPass(IterableDataset[ClipBatch]):
     def __iter__(self) -> Iterator[ClipBatch]:
         info = get_worker_info()
         own = self._batches[info.id :: info.num_workers] if info else self._batches
-        samples = self._bad.decode(self._raws([number for batch in own for number in batch]), self.points)
+        raws = self._raws([number for batch in own for number in batch])
+        samples = self._bad.decode(raws, self.points, self.cached)
         return batches(samples, [len(batch) for batch in own], self._bad)
 
     def _raws(self, numbers: list[int]) -> Iterator[RawClip]:
@@ -221,8 +229,15 @@ class ClipPass(IterableDataset[ClipBatch]):
         times = Counter(numbers)
         folder, shards = self.manifest.folder, self.manifest.shards
         while True:
-            for number, raw in read_shards(folder, shards, times.__contains__, TRAINING_MEMBERS):
+            for number, raw in read_shards(folder, shards, times.__contains__, training_members(self.cached)):
                 yield from repeat(raw, times[number])
+
+
+def _manifest(folder: str | Path, cached: CachedInputs | None) -> Manifest:
+    manifest = Manifest.load(folder)
+    if cached is not None:
+        cached.require(manifest)
+    return manifest
 
 
 def _check_counts(batch_size: int, rank: int, world: int, points: int) -> None:

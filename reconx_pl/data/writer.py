@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
-import webdataset
-
-from reconx_pl.data.manifest import MANIFEST, SHARD_NAME, Manifest, Shard, sync_folder
+from reconx_pl.data.manifest import MANIFEST, SHARD_NAME, Manifest, Shard
 from reconx_pl.data.schema import encode_clip
+from reconx_pl.data.shard_file import ShardFile
 from reconx_pl.errors import BadDataError, ConfigurationError
 from reconx_pl.types import Clip
 
@@ -55,8 +51,7 @@ class ShardWriter:
         self.folder = Path(folder)
         self.clips_per_shard = clips_per_shard
         self.quality = quality
-        self._file: IO[bytes] | None = None
-        self._keys: list[str] = []  # of the shard being written
+        self._file: ShardFile | None = None  # being written
         own = {"clips_per_shard": clips_per_shard, "jpeg_quality": quality}
         self._manifest = self._open(json.loads(json.dumps({**(settings or {}), **own})))
         self.done: set[str] = set(self._manifest.keys)
@@ -81,25 +76,20 @@ class ShardWriter:
         self._refuse_duplicate(key)
         try:
             if self._file is None:
-                self._begin()
-            self._tar.write({"__key__": key, **members})
+                self._file = self._begin()
+            self._file.add(key, members)
         except BaseException:
             self.discard()
             raise
-        self._keys.append(key)
         self.done.add(key)
-        if len(self._keys) == self.clips_per_shard:
+        if len(self._file.keys) == self.clips_per_shard:
             self.finish_shard()
 
     def finish_shard(self) -> None:
         """Put the shard being written in its place, however few clips it has, and list it."""
         if self._file is None:
             return
-        self._tar.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        size = self._file.tell()
-        self._file.close()
+        shard = self._file.close()
         path = self.folder / MANIFEST
         if (path.read_bytes() if path.exists() else None) != self._on_disk:
             self.discard()
@@ -107,23 +97,17 @@ class ShardWriter:
                 f"{path} was changed by another process while this one was packing; "
                 "let one process at a time pack into a folder"
             )
-        os.replace(self._temporary, self.folder / self._name)
-        sync_folder(self.folder)
-        shard = Shard(self._name, len(self._keys), size, self._hash.hexdigest(), tuple(self._keys))
+        self._file.place()
+        self._file = None
         self._store((*self._manifest.shards, shard))
-        self._file, self._keys = None, []
 
     def discard(self) -> None:
         """Give up the shard being written; its clips are no longer ``done``."""
         if self._file is None:
             return
-        with suppress(OSError):  # a full disk, most likely the reason for giving up
-            self._tar.close()
-        with suppress(OSError):
-            self._file.close()
-        self._temporary.unlink(missing_ok=True)
-        self.done.difference_update(self._keys)
-        self._file, self._keys = None, []
+        self._file.discard()
+        self.done.difference_update(self._file.keys)
+        self._file = None
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -173,17 +157,11 @@ class ShardWriter:
                 "Repeat the old settings, choose another folder, or delete this one to pack afresh"
             )
 
-    def _begin(self) -> None:
+    def _begin(self) -> ShardFile:
         used = {shard.name for shard in self._manifest.shards}
         number = next(n for n in range(len(used) + 1) if f"shard-{n:06d}.tar" not in used)
-        self._name = f"shard-{number:06d}.tar"
-        self._temporary = self.folder / f".{self._name}.tmp"
-        self._file = self._temporary.open("wb")
-        self._hash = hashlib.sha256()
-        # Members are sorted by the tar writer; time and owner are fixed, so that equal clips give equal bytes.
-        self._tar = webdataset.TarWriter(
-            _Tee(self._file, self._hash), user="", group="", mtime=0, encoder=False, compress=False, format="PAX_FORMAT"
-        )
+        name = f"shard-{number:06d}.tar"
+        return ShardFile(self.folder / name, self.folder / f".{name}.tmp")
 
     def _refuse_duplicate(self, key: str) -> None:
         if key in self.done:
@@ -194,14 +172,3 @@ class ShardWriter:
         self._manifest = Manifest(self.folder, self._manifest.settings, ordered)
         self._manifest.save()
         self._on_disk = self._manifest.dump()
-
-
-class _Tee:
-    """A file to write to that hashes what goes through it."""
-
-    def __init__(self, file: IO[bytes], digest: Any) -> None:
-        self._file, self._digest = file, digest
-
-    def write(self, data: bytes) -> int:
-        self._digest.update(data)
-        return self._file.write(data)

@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reconx_pl.conditioning.checkpoint import FrozenModule, load_exactly, read_state
+from reconx_pl.conditioning.checkpoint import load_exactly, read_state
+from reconx_pl.conditioning.frozen import FrozenModule, fingerprint
 from reconx_pl.diffusion.noise import standard_normal
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 
@@ -31,6 +32,23 @@ class Autoencoder(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """latents [B, C, h, w] -> images [B, 3, H, W] in [0, 1]."""
+        ...
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that decides about the latents."""
+        ...
+
+
+@runtime_checkable
+class PosteriorAutoencoder(Autoencoder, Protocol):
+    """An autoencoder whose latents are drawn from a posterior that can be computed beforehand and kept."""
+
+    def moments(self, images: Tensor) -> Tensor:
+        """images [B, 3, H, W] in [0, 1] -> mean and log variance [B, 2 C, h, w]."""
+        ...
+
+    def sample(self, moments: Tensor, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
+        """moments [B, 2 C, h, w] -> latents [B, C, h, w]; ``encode`` is ``sample`` of ``moments``."""
         ...
 
 
@@ -63,6 +81,9 @@ class PixelUnshuffleAutoencoder(nn.Module):
     def init_args(self) -> dict[str, Any]:
         """The arguments that build this module again, for ``config.json``."""
         return {"factor": self.factor, "gain": self.gain}
+
+    def fingerprint(self) -> str:
+        return fingerprint(self, (self.factor, self.gain))
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """images [B, 3, H, W] in [0, 1] -> [B, 3 factor^2, H / factor, W / factor]; nothing is random."""
@@ -165,7 +186,11 @@ class KLAutoencoder(FrozenModule):
         Returns:
             [B, C, h, w] float32: scale (mean + std noise), log variance clamped to [-30, 20].
         """
-        mean, log_variance = self.moments(images).chunk(2, dim=1)
+        return self.sample(self.moments(images), generator, noise)
+
+    def sample(self, moments: Tensor, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
+        """``encode`` after the encoder: moments [B, 2 C, h, w] of any float type -> latents [B, C, h, w] float32."""
+        mean, log_variance = moments.float().chunk(2, dim=1)
         if noise is None and generator is not None:
             noise = standard_normal(mean.shape, generator, mean.device)
         if noise is not None:

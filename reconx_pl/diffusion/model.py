@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from torch.distributed.tensor import DTensor
 from reconx_pl.conditioning.conditions import Conditions
 from reconx_pl.conditioning.dropout import DropoutConfig, Dropped, draw_dropout, drop_images, drop_tokens
 from reconx_pl.conditioning.structure import StructureEncoder, StructureEncoderConfig
+from reconx_pl.data.caches import CachedInputs, wrong_caches
+from reconx_pl.diffusion.caching import cached_inputs
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.guidance import ConditionSets, Denoise
 from reconx_pl.diffusion.objective import DiffusionLoss, diffusion_loss
@@ -21,6 +24,23 @@ from reconx_pl.diffusion.unet import UNet
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.geometry.cameras import relative_to_first
 from reconx_pl.types import ClipBatch
+
+
+@dataclass(frozen=True)
+class RecordedDraws:
+    """Random numbers of a training step that are given instead of drawn; None draws.
+
+    Args:
+        dropped: which samples lose which condition.
+        posterior: [B T, C, h, w] standard normal noise of the latents' posterior, clip by clip.
+        t: [B] int64 diffusion steps.
+        noise: [B, C, T, h, w] standard normal diffusion noise.
+    """
+
+    dropped: Dropped | None = None
+    posterior: Tensor | None = None
+    t: Tensor | None = None
+    noise: Tensor | None = None
 
 
 class ReconXDiffusion(nn.Module):
@@ -34,6 +54,9 @@ class ReconXDiffusion(nn.Module):
         structure: sizes of the structure encoder; None builds a model without structure guidance.
         schedule: noise schedule and prediction target.
         dropout: shares of conditions dropped in training.
+        caption: stands in where a clip has no caption. The paper says nothing of captions; "" tells the text tower
+            nothing; one sentence for all clips, as ViewCrafter has it, is the alternative.
+        captions: "clip" reads the clips' own captions, "fixed" gives every clip ``caption``.
 
     Raises:
         ConfigurationError: sizes that do not fit together.
@@ -48,6 +71,8 @@ class ReconXDiffusion(nn.Module):
         structure: StructureEncoderConfig | None = None,
         schedule: ScheduleConfig | None = None,
         dropout: DropoutConfig | None = None,
+        caption: str = "",
+        captions: Literal["clip", "fixed"] = "clip",
     ) -> None:
         super().__init__()
         channels: int = autoencoder.latent_channels  # type: ignore[assignment]
@@ -73,6 +98,9 @@ class ReconXDiffusion(nn.Module):
         self.structure_encoder = StructureEncoder(structure) if structure is not None else None
         self.schedule = NoiseSchedule(schedule or ScheduleConfig())
         self.dropout = dropout or DropoutConfig()
+        if captions not in ("clip", "fixed"):
+            raise ConfigurationError(f"captions is 'clip' or 'fixed', got {captions!r}")
+        self.caption, self.captions = caption, captions
 
     @classmethod
     def from_pretrained(
@@ -118,11 +146,20 @@ class ReconXDiffusion(nn.Module):
         self.autoencoder.eval()  # frozen: no dropout, no statistics
         return self
 
-    def encode(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Frames [B, T, 3, H, W] in [0, 1] to latents [B, C, T, h, w]."""
+    def encode(self, frames: Tensor, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
+        """Frames [B, T, 3, H, W] in [0, 1] to latents [B, C, T, h, w]; ``noise`` [B T, C, h, w] stands in for drawn."""
+        given = {} if noise is None else {"noise": noise}  # an autoencoder without a posterior knows no noise
         with torch.no_grad():
-            latents = self.autoencoder.encode(frames.flatten(0, 1), generator=generator)  # [B T, C, h, w]
+            latents = self.autoencoder.encode(frames.flatten(0, 1), generator=generator, **given)  # [B T, C, h, w]
         return latents.unflatten(0, frames.shape[:2]).transpose(1, 2).contiguous()
+
+    def cached_inputs(self) -> CachedInputs:
+        """Which members of a cached shard stand in for this network's frozen towers.
+
+        Raises:
+            ConfigurationError: it has no frozen towers.
+        """
+        return cached_inputs(self.autoencoder, self.image_tokens)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, C, T, h, w] to frames [B, T, 3, H, W] in [0, 1]."""
@@ -132,7 +169,7 @@ class ReconXDiffusion(nn.Module):
 
     def conditions(
         self,
-        first_frame: Tensor,  # [B, 3, H, W] in [0, 1]
+        first_frame: Tensor | None,  # [B, 3, H, W] in [0, 1]; None with first_features
         first_latent: Tensor,  # [B, C, h, w]
         last_latent: Tensor,  # [B, C, h, w]
         fps: Tensor,  # [B] frames a second
@@ -140,18 +177,24 @@ class ReconXDiffusion(nn.Module):
         points: Tensor | None = None,  # [B, N, 3] in the first camera's frame, farthest-point order
         captions: Sequence[str] | None = None,  # None: no captions
         dropped: Dropped | None = None,
+        first_features: Tensor | None = None,  # [B, M, D] what the image tower gives for the first frame
     ) -> Conditions:
         """Everything that the U-Net is told about a clip of ``frames`` frames (PAPER: section 4)."""
-        batch, device = first_frame.shape[0], first_frame.device
-        text = self.text_tokens([""] * batch if captions is None else list(captions))  # [B, 77, D]
+        batch, device = first_latent.shape[0], first_latent.device
+        own = [""] * batch if captions is None or self.captions == "fixed" else captions
+        text = self.text_tokens([caption or self.caption for caption in own])  # [B, 77, D]
         if dropped is not None:
             text = drop_tokens(text, self.text_tokens.null(), dropped.text)
-            first_frame = drop_images(first_frame, dropped.image)
-        image_tokens = self.image_tokens(first_frame)  # [B, T, Q, D]
-        if image_tokens.ndim == 4 and image_tokens.shape[1] != frames:
+        if first_features is not None:
+            image = self.image_tokens.project(first_features, None if dropped is None else dropped.image)
+        elif first_frame is not None:
+            image = self.image_tokens(first_frame if dropped is None else drop_images(first_frame, dropped.image))
+        else:
+            raise ConfigurationError("the first frame is needed, or what the image tower gives for it")
+        if image.ndim == 4 and image.shape[1] != frames:
             raise ConfigurationError(
-                f"asked for {frames} frames of a model whose resampler has queries for {image_tokens.shape[1]} (its "
-                f"video_length or frames): paint {image_tokens.shape[1]} frames, or build it for {frames} and load the "
+                f"asked for {frames} frames of a model whose resampler has queries for {image.shape[1]} (its "
+                f"video_length or frames): paint {image.shape[1]} frames, or build it for {frames} and load the "
                 "weights into that, which adapts the queries (docs/weights.md)"
             )
         concat = first_latent.new_zeros(batch, first_latent.shape[1], frames, *first_latent.shape[2:])
@@ -161,7 +204,7 @@ class ReconXDiffusion(nn.Module):
             structure_tokens = self.structure_encoder(points)  # [B, S, D]
         return Conditions(
             text_tokens=text,
-            image_tokens=image_tokens,
+            image_tokens=image,
             fps=fps.to(device=device, dtype=torch.float32),
             concat_latents=concat,
             structure_tokens=structure_tokens,
@@ -227,30 +270,77 @@ class ReconXDiffusion(nn.Module):
         )
 
     def loss(
-        self, batch: ClipBatch, generator: torch.Generator, *, structure: bool = True, drop: bool = True
+        self,
+        batch: ClipBatch,
+        generator: torch.Generator | None,
+        *,
+        structure: bool = True,
+        drop: bool = True,
+        recorded: RecordedDraws | None = None,
     ) -> DiffusionLoss:
         """The diffusion objective on a batch of clips (PAPER: section 6).
 
         Args:
-            batch: clips on the model's device; frames may still be uint8.
-            generator: draws condition drops, posterior noise, timesteps and noise, in this order.
+            batch: clips on the model's device; frames may still be uint8. Where it has caches, these are used and
+                no frozen tower runs; the same numbers are drawn.
+            generator: draws condition drops, posterior noise, timesteps and noise, in this order; None where all of
+                them are recorded.
             structure: False trains without the structure condition (stage 1).
             drop: False keeps every condition (validation).
+            recorded: numbers that are given instead of drawn.
+
+        Raises:
+            ConfigurationError: the batch's caches were made by other weights.
         """
-        frames = batch["frames"].float() / 255.0  # [B, T, 3, H, W]
-        dropped = draw_dropout(frames.shape[0], generator, self.dropout, frames.device) if drop else None
-        latents = self.encode(frames, generator)  # [B, C, T, h, w]
+        recorded = recorded or RecordedDraws()
+        moments, features = self._cached(batch)
+        frames = batch["frames"].float() / 255.0 if "frames" in batch else None  # [B, T, 3, H, W]
+        dropped = recorded.dropped
+        if dropped is None and drop:
+            if generator is None:
+                raise ConfigurationError("condition drops need a torch.Generator, or recorded ones")
+            dropped = draw_dropout(len(batch["key"]), generator, self.dropout, batch["fps"].device)
+        latents = self._latents(frames, moments, generator, recorded.posterior)  # [B, C, T, h, w]
         points = None
         if structure and self.structure_encoder is not None:
             points = relative_to_first(batch["points"], batch["world_to_camera"][:, 0])  # [B, N, 3]
         conditions = self.conditions(
-            frames[:, 0],
+            None if frames is None else frames[:, 0],
             latents[:, :, 0],
             latents[:, :, -1],
             batch["fps"],
-            frames.shape[1],
+            latents.shape[2],
             points,
             batch["caption"],
             dropped,
+            features,
         )
-        return diffusion_loss(lambda x, t: self(x, t, conditions), self.schedule, latents, generator)
+        return diffusion_loss(
+            lambda x, t: self(x, t, conditions),
+            self.schedule,
+            latents,
+            generator,
+            t=recorded.t,
+            noise=recorded.noise,
+        )
+
+    def _cached(self, batch: ClipBatch) -> tuple[Tensor | None, Tensor | None]:
+        """Moments [B, T, 2 C, h, w] and features of the first frame [B, M, D] of a batch of caches."""
+        if "caches" not in batch:
+            return None, None
+        caches, wanted = batch["caches"], self.cached_inputs()
+        if missing := [name for name in wanted.names if name not in caches]:
+            raise wrong_caches(batch.get("folder", "the batch"), missing, caches)
+        moments = None if wanted.moments is None else caches[wanted.moments]
+        return moments, None if wanted.clip is None else caches[wanted.clip]
+
+    def _latents(
+        self, frames: Tensor | None, moments: Tensor | None, generator: torch.Generator | None, noise: Tensor | None
+    ) -> Tensor:
+        """[B, C, T, h, w] from the posterior's moments where there are any, else from the frames."""
+        if moments is None:
+            if frames is None:
+                raise ConfigurationError("a batch needs frames, or caches that stand in for them")
+            return self.encode(frames, generator, noise)
+        latents = self.autoencoder.sample(moments.flatten(0, 1), generator, noise)  # [B T, C, h, w]
+        return latents.unflatten(0, moments.shape[:2]).transpose(1, 2).contiguous()

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from reconx_pl.data.caches import CachedInputs
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
 from reconx_pl.diffusion.weights import Queries, load_network
@@ -138,6 +139,10 @@ class ReconXModule(L.LightningModule):
         if not self.uses_structure:
             config = replace(config, structure=False)
         return DiffusionPainter(self.network, config, device)
+
+    def cached_inputs(self) -> CachedInputs:
+        """For the data module: which members of cached shards stand in for the network's frozen towers."""
+        return self.network.cached_inputs()
 
     def _generator(self, *parts: int) -> torch.Generator:
         """A generator that follows from the seed and ``parts`` alone, so that a resumed run draws the same numbers."""

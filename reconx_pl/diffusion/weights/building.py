@@ -1,7 +1,7 @@
 """A network from ``config.json`` and back: ``class_path`` and ``init_args``, as in the YAML of ``train.py``.
 
 A ``config.json`` may come from outside. It builds modules and settings of this package and nothing else: every
-``class_path`` has to name one, and no string in it can be a path or an import.
+``class_path`` has to name one, and no string in it but the caption can be a path or an import.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "reconx_pl."
 _MODULES = ("autoencoder", "image_tokens", "text_tokens")  # arguments of ReconXDiffusion that are modules
+CAPTION = "init_args.caption"  # free text, which nothing but the tokenizer reads
 _PLAIN = re.compile(r"\w*", re.ASCII)  # "v", "penultimate": options, no paths and no imports
 
 
@@ -77,6 +78,7 @@ def network_config(network: ReconXDiffusion) -> dict[str, Any]:
     if network.structure_encoder is not None:
         arguments["structure"] = asdict(network.structure_encoder.config)
     arguments |= {"schedule": asdict(network.schedule.config), "dropout": asdict(network.dropout)}
+    arguments |= {"caption": network.caption, "captions": network.captions}
     return {"class_path": _path(network), "init_args": arguments}
 
 
@@ -96,7 +98,7 @@ def _refuse_foreign(value: Any, source: str, where: str = "") -> None:
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
             _refuse_foreign(inner, source, f"{where}[{index}]")
-    elif isinstance(value, str) and not _PLAIN.fullmatch(value):
+    elif isinstance(value, str) and where != CAPTION and not _PLAIN.fullmatch(value):
         raise BadWeightsError(f"{source}: {where} is {value!r}; a config.json holds no paths and no expressions")
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from reconx_pl.conditioning.checkpoint import check_fit, frozen_towers, read_tensors
+from reconx_pl.conditioning.checkpoint import check_fit, read_tensors
+from reconx_pl.conditioning.frozen import frozen_towers
 from reconx_pl.conditioning.resampler import adapt_latents
 from reconx_pl.conditioning.structure import StructureEncoder
 from reconx_pl.diffusion.weights.names import STRUCTURE_PARAMETERS

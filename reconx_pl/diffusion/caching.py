@@ -1,0 +1,163 @@
+"""What the frozen towers make of clips, computed once and kept in the shards: ``reconx cache``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+from torch import Tensor, nn
+
+from reconx_pl.conditioning.image_tokens import ClipImageTokens, ClipVisionTower
+from reconx_pl.data.annotating import AnnotationReport, Annotator, Progress, annotate_shards, process_place
+from reconx_pl.data.caches import CachedInputs, cache_name
+from reconx_pl.data.schema import encode_cache
+from reconx_pl.diffusion.autoencoder import PosteriorAutoencoder
+from reconx_pl.errors import ConfigurationError
+from reconx_pl.types import Clip
+
+Precision = Literal["32", "bf16"]
+
+
+def cached_inputs(autoencoder: nn.Module, image_tokens: nn.Module) -> CachedInputs:
+    """The members that stand in for these two parts; hashes their weights.
+
+    Raises:
+        ConfigurationError: neither has a frozen tower.
+    """
+    moments = clip = None
+    if isinstance(autoencoder, PosteriorAutoencoder):
+        moments = cache_name("moments", autoencoder.fingerprint())
+    if isinstance(image_tokens, ClipImageTokens):
+        clip = cache_name("clip", image_tokens.tower.fingerprint())
+    return CachedInputs(moments, clip)
+
+
+class MomentsAnnotator:
+    """Mean and log variance [T, 2 C, h, w] of every frame's posterior.
+
+    Args:
+        autoencoder: splits the frames into chunks by itself.
+        device: of its weights.
+        precision: "bf16" computes in bfloat16 autocast.
+    """
+
+    def __init__(self, autoencoder: PosteriorAutoencoder, device: torch.device, precision: Precision = "32") -> None:
+        self.autoencoder, self.device, self.precision = autoencoder, device, precision
+        self.names = (cache_name("moments", autoencoder.fingerprint()),)
+
+    @torch.inference_mode()
+    def __call__(self, clip: Clip) -> dict[str, bytes]:
+        frames = clip.images.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            mean, log_variance = self.autoencoder.moments(frames).float().chunk(2, dim=1)
+        # no sample is drawn from outside this range either, and float16 can hold it
+        moments = torch.cat([mean, log_variance.clamp(-30, 20)], dim=1)
+        return _members(self.names[0], moments, clip)
+
+
+class FirstFrameAnnotator:
+    """Tokens [M, D] of the first frame from the frozen image tower.
+
+    Args:
+        As for :class:`MomentsAnnotator`.
+    """
+
+    def __init__(self, tower: ClipVisionTower, device: torch.device, precision: Precision = "32") -> None:
+        self.tower, self.device, self.precision = tower, device, precision
+        self.names = (cache_name("clip", tower.fingerprint()),)
+
+    @torch.inference_mode()
+    def __call__(self, clip: Clip) -> dict[str, bytes]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            tokens = self.tower(clip.images[:1].to(self.device))
+        return _members(self.names[0], tokens[0].float(), clip)
+
+
+def _members(name: str, values: Tensor, clip: Clip) -> dict[str, bytes]:
+    return {name: encode_cache(values, f"clip {clip.key}: {name}")}
+
+
+def tower_annotators(
+    autoencoder: nn.Module, image_tokens: nn.Module, device: torch.device, precision: Precision = "32"
+) -> list[Annotator]:
+    """One annotator for each frozen tower that the two parts have; they are moved to the device."""
+    cached_inputs(autoencoder, image_tokens)  # refuses two parts without any
+    annotators: list[Annotator] = []
+    if isinstance(autoencoder, PosteriorAutoencoder):
+        annotators.append(MomentsAnnotator(autoencoder.to(device), device, precision))
+    if isinstance(image_tokens, ClipImageTokens):
+        annotators.append(FirstFrameAnnotator(image_tokens.tower.to(device), device, precision))
+    return annotators
+
+
+def frozen_parts(config: Path) -> tuple[nn.Module, nn.Module]:
+    """Autoencoder and image tokens of a training configuration; nothing else of the network is built.
+
+    Args:
+        config: YAML of ``train.py``, such as ``configs/stage1.yaml`` or a run's ``config.yaml``.
+
+    Raises:
+        ConfigurationError: no such file, or no such parts in it.
+        MissingWeightsError, BadWeightsError: from the parts.
+    """
+    parts = ("autoencoder", "image_tokens")
+    try:
+        network = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["network"]
+        described = {part: network.get("init_args", network)[part] for part in parts}
+    except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{config}: has no model.network with an autoencoder and image_tokens ({error!r}); give the YAML file of a "
+            "training run"
+        ) from error
+    parser = ArgumentParser(exit_on_error=False)
+    for part in parts:
+        parser.add_argument(f"--{part}", type=nn.Module, required=True)
+    try:
+        parsed = parser.parse_object(described)
+    except ArgumentError as error:
+        raise ConfigurationError(f"{config}: {error}") from error
+    built: Any = parser.instantiate_classes(parsed)
+    return built.autoencoder, built.image_tokens
+
+
+def cache_shards(
+    shards: Path,
+    out: Path,
+    config: Path,
+    precision: Precision = "32",
+    device: str | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
+    progress: Progress | None = None,
+) -> AnnotationReport:
+    """Copy shards into a new folder, with what the frozen towers of a configuration make of every clip.
+
+    Run it again to go on after an interruption. Several processes share the work by shards: a Slurm array, torchrun, or
+    rank and world_size by hand; the manifest is written when the last shard is there.
+
+    Args:
+        shards: folder of the packed shards.
+        out: folder of the new ones.
+        config: YAML file of the training run, whose autoencoder and image tokens are used.
+        precision: bf16 computes in bfloat16 autocast; what is stored is float16 either way.
+        device: torch device; by default this process's GPU if there is one.
+        rank: number of this process; by default of the Slurm array, else torchrun's, else 0.
+        world_size: number of processes; given with rank.
+        progress: called after every clip.
+
+    Raises:
+        ConfigurationError: nothing to cache in this configuration; ``out`` was made with other weights.
+        BadDataError: damaged shards.
+        MissingWeightsError, BadWeightsError: from the towers.
+    """
+    place = process_place(rank, world_size)
+    local = os.environ.get("LOCAL_RANK", "0")
+    chosen = torch.device(device or (f"cuda:{local}" if torch.cuda.is_available() else "cpu"))
+    annotators = tower_annotators(*frozen_parts(config), chosen, precision)
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32):
+        return annotate_shards(shards, out, annotators, {"precision": precision}, *place, progress=progress)

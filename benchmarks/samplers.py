@@ -120,8 +120,8 @@ def rms(a: Tensor, b: Tensor) -> float:
 def main(
     run: Path = Path("runs/demo/stage2"),
     shards: Path = Path("data/procedural-val"),
-    clips: int = 4,
-    reference_steps: int = 100,
+    clips: int = 2,
+    reference_steps: int = 64,
 ) -> None:
     """Print the tables.
 

@@ -176,7 +176,7 @@ def check_sampler(sampler: SamplerName, eta: float | None, last_step: LastStep |
         kind = "deterministic, which is eta=0" if _ETA[sampler] == 0 else "as noisy as eta=1"
         raise ConfigurationError(
             f"sampler={sampler!r} is {kind}, but eta={eta} was asked for; leave eta out, or choose sampler='ddim', "
-            "which has it" + (", or 'sde-dpm++'" if _ETA[sampler] == 0 else "")
+            "which has it" + (", or the stochastic 'sde-dpm++'" if _ETA[sampler] == 0 else "")
         )
     if last_step == "official":
         raise ConfigurationError(

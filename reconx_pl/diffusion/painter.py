@@ -12,7 +12,8 @@ from torch import Tensor
 from reconx_pl.diffusion.guidance import Guidance
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.offload import resident
-from reconx_pl.diffusion.sampler import DDIMSampler
+from reconx_pl.diffusion.sampler import LastStep, Spacing
+from reconx_pl.diffusion.solvers import SamplerName, check_sampler, make_sampler
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import relative_to_first
 from reconx_pl.types import Clip
@@ -23,12 +24,15 @@ class SamplingConfig:
     """How frames are sampled. The paper names DDIM and multi-condition guidance, but no numbers: these are the base's.
 
     Args:
-        steps: DDIM steps.
-        eta: 0 is deterministic, 1 adds the full noise back.
+        steps: evaluations of the guided model.
+        sampler: "ddim" (base model) or a second-order solver, see ``make_sampler`` and docs/sampling.md.
+        eta: of DDIM alone: 0 is deterministic, 1 (base model, and None) adds the full noise back.
         view_scale: guidance towards text and image (base model: 7.5).
         structure_scale: guidance towards the point cloud (ours: as strong as towards the views).
         rescale: guidance rescale against over-saturation (base model: 0.7).
-        last_step: "official" repeats the original's last-step rescale, "corrected" undoes it.
+        last_step: of DDIM alone: "official" (and None) repeats the original's last-step rescale, "corrected" undoes it.
+        spacing: which diffusion steps are visited; None is the sampler's own, "trailing" for DDIM and "quadratic" for
+            the solvers.
         batched: one pass over all guidance branches (False: one after the other, for small GPUs).
         structure: False paints without the structure condition (the ablation).
         precision: "bf16" runs the model in bfloat16 autocast; latents and sampler stay float32.
@@ -37,11 +41,13 @@ class SamplingConfig:
     """
 
     steps: int = 50
-    eta: float = 1.0
+    sampler: SamplerName = "ddim"
+    eta: float | None = None
     view_scale: float = 7.5
     structure_scale: float = 7.5
     rescale: float = 0.7
-    last_step: Literal["official", "corrected"] = "official"
+    last_step: LastStep | None = None
+    spacing: Spacing | None = None
     batched: bool = True
     structure: bool = True
     precision: Literal["32", "bf16"] = "32"
@@ -50,6 +56,7 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigurationError(f"sampling.steps must be at least 1, got {self.steps}")
+        check_sampler(self.sampler, self.eta, self.last_step)
 
 
 class DiffusionPainter:
@@ -141,7 +148,9 @@ class DiffusionPainter:
         with resident(device, home, *encoders):
             sets = network.condition_sets(views.to(device), fps.to(device), frames, cloud, captions, generator)
         guidance = Guidance(config.view_scale, config.structure_scale, config.rescale, config.batched)
-        sampler = DDIMSampler(network.schedule, config.steps, config.eta, last_step=config.last_step)
+        sampler = make_sampler(
+            network.schedule, config.sampler, config.steps, config.eta, config.last_step, config.spacing
+        )
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
         with autocast, resident(device, home, network.unet, network.schedule):
             latents = sampler.sample(

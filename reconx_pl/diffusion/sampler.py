@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from reconx_pl.diffusion.noise import standard_normal
 from reconx_pl.diffusion.schedule import NoiseSchedule
 from reconx_pl.errors import ConfigurationError
 
-Spacing = Literal["trailing", "uniform"]
+Spacing = Literal["trailing", "quadratic", "uniform"]
 LastStep = Literal["official", "corrected"]
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -41,13 +41,35 @@ class SamplerStep:
     x0: Tensor  # [B, ...] predicted clean latents after dynamic rescale
 
 
+class Sampler(Protocol):
+    """Turns noise into latents with a denoiser that already contains its guidance."""
+
+    timesteps: Tensor  # [S] int64 ascending: the diffusion steps at which the denoiser is evaluated, once each
+
+    def sample(
+        self,
+        denoise: Denoise,
+        shape: tuple[int, ...],
+        generator: torch.Generator | None = None,
+        *,
+        device: torch.device | str | None = None,
+        start: Tensor | None = None,
+        noise: Iterable[Tensor] | None = None,
+        callback: Callable[[SamplerStep], None] | None = None,
+    ) -> Tensor:
+        """Run all steps; arguments, result and errors as for ``DDIMSampler.sample``."""
+        ...
+
+
 def ddim_timesteps(steps: int, spacing: Spacing = "trailing", train_steps: int = 1000) -> Tensor:
     """The diffusion steps that a sampler visits, ascending int64.
 
     "trailing" (Lin et al. 2023) starts from pure noise: round(train_steps - k c) - 1 with c = train_steps / steps.
     Where rounding errors give one entry too many (steps = 61), the reference visits step -1, which indexes the table's
-    end; here it is dropped. "uniform" is the older ``range(0, train_steps, train_steps // steps)`` plus 1: it never
-    visits the last step, and has more entries than ``steps`` where that does not divide ``train_steps``.
+    end; here it is dropped. "quadratic" (Song et al. 2021, appendix D.2) starts there too, and its steps shrink towards
+    the clean end: round(train_steps (k / steps)^2) - 1. "uniform" is the older
+    ``range(0, train_steps, train_steps // steps)`` plus 1: it never visits the last step, and has more entries than
+    ``steps`` where that does not divide ``train_steps``.
 
     Raises:
         ConfigurationError: a step count that the spacing cannot serve, or an unknown spacing.
@@ -57,6 +79,10 @@ def ddim_timesteps(steps: int, spacing: Spacing = "trailing", train_steps: int =
     if spacing == "trailing":
         visited = np.round(np.arange(train_steps, 0, -train_steps / steps)).astype(np.int64)[::-1] - 1
         visited = visited[visited >= 0]
+    elif spacing == "quadratic":
+        count = np.arange(1, steps + 1)
+        # at least count - 1: many steps would share the first diffusion steps
+        visited = np.maximum(np.round(train_steps * (count / steps) ** 2).astype(np.int64), count) - 1
     elif spacing == "uniform":
         visited = np.arange(0, train_steps, train_steps // steps, dtype=np.int64) + 1
         if visited[-1] >= train_steps:
@@ -65,7 +91,7 @@ def ddim_timesteps(steps: int, spacing: Spacing = "trailing", train_steps: int =
                 f"{train_steps - 1}; use spacing='trailing' or fewer steps"
             )
     else:
-        raise ConfigurationError(f"spacing is 'trailing' or 'uniform', got {spacing!r}")
+        raise ConfigurationError(f"spacing is 'trailing', 'quadratic' or 'uniform', got {spacing!r}")
     return torch.from_numpy(visited.copy())
 
 
@@ -144,15 +170,7 @@ class DDIMSampler:
             ConfigurationError: no source of randomness, or recorded noise that ends early.
         """
         device = torch.device(device) if device is not None else self.schedule.alphas_cumprod.device
-        if generator is None and (start is None or (noise is None and self.eta > 0)):
-            raise ConfigurationError("sampling needs a torch.Generator, or a recorded start and recorded noise")
-        if start is not None and tuple(start.shape) != tuple(shape):
-            raise ConfigurationError(f"the start has shape {tuple(start.shape)}, asked for {tuple(shape)}")
-        if start is not None:
-            x = start.to(device=device, dtype=torch.float32)
-        else:
-            assert generator is not None
-            x = standard_normal(shape, generator, device)
+        x = starting_latents(shape, generator, start, device, draws_more=noise is None and self.eta > 0)
         recorded = iter(noise) if noise is not None else None
         total = len(self.timesteps)
         for executed, i in enumerate(reversed(range(total))):
@@ -161,24 +179,58 @@ class DDIMSampler:
             x0, eps = self.schedule.to_x0_eps(output, x, t)
             x0 = x0 * float(self.scales_next[i] / self.scales[i])
             x = float(self.alphas_next[i].sqrt()) * x0 + float(self.direction[i]) * eps
-            drawn = self._noise(recorded, generator, shape, device, executed)
+            drawn = step_noise(recorded, generator, shape, device, executed)
             if drawn is not None and self.sigmas[i] > 0:
                 x = x + float(self.sigmas[i]) * drawn
             if callback is not None:
                 callback(SamplerStep(executed, total, int(self.timesteps[i]), x, x0))
         return x
 
-    @staticmethod
-    def _noise(
-        recorded: Iterator[Tensor] | None,
-        generator: torch.Generator | None,
-        shape: tuple[int, ...],
-        device: torch.device,
-        executed: int,
-    ) -> Tensor | None:
-        if recorded is not None:
-            drawn = next(recorded, None)
-            if drawn is None:
-                raise ConfigurationError(f"the recorded noise ends before step {executed}; give one tensor a step")
-            return drawn.to(device=device, dtype=torch.float32)
-        return standard_normal(shape, generator, device) if generator is not None else None
+
+def starting_latents(
+    shape: tuple[int, ...],
+    generator: torch.Generator | None,
+    start: Tensor | None,
+    device: torch.device,
+    draws_more: bool,
+) -> Tensor:
+    """The recorded or drawn start of a sampler, float32 of ``shape`` on ``device``.
+
+    Args:
+        shape: of the latents.
+        generator: draws the start where none is given.
+        start: a recorded start.
+        device: of the result.
+        draws_more: whether the steps will need the generator as well.
+
+    Raises:
+        ConfigurationError: no source of randomness, or a start of another shape.
+    """
+    if generator is None and (start is None or draws_more):
+        raise ConfigurationError("sampling needs a torch.Generator, or a recorded start and recorded noise")
+    if start is not None and tuple(start.shape) != tuple(shape):
+        raise ConfigurationError(f"the start has shape {tuple(start.shape)}, asked for {tuple(shape)}")
+    if start is not None:
+        return start.to(device=device, dtype=torch.float32)
+    assert generator is not None
+    return standard_normal(shape, generator, device)
+
+
+def step_noise(
+    recorded: Iterator[Tensor] | None,
+    generator: torch.Generator | None,
+    shape: tuple[int, ...],
+    device: torch.device,
+    executed: int,
+) -> Tensor | None:
+    """The noise of one step, recorded or drawn; None where there is neither.
+
+    Raises:
+        ConfigurationError: the recorded noise has ended.
+    """
+    if recorded is not None:
+        drawn = next(recorded, None)
+        if drawn is None:
+            raise ConfigurationError(f"the recorded noise ends before step {executed}; give one tensor a step")
+        return drawn.to(device=device, dtype=torch.float32)
+    return standard_normal(shape, generator, device) if generator is not None else None

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reconx_pl.conditioning.checkpoint import read_state
@@ -16,6 +15,8 @@ from reconx_pl.conditioning.resampler import adapt_latents
 from reconx_pl.diffusion.painter import DiffusionPainter
 from reconx_pl.diffusion.weights import OFFICIAL_PREFIX, load_official_unet
 from reconx_pl.errors import BadWeightsError
+from reconx_pl.training.consolidate import checkpoint_weights, write_weights
+from reconx_pl.training.sharding import whole_tensors
 from reconx_pl.training.stages import GROUPS, frozen_names
 
 log = logging.getLogger(__name__)
@@ -24,17 +25,23 @@ RESAMPLER, OFFICIAL_RESAMPLER = "image_tokens.resampler.", "image_proj_model."
 QUERIES = 16  # for each frame, in every released model
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, average: bool = False) -> dict[str, Tensor]:
     """Tensors of a file of weights under the names of ``ReconXDiffusion``.
 
-    The file is a checkpoint of ours (``.ckpt``), exported weights of ours (``.safetensors``), or a checkpoint in the
-    layout of the released DynamiCrafter 512. Of the latter the U-Net and the resampler are taken; autoencoder and CLIP
-    towers read the same file by themselves (their ``weights`` argument).
+    The file is a checkpoint of ours (``.ckpt``, a file or a folder), exported weights of ours (``.safetensors``), or a
+    checkpoint in the layout of the released DynamiCrafter 512. Of the latter the U-Net and the resampler are taken;
+    autoencoder and CLIP towers read the same file by themselves (their ``weights`` argument).
+
+    Args:
+        path: the file or folder.
+        average: take the moving averages that a checkpoint of ours holds.
 
     Raises:
         MissingWeightsError: no such file.
         BadWeightsError: not such a file, a damaged one, or one that would have to be unpickled.
     """
+    if average or Path(path).is_dir():
+        return checkpoint_weights(Path(path), average)
     state = read_state(path, (PREFIX, ""))
     if not any(name.startswith(OFFICIAL_PREFIX) for name in state):
         return state
@@ -44,7 +51,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     }
 
 
-def load_network(network: nn.Module, path: Path) -> None:
+def load_network(network: nn.Module, path: Path, average: bool = False) -> None:
     """Load weights into the network, strict both ways.
 
     One exception: a file without any structure parameter (a base model that was never trained with one) leaves the
@@ -53,7 +60,7 @@ def load_network(network: nn.Module, path: Path) -> None:
     Raises:
         MissingWeightsError, BadWeightsError: as ``read_weights``; or keys or shapes that do not fit, which are listed.
     """
-    state = read_weights(path)
+    state = read_weights(path, average)
     own = own_weights(network)
     towers = frozen_names(network)
     state = {name: tensor for name, tensor in state.items() if name not in towers}
@@ -95,23 +102,33 @@ def own_weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 def painter_identity(painter: DiffusionPainter) -> str:
-    """Who painted: a hash of the weights, and the sampling settings. Other weights never inherit these results."""
+    """Who painted: a hash of the weights, and the sampling settings. Other weights never inherit these results.
+
+    Where the weights are sharded every rank has to ask.
+    """
     digest = hashlib.sha256()
-    for name, tensor in sorted(own_weights(painter.network).items()):
+    for name, tensor in whole_tensors(dict(sorted(own_weights(painter.network).items()))):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return f"weights {digest.hexdigest()[:16]}, {painter.config}"
 
 
-def save_network(network: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write the network's weights as ``.safetensors``, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in own_weights(network).items()}, partial, dict(metadata or {})
-    )
-    partial.replace(path)
+def save_network(
+    network: nn.Module, path: Path, metadata: Mapping[str, str] | None = None, writes: bool = True
+) -> None:
+    """Write the network's weights as ``.safetensors``, whole or not at all.
+
+    Args:
+        network: where it is sharded every rank has to call.
+        path: the file.
+        metadata: of the file.
+        writes: whether this is the rank that writes.
+    """
+    whole = whole_tensors(own_weights(network))
+    # a rank that does not write takes part in gathering, and forgets
+    kept = {name: tensor.cpu() for name, tensor in whole if writes}
+    if writes:
+        write_weights(kept, path, metadata)
 
 
 def _differences(missing: list[str], unexpected: list[str], shapes: list[str], most: int = 8) -> str:

@@ -20,16 +20,17 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """The complete checkpoint of the highest step in a folder, None where there is none.
 
     Complete is a folder with the table of its tensors and the rest beside them, or a whole ``.ckpt`` file; one that
-    was being written when its run was killed is passed over, with a line in the log.
+    was being written when its run was killed is passed over, with a line in the log. A link is taken before what it
+    leads to: Lightning never removes the checkpoint whose path it was given, and links cost nothing.
     """
-    best: tuple[tuple[int, float], Path] | None = None
+    best: tuple[tuple[int, float, bool], Path] | None = None
     # a folder also counts on its way into its place or out of it, as .ckpt.partial or .ckpt.old
     for path in sorted(path for path in folder.glob("*.ckpt*") if path.is_dir() or path.suffix == ".ckpt"):
         # the table of contents of a file is written last, and is what is_zipfile looks for
         if not (is_complete(path) if path.is_dir() else zipfile.is_zipfile(path)):
             log.warning("%s is not a complete checkpoint and is passed over", path)
             continue
-        rank = (_step(path), path.stat().st_mtime)
+        rank = (_step(path), path.stat().st_mtime, path.is_symlink())
         if best is None or rank > best[0]:
             best = rank, path
     return None if best is None else best[1]

@@ -115,6 +115,11 @@ class ShardedStrategy(ModelParallelStrategy):
     def setup(self, trainer: Trainer) -> None:
         assert self.lightning_module is not None
         require_sharded(self.lightning_module)
+        if trainer.validate_loop.inference_mode:
+            raise ConfigurationError(
+                "sharded weights cannot be gathered in inference mode: set trainer.inference_mode to false, as "
+                "configs/trainer/fsdp.yaml does"
+            )
         super().setup(trainer)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:

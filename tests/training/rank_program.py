@@ -57,6 +57,7 @@ class Job:
     validate_every: int = 0
     checkpoint_every: int = 5
     checkpointing: bool = True
+    paint_first: bool = False
     precision: str = "32-true"
 
 
@@ -139,6 +140,10 @@ class Record(L.Callback):
         self.job, self.batches = job, []
         self.collectives = Collectives()
 
+    def on_train_start(self, trainer: Any, pl_module: ReconXModule) -> None:
+        if self.job.paint_first:
+            self.on_validation_end(trainer, pl_module)
+
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if not self.batches and self.job.strategy == "sharded":
             self.collectives.__enter__()
@@ -217,6 +222,7 @@ def run(job: Job) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        inference_mode=False,
     )
     if job.strategy != "sharded":
         trainer.strategy.checkpoint_io = EitherCheckpointIO()

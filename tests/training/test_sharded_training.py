@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from rank_program import Job, launch, run, tiny_network
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -116,7 +117,9 @@ def test_one_sharded_process_goes_on_from_either_form(folder: Path, tmp_path: Pa
     settings = {"accumulate": 2, "ranks": 1}
     from_folder = Job("a", str(tmp_path), STEPS, ckpt_path=f"{folder}/two-step=20.ckpt", **settings)
     from_file = Job("b", str(tmp_path), STEPS, ckpt_path=f"{folder}/one-step=20.ckpt", **settings)
-    further = Job("c", str(tmp_path), HALF + 2, ckpt_path=f"{folder}/one-step=10.ckpt", **settings)
+    # and it may paint before it trains
+    path = f"{folder}/one-step=10.ckpt"
+    further = Job("c", str(tmp_path), HALF + 2, ckpt_path=path, paint_first=True, **settings)
     launch(from_folder, from_file, further)
     assert furthest(tensors(tmp_path, "a"), tensors(folder, "two")) == 0
     assert furthest(tensors(tmp_path, "b"), tensors(folder, "one")) == 0
@@ -181,7 +184,10 @@ def test_a_trained_parameter_that_is_not_sharded_is_an_error() -> None:
     strategy = ShardedStrategy()
     strategy._lightning_module = module
     with pytest.raises(ConfigurationError, match=r"not sharded: network\.unet\.time_embed\.0\.weight"):
-        strategy.setup(None)  # type: ignore[arg-type]
+        strategy.setup(Trainer(accelerator="cpu", logger=False))
+    module.network.requires_grad_(False)
+    with pytest.raises(ConfigurationError, match="set trainer.inference_mode to false"):
+        strategy.setup(Trainer(accelerator="cpu", logger=False))
 
 
 def test_a_folder_without_its_end_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -161,6 +161,20 @@ def fetch(
         console.print(f"{name} {net}: {path}")
 
 
+def consolidate(checkpoint: Path, out: Path, ema: bool = False) -> None:
+    """Write the network's weights out of a checkpoint, sharded or not, into one .safetensors file.
+
+    Args:
+        checkpoint: folder that sharded training wrote, or a .ckpt file.
+        out: the file; a stage's init_from, and what evaluate.py reads.
+        ema: the moving averages in the place of the weights that they belong to.
+    """
+    from reconx_pl.training.consolidate import consolidate as write
+
+    write(checkpoint, out, ema)
+    console.print(f"{out}: weights of {checkpoint}{', averaged' if ema else ''}")
+
+
 def run(function: Callable[[], Any]) -> None:
     """Run a command; errors that this package raises on purpose end without a traceback, with exit code 1."""
     logging.basicConfig(
@@ -174,7 +188,12 @@ def run(function: Callable[[], Any]) -> None:
         sys.exit("stopped; run the same command again to go on")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"cache": cache, "pack": pack, "procedural": procedural}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "cache": cache,
+    "consolidate": consolidate,
+    "pack": pack,
+    "procedural": procedural,
+}
 WEIGHTS_COMMANDS: dict[str, Callable[..., None]] = {"fetch": fetch, "convert": convert}
 
 
@@ -190,6 +209,9 @@ def build_parser() -> ArgumentParser:
         elif name == "cache":
             command.add_function_arguments(cache_shards, as_positional=True, skip={"config", "progress"})
             command.add_argument("--config", type=Path, required=True, help="YAML file of the training run")
+        elif name == "consolidate":
+            command.add_function_arguments(consolidate, as_positional=True, skip={"ema"})
+            command.add_argument("--ema", action="store_true", help="averages instead of the weights")
         else:
             command.add_function_arguments(function, as_positional=True)
         commands.add_subcommand(name, command, help=command.description)

@@ -16,27 +16,29 @@ from reconx_pl.data.formats import UnreadableScene, read_scenes
 from reconx_pl.data.packing import scene_clip
 from reconx_pl.data.stream import read_clips
 from reconx_pl.diffusion.painter import SamplingConfig
-from reconx_pl.diffusion.weights import load_network
 from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsError
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
-from reconx_pl.training.checkpoints import painter_identity
+from reconx_pl.training.checkpoints import load_network, painter_identity
 from reconx_pl.training.module import ReconXModule
+from reconx_pl.training.resume import newest_checkpoint
 from reconx_pl.types import Clip
 
 log = logging.getLogger(__name__)
 
 
 def weights_of(run: Path, weights: Path | None = None) -> Path:
-    """The file of weights that stands for a run: the one given, else what the run exported, else its last checkpoint.
+    """The weights that stand for a run: those given, else what the run exported, else its newest checkpoint.
 
     Raises:
         MissingWeightsError: none of them is there.
     """
-    candidates = [Path(weights)] if weights else [run / "weights.safetensors", run / "checkpoints" / "last.ckpt"]
-    found = next((path for path in candidates if path.exists()), None)
+    exported = Path(weights) if weights else run / "weights.safetensors"
+    if exported.exists():
+        return exported
+    found = None if weights else newest_checkpoint(run / "checkpoints")
     if found is None:
-        where = " or ".join(map(str, candidates))
+        where = exported if weights else f"{exported} or in {run / 'checkpoints'}"
         raise MissingWeightsError(f"no weights at {where}; let the run in {run} write a checkpoint first")
     return found
 
@@ -45,8 +47,10 @@ def load_run(run: Path, weights: Path | None = None) -> ReconXModule:
     """Rebuild the module of a training run from its ``config.yaml`` and load its weights.
 
     Args:
-        run: folder that ``train.py`` wrote: ``config.yaml`` and ``weights.safetensors`` or ``checkpoints/last.ckpt``.
-        weights: a ``.ckpt`` or ``.safetensors`` file, or a converted folder, to take instead of the run's own.
+        run: folder that ``train.py`` wrote: ``config.yaml`` and ``weights.safetensors`` or ``checkpoints``. Of a
+            checkpoint with an average of the weights (``model.ema``) the average is taken, as in validation.
+        weights: a checkpoint (file or folder), a ``.safetensors`` file or a converted folder to take instead of the
+            run's own.
 
     Raises:
         MissingWeightsError: no such run, or it has no weights yet.
@@ -63,7 +67,7 @@ def load_run(run: Path, weights: Path | None = None) -> ReconXModule:
     parser.add_class_arguments(ReconXModule, "model")
     parsed = parser.parse_object({"model": yaml.safe_load(config.read_text())["model"]})
     module: ReconXModule = parser.instantiate_classes(parsed).model
-    load_network(module.network, found)
+    load_network(module.network, found, average=module.ema_config is not None and found.suffix != ".safetensors")
     return module.eval()
 
 

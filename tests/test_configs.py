@@ -86,7 +86,7 @@ def test_a_run_keeps_everything_in_its_folder(name: str) -> None:
     assert exported(config) == f"{folder}/weights.safetensors"
     checkpoints = [c for c in config.trainer.callbacks if c.class_path.endswith("ModelCheckpoint")]
     assert [c.init_args.dirpath for c in checkpoints] == [f"{folder}/checkpoints"]
-    assert checkpoints[0].init_args.save_last is True and config.ckpt_path == "last"
+    assert checkpoints[0].init_args.save_last == "link" and config.ckpt_path == "last"
 
 
 @pytest.mark.parametrize("names", [DEMO, ("stage1", "stage2")])

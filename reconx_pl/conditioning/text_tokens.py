@@ -182,8 +182,8 @@ class LearnedTextTokens(nn.Module):
 
     def forward(self, captions: Sequence[str]) -> Tensor:
         """One table for each caption, "" included -> [B, 77, D]; use ``null`` for a dropped caption."""
-        return self.caption.expand(len(captions), -1, -1)
+        return self.caption.repeat(len(captions), 1, 1)  # a view would outlive the memory of a sharded table
 
     def null(self) -> Tensor:
         """The table for no caption, [1, 77, D]."""
-        return self.empty
+        return self.empty.clone()

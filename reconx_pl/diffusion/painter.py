@@ -123,7 +123,7 @@ class DiffusionPainter:
         """Whether painting takes a point cloud."""
         return self.network.structure_encoder is not None and self.config.structure
 
-    @torch.inference_mode()
+    @torch.no_grad()  # sharded weights cannot be gathered in inference mode
     def paint_views(
         self,
         views: Tensor,  # [B, 2, 3, H, W] first and last frame in [0, 1]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,10 +17,15 @@ from PIL import Image
 from torch import Tensor
 
 from reconx_pl.data.datamodule import ShardDataModule
+from reconx_pl.diffusion.painter import DiffusionPainter
+from reconx_pl.errors import ReconXError
+from reconx_pl.evaluation.painter import Painter, RecordedFrames, blind, scene_generator
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
 from reconx_pl.evaluation.video import write_mp4
 from reconx_pl.training.checkpoints import painter_identity, save_network
 from reconx_pl.training.module import ReconXModule
+from reconx_pl.training.sharding import is_sharded
+from reconx_pl.types import Clip
 
 log = logging.getLogger(__name__)
 
@@ -75,16 +81,20 @@ class MediaCallback(L.Callback):
         self.clips = clips
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
-            return
         module, data = cast(ReconXModule, pl_module), _data(trainer)
+        # the parts of a sharded model are useless without each other: its ranks paint together, and rank 0 writes
+        paints = trainer.is_global_zero or is_sharded(module.network)
+        if trainer.sanity_checking or not paints or not isinstance(trainer.logger, TensorBoardLogger):
+            return
         training = module.training
-        painter = module.painter()
-        for clip in data.clips("val", self.clips):
-            generator = torch.Generator(module.device).manual_seed(0)
-            painted = painter.paint(clip, generator)  # [T, 3, H, W]
-            both = torch.cat([clip.images, painted], dim=-1)  # truth | painted
-            add_animation(trainer.logger, f"painted/{clip.key}", both, clip.fps, trainer.global_step)
+        with module.averaged():
+            painter = module.painter()
+            for clip in data.clips("val", self.clips):
+                generator = torch.Generator(module.device).manual_seed(0)
+                painted = painter.paint(clip, generator)  # [T, 3, H, W]
+                both = torch.cat([clip.images, painted], dim=-1)  # truth | painted
+                if trainer.is_global_zero:
+                    add_animation(trainer.logger, f"painted/{clip.key}", both, clip.fps, trainer.global_step)
         module.train(training)
 
 
@@ -139,22 +149,43 @@ class EvaluationCallback(L.Callback):
         self._evaluate(trainer, cast(ReconXModule, pl_module), "test")
 
     def _evaluate(self, trainer: L.Trainer, module: ReconXModule, split: Literal["val", "test"]) -> None:
-        data = _data(trainer)
-        training, painter = module.training, module.painter()
+        clips: Iterable[Clip] = _data(trainer).clips(split, self.clips)
+        training = module.training
         out = (self.out or Path(trainer.log_dir or ".") / "evaluation") / f"{split}-step{module.step:07d}"
-        results = evaluate_scenes(
-            data.clips(split, self.clips),
-            painter,
-            self.config,
-            out,
-            rank=trainer.global_rank,
-            world=trainer.world_size,
-            model=painter_identity(painter),
-            device=module.device,
-        )
+        with module.averaged():
+            own = module.painter()
+            model = painter_identity(own)
+            painter: Painter = own
+            if is_sharded(module.network):
+                clips = list(clips)
+                painter = paint_together(clips, own, self.config.seed, module.device)
+            results = evaluate_scenes(
+                clips,
+                painter,
+                self.config,
+                out,
+                rank=trainer.global_rank,
+                world=trainer.world_size,
+                model=model,
+                device=module.device,
+            )
         module.train(training)
         if trainer.is_global_zero and trainer.logger is not None:
             trainer.logger.log_metrics(flatten_scores(results, split), module.step)
+
+
+def paint_together(clips: Iterable[Clip], painter: DiffusionPainter, seed: int, device: torch.device) -> RecordedFrames:
+    """Paint every clip with a sharded model, all ranks the same one at the same time, as an evaluation would.
+
+    A clip that cannot be painted is left out, and fails when its turn in the evaluation comes.
+    """
+    frames: dict[str, Tensor] = {}
+    for clip in clips:
+        try:
+            frames[clip.key] = painter.paint(blind(clip), scene_generator(seed, clip.key, "paint", device))
+        except ReconXError as error:  # about the clip, and thus the same on every rank
+            log.error("clip %s cannot be painted: %s", clip.key, error)
+    return RecordedFrames(frames)
 
 
 def flatten_scores(results: Mapping[str, Any], split: str) -> dict[str, float]:
@@ -171,17 +202,24 @@ class ExportWeights(L.Callback):
 
     Args:
         path: the file; the next stage's ``init_from``, and what ``evaluate.py`` looks for.
+        ema: the averaged weights, where the module keeps an average (``model.ema``), as in validation.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, ema: bool = True) -> None:
         self.path = Path(path)
+        self.ema = ema
 
     # also called where a run that was stopped after its last step is started again, which trains nothing any more
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         done = 0 < trainer.max_steps <= trainer.global_step
-        if trainer.is_global_zero and done:
-            module = cast(ReconXModule, pl_module)
-            save_network(module.network, self.path, {"stage": module.stage.value, "step": str(trainer.global_step)})
+        if not done:
+            return
+        module = cast(ReconXModule, pl_module)
+        average = self.ema and module.ema is not None
+        facts = {"stage": module.stage.value, "step": str(trainer.global_step), "average": str(average)}
+        with module.averaged() if average else nullcontext():
+            save_network(module.network, self.path, facts, writes=trainer.is_global_zero)
+        if trainer.is_global_zero:
             log.info("weights of stage %s at step %d: %s", module.stage.value, trainer.global_step, self.path)
 
 

@@ -7,11 +7,36 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from reconx_pl.conditioning.checkpoint import FOLDER_FILE
+from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.painter import DiffusionPainter
+from reconx_pl.diffusion.weights import Queries, load_state, read_network
+from reconx_pl.diffusion.weights.released import ReleasedState
+from reconx_pl.training.consolidate import checkpoint_weights, write_weights
+from reconx_pl.training.sharding import whole_tensors
 from reconx_pl.training.stages import frozen_names
+
+
+def load_network(network: ReconXDiffusion, path: Path, queries: Queries = "interpolate", average: bool = False) -> None:
+    """Load weights into the network, strict both ways, from anything that holds them.
+
+    Args:
+        network: not sharded yet.
+        path: what ``reconx_pl.diffusion.weights.read_network`` takes, or a checkpoint folder of sharded training.
+        queries: how queries of another number of frames are adapted.
+        average: take the moving averages that a checkpoint of ours holds.
+
+    Raises:
+        MissingWeightsError: no such file.
+        BadWeightsError: not such a file, a damaged one, one that would have to be unpickled; or keys or shapes that
+            do not fit, which are listed.
+    """
+    path = Path(path)
+    of_a_run = path.is_dir() and not (path / FOLDER_FILE).is_file()
+    file = ReleasedState(checkpoint_weights(path, average), {}, {}) if average or of_a_run else read_network(path)
+    load_state(network, file, str(path), queries)
 
 
 def own_weights(network: nn.Module) -> dict[str, Tensor]:
@@ -21,20 +46,30 @@ def own_weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 def painter_identity(painter: DiffusionPainter) -> str:
-    """Who painted: a hash of the weights, and the sampling settings. Other weights never inherit these results."""
+    """Who painted: a hash of the weights, and the sampling settings. Other weights never inherit these results.
+
+    Where the weights are sharded every rank has to ask.
+    """
     digest = hashlib.sha256()
-    for name, tensor in sorted(own_weights(painter.network).items()):
+    for name, tensor in whole_tensors(dict(sorted(own_weights(painter.network).items()))):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return f"weights {digest.hexdigest()[:16]}, {painter.config}"
 
 
-def save_network(network: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write the network's weights as ``.safetensors``, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in own_weights(network).items()}, partial, dict(metadata or {})
-    )
-    partial.replace(path)
+def save_network(
+    network: nn.Module, path: Path, metadata: Mapping[str, str] | None = None, writes: bool = True
+) -> None:
+    """Write the network's weights as ``.safetensors``, whole or not at all.
+
+    Args:
+        network: where it is sharded every rank has to call.
+        path: the file.
+        metadata: of the file.
+        writes: whether this is the rank that writes.
+    """
+    whole = whole_tensors(own_weights(network))
+    # a rank that does not write takes part in gathering, and forgets
+    kept = {name: tensor.cpu() for name, tensor in whole if writes}
+    if writes:
+        write_weights(kept, path, metadata)

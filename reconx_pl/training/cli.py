@@ -2,23 +2,65 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
+from pathlib import Path
 
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from reconx_pl.data.datamodule import ShardDataModule
-from reconx_pl.errors import ReconXError
+from reconx_pl.errors import ConfigurationError, MissingWeightsError, ReconXError
 from reconx_pl.training.module import ReconXModule
+from reconx_pl.training.resume import EitherCheckpointIO, newest_checkpoint
+from reconx_pl.training.sharding import ShardedStrategy
+
+log = logging.getLogger(__name__)
 
 
 class ReconXCLI(LightningCLI):
-    """``fit``, ``validate`` and ``test`` with YAML configs; later ``-c`` files win."""
+    """``fit``, ``validate``, ``test`` and ``predict`` with YAML configs; later ``-c`` files win.
+
+    ``ckpt_path: last`` is the newest complete checkpoint in the ``dirpath`` of the run's ``ModelCheckpoint``. Where
+    there is none ``fit`` starts anew, and says so; the others refuse.
+    """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults({"trainer.use_distributed_sampler": False})  # the stream splits itself over ranks
         for target in ("model.seed", "data.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=_seed)
+
+    def before_fit(self) -> None:
+        self._find_checkpoint("fit")
+
+    def before_validate(self) -> None:
+        self._find_checkpoint("validate")
+
+    def before_test(self) -> None:
+        self._find_checkpoint("test")
+
+    def before_predict(self) -> None:
+        self._find_checkpoint("predict")
+
+    def _find_checkpoint(self, subcommand: str) -> None:
+        if not isinstance(self.trainer.strategy, ShardedStrategy):
+            self.trainer.strategy.checkpoint_io = EitherCheckpointIO()
+        chosen = self.config_init[subcommand]
+        if chosen.ckpt_path != "last":
+            return
+        callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.dirpath]
+        if not callbacks:
+            raise ConfigurationError("ckpt_path: last needs a ModelCheckpoint with a dirpath, or name a checkpoint")
+        folder = Path(str(callbacks[0].dirpath))
+        found = newest_checkpoint(folder)
+        if found is None and subcommand != "fit":
+            raise MissingWeightsError(
+                f"no complete checkpoint in {folder}: give --ckpt_path, or --ckpt_path null for model.init_from"
+            )
+        if found is None:
+            log.warning("no complete checkpoint in %s: the run starts anew, from step 0", folder)
+        chosen.ckpt_path = None if found is None else str(found)
 
 
 def _seed(value: bool | int) -> int:

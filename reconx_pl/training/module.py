@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,16 @@ from torch import Tensor
 
 from reconx_pl.data.caches import CachedInputs
 from reconx_pl.diffusion.model import ReconXDiffusion
+from reconx_pl.diffusion.objective import DiffusionLoss
 from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
-from reconx_pl.diffusion.weights import Queries, load_network
-from reconx_pl.errors import ConfigurationError, MissingWeightsError
+from reconx_pl.diffusion.weights import Queries
+from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
 from reconx_pl.geometry.cameras import relative_to_first
-from reconx_pl.training.stages import Stage, apply_stage
+from reconx_pl.training.checkpoints import load_network
+from reconx_pl.training.consolidate import NETWORK
+from reconx_pl.training.ema import AverageConfig, WeightAverage
+from reconx_pl.training.sharding import ShardedStrategy, is_sharded, reshard, shard_network
+from reconx_pl.training.stages import Stage, apply_stage, frozen_names
 from reconx_pl.types import ClipBatch
 
 log = logging.getLogger(__name__)
@@ -69,11 +76,14 @@ class ReconXModule(L.LightningModule):
         stage: which parameters are trained, and whether the structure condition takes part.
         optimizer: AdamW and its schedule.
         sampling: how clips are painted in validation, test and evaluation.
-        init_from: weights to start from: a checkpoint of an earlier stage (``.ckpt``), a ``.safetensors`` file, a
-            folder that ``reconx weights convert`` wrote, or a released checkpoint of the base model.
+        init_from: weights to start from: a checkpoint of an earlier stage (``.ckpt``, a file or a folder), a
+            ``.safetensors`` file, a folder that ``reconx weights convert`` wrote, or a released checkpoint of the base
+            model. Of a checkpoint these are the weights themselves, not their average.
         queries: what becomes of the resampler's queries where ``init_from`` has another number of frames:
             "interpolate" over time, or "repeat" those of the nearest earlier frame.
         seed: of timesteps, noise and condition dropout; the draw of a step follows from it and the step alone.
+        ema: keep an exponential moving average of the trained weights; validation, painting and exported weights use
+            it. None keeps none.
     """
 
     def __init__(
@@ -85,6 +95,7 @@ class ReconXModule(L.LightningModule):
         init_from: Path | None = None,
         queries: Queries = "interpolate",
         seed: int = 0,
+        ema: AverageConfig | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -95,7 +106,13 @@ class ReconXModule(L.LightningModule):
         self.queries: Queries = queries
         self.seed = seed
         self.trained = apply_stage(network, self.stage)
+        self.ema_config = ema
+        self.ema: WeightAverage | None = None  # made when weights are there and sharded
         self._loaded_step = 0
+        self._paints_bf16 = False  # sharded weights come together in this precision alone
+        self.towers = frozenset(f"{NETWORK}{name}" for name in frozen_names(network))
+        self.register_state_dict_post_hook(_leave_towers_out)
+        self.register_load_state_dict_post_hook(_do_not_miss_towers)
 
     def setup(self, stage: str) -> None:
         resumes = self.trainer.ckpt_path is not None  # the checkpoint will bring the weights
@@ -109,8 +126,27 @@ class ReconXModule(L.LightningModule):
             groups = ", ".join(f"{group} {count:,}" for group, count in sorted(self.trained.items()))
             log.info("stage %s trains %s parameters: %s", self.stage.value, f"{sum(self.trained.values()):,}", groups)
 
+    def configure_model(self) -> None:
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy) and not is_sharded(self.network):
+            shard_network(self.network, strategy.mesh, strategy.policy)
+            self._paints_bf16 = strategy.policy.param_dtype is torch.bfloat16
+        if self.ema_config is not None and self.ema is None:
+            self.ema = WeightAverage(self.network, self.ema_config)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._require_average(checkpoint)
         self._loaded_step = int(checkpoint["global_step"])
+
+    def _require_average(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint.get("state_dict")  # a sharded strategy has compared and loaded already
+        if state is not None and (self.ema is not None) != any(name.startswith("ema.") for name in state):
+            raise BadWeightsError(
+                "the checkpoint has no average of the weights and model.ema asks for one: set model.ema to null, or "
+                "start a new run from the checkpoint with model.init_from"
+                if self.ema is not None
+                else "the checkpoint has an average of the weights: set model.ema as in the run that wrote it"
+            )
 
     @property
     def step(self) -> int:
@@ -121,12 +157,25 @@ class ReconXModule(L.LightningModule):
     def uses_structure(self) -> bool:
         return self.stage is Stage.structure
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it the network has the averaged weights, if an average is kept; afterwards its own, to the bit."""
+        reshard(self.network)
+        if self.ema is None:
+            yield
+            return
+        with self.ema.swapped(self.network):
+            try:
+                yield
+            finally:
+                reshard(self.network)
+
     def painter(
         self, sampling: SamplingConfig | None = None, device: torch.device | str | None = None
     ) -> DiffusionPainter:
-        """A painter over the present weights, without structure before the stage that trains it.
+        """A painter over the present weights (see ``averaged``), without structure before the stage that trains it.
 
-        It leaves the network in eval mode.
+        It leaves the network in eval mode. Where the network is sharded all ranks have to paint together.
 
         Args:
             sampling: instead of the module's own settings.
@@ -138,6 +187,8 @@ class ReconXModule(L.LightningModule):
             config = replace(config, offload=False)
         if not self.uses_structure:
             config = replace(config, structure=False)
+        if self._paints_bf16:
+            config = replace(config, precision="bf16")
         return DiffusionPainter(self.network, config, device)
 
     def cached_inputs(self) -> CachedInputs:
@@ -147,26 +198,38 @@ class ReconXModule(L.LightningModule):
     def _generator(self, *parts: int) -> torch.Generator:
         """A generator that follows from the seed and ``parts`` alone, so that a resumed run draws the same numbers."""
         value = self.seed
-        for part in (*parts, self.global_rank):
+        for part in (*parts, 0):  # 0: the draws of a single process are those of earlier versions
             value = (value * 1_000_003 + part + 1) % (2**63 - 1)
         return torch.Generator(self.device).manual_seed(value)
 
+    def _number(self, batch_idx: int) -> int:
+        """Number of this rank's batch among those of all ranks: 2 ranks draw what 1 rank draws in twice the batches."""
+        return batch_idx * self.trainer.world_size + self.global_rank
+
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        micro = batch_idx % self.trainer.accumulate_grad_batches
-        output = self.network.loss(batch, self._generator(self.global_step, micro), structure=self.uses_structure)
+        number = self._number(batch_idx % self.trainer.accumulate_grad_batches)
+        output = self.network.loss(batch, self._generator(self.global_step, number), structure=self.uses_structure)
         size = len(batch["key"])
         self.log("train/loss", output.loss, prog_bar=True, batch_size=size)
         return output.loss
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.update(self.network, self.global_step + 1)  # Lightning counts this step when it is over
+
+    def _held_out(self, batch: ClipBatch, batch_idx: int) -> DiffusionLoss:
+        generator = self._generator(VALIDATION_SEED, self._number(batch_idx))
+        with self.averaged():
+            return self.network.loss(batch, generator, structure=self.uses_structure, drop=False)
+
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        generator = self._generator(VALIDATION_SEED, batch_idx)
-        output = self.network.loss(batch, generator, structure=self.uses_structure, drop=False)
+        output = self._held_out(batch, batch_idx)
         self.log("val/loss", output.loss, prog_bar=True, sync_dist=True, batch_size=len(batch["key"]))
         return output.loss
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        generator = self._generator(VALIDATION_SEED, batch_idx)
-        output = self.network.loss(batch, generator, structure=self.uses_structure, drop=False)
+        output = self._held_out(batch, batch_idx)
         self.log("test/loss", output.loss, sync_dist=True, batch_size=len(batch["key"]))
         return output.loss
 
@@ -177,8 +240,9 @@ class ReconXModule(L.LightningModule):
         points = None
         if painter.uses_structure:
             points = relative_to_first(batch["points"], batch["world_to_camera"][:, 0])
-        count, generator = batch["frames"].shape[1], self._generator(PREDICTION_SEED, batch_idx)
-        return painter.paint_views(frames, batch["fps"], count, points, batch["key"], batch["caption"], generator)
+        count, generator = batch["frames"].shape[1], self._generator(PREDICTION_SEED, self._number(batch_idx))
+        with self.averaged():
+            return painter.paint_views(frames, batch["fps"], count, points, batch["key"], batch["caption"], generator)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         config = self.optimizer
@@ -189,3 +253,14 @@ class ReconXModule(L.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: config.factor(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _leave_towers_out(module: ReconXModule, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Pretrained towers keep files of their own: no checkpoint holds them again."""
+    for name in module.towers:
+        state.pop(prefix + name, None)
+
+
+def _do_not_miss_towers(module: ReconXModule, keys: Any) -> None:
+    """Loading is strict about everything but the towers."""
+    keys.missing_keys[:] = [name for name in keys.missing_keys if name not in module.towers]

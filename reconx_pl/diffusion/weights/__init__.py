@@ -1,6 +1,6 @@
 """Weights in and out: names of the base model, strict loading, our own folder, fetching."""
 
-from reconx_pl.diffusion.weights.load import Queries, load_network, read_network
+from reconx_pl.diffusion.weights.load import Queries, load_network, load_state, read_network
 from reconx_pl.diffusion.weights.names import (
     OFFICIAL_PREFIX,
     STRUCTURE_PARAMETERS,
@@ -18,6 +18,7 @@ __all__ = [
     "from_official_name",
     "load_network",
     "load_official_unet",
+    "load_state",
     "load_unet_weights",
     "read_network",
     "to_official_name",

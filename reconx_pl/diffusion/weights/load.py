@@ -104,29 +104,42 @@ def load_network(
     towers: bool = False,
     assign: bool = False,
 ) -> None:
+    """``load_state`` of what ``read_network`` finds at ``path``."""
+    load_state(network, read_network(path), str(path), queries, towers=towers, assign=assign)
+
+
+def load_state(
+    network: ReconXDiffusion,
+    file: ReleasedState,
+    source: str,
+    queries: Queries = "interpolate",
+    *,
+    towers: bool = False,
+    assign: bool = False,
+) -> None:
     """Load weights into the network, strict both ways; see ``fitting_state``.
 
     A structure branch that the file lacks is left as it was born; where it is on the meta device it is born now.
 
     Args:
         network: ``ReconXDiffusion``.
-        path: as for ``read_network``.
+        file: as ``read_network`` returns it.
+        source: file named in messages.
         queries: as for ``fitting_state``.
         towers: load the frozen towers as well.
         assign: take the tensors of the file, mapped, instead of copying; for a network on the meta device.
 
     Raises:
-        MissingWeightsError: no such file.
-        BadWeightsError: as ``read_network`` and ``fitting_state``.
+        BadWeightsError: as ``fitting_state``.
     """
-    state = fitting_state(network, read_network(path), str(path), queries, towers=towers)
+    state = fitting_state(network, file, source, queries, towers=towers)
     born = [name for name in network.state_dict() if is_structure(name) and name not in state]
     if born:
-        log.info("%s has no structure branch: its %d tensors start from their initial values", path, len(born))
+        log.info("%s has no structure branch: its %d tensors start from their initial values", source, len(born))
         if any(network.get_parameter(name).is_meta for name in born):
             _bear_structure(network, next(iter(state.values())).dtype)
     network.load_state_dict(state, strict=False, assign=assign)  # strict already
-    log.info("loaded %d tensors from %s", len(state), path)
+    log.info("loaded %d tensors from %s", len(state), source)
 
 
 def _fit_queries(

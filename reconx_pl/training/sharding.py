@@ -27,7 +27,7 @@ def shard_network(network: ReconXDiffusion, mesh: DeviceMesh, policy: MixedPreci
 
     Units that are gathered together: each ``Stage`` of the U-Net, the structure encoder, the image encoder, and the
     rest (embeddings, output layer, text tables). A stage (a residual block and its two transformers) is larger than a
-    single block, so that full size takes some 30 gathers a pass instead of 80, it is still a small share of the whole,
+    single block, so that full size takes some 30 gathers a pass instead of 60, it is still a small share of the whole,
     and activation checkpointing of its blocks happens inside it, where recomputing needs no further gather.
 
     Pretrained frozen towers are left whole on every rank: they have neither gradients nor moments.
@@ -42,8 +42,10 @@ def shard_network(network: ReconXDiffusion, mesh: DeviceMesh, policy: MixedPreci
     # the root too gives its weights back after a forward pass: validation, too, must leave it sharded
     for module in (*units, network):
         fully_shard(module, mesh=mesh, mp_policy=policy, ignored_params=whole, reshard_after_forward=True)
-    for method in ("loss", "condition_sets"):
-        register_fsdp_forward_method(network, method)
+    for module, methods in ((network, ("loss", "condition_sets")), (network.image_tokens, ("null", "project"))):
+        for method in methods:
+            if hasattr(module, method):
+                register_fsdp_forward_method(module, method)
 
 
 def reshard(module: nn.Module) -> None:

@@ -12,16 +12,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from rank_program import tiny_network
 from tiny_run import tiny_config
-from torch import nn
 
-from reconx_pl.conditioning.frozen import FrozenModule
 from reconx_pl.data.procedural import write_procedural
 from reconx_pl.errors import BadWeightsError, MissingWeightsError
 from reconx_pl.pipeline import weights_of
 from reconx_pl.training.cli import main
-from reconx_pl.training.module import ReconXModule
 from reconx_pl.training.resume import EitherCheckpointIO, newest_checkpoint
 from reconx_pl.training.sharded_checkpoint import read_rest, read_table, read_whole, write_folder
 
@@ -151,31 +147,6 @@ def test_nothing_in_a_folder_is_unpickled(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(BadWeightsError, match="c.ckpt"):
         EitherCheckpointIO().load_checkpoint(tmp_path / "c.ckpt")
     assert not (tmp_path / "owned").exists()
-
-
-class Tower(FrozenModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 2)
-        self.freeze()
-
-
-def test_towers_are_not_in_checkpoints_and_everything_else_must_be() -> None:
-    network = tiny_network()
-    network.image_tokens.tower = Tower()
-    module = ReconXModule(network)
-    state = module.state_dict()
-    assert not any("tower" in name for name in state) and "network.image_tokens.position" in state
-    assert "image_tokens.tower.layer.weight" in network.state_dict()  # the network itself is whole
-    tower = network.image_tokens.tower.layer.weight.clone()
-    module.load_state_dict(state)
-    assert torch.equal(network.image_tokens.tower.layer.weight, tower)
-    module.load_state_dict(state | {"network.image_tokens.tower.layer.weight": tower})  # as earlier versions wrote it
-    del state["network.image_tokens.position"]
-    with pytest.raises(RuntimeError, match="Missing key.*image_tokens.position"):
-        module.load_state_dict(state)
-    with pytest.raises(RuntimeError, match="Unexpected key.*novel"):
-        module.load_state_dict(module.state_dict() | {"novel": tower})
 
 
 def test_last_says_that_a_run_starts_anew_and_then_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from tiny_run import logged, tiny_config
 
 from reconx_pl.data.procedural import write_procedural
+from reconx_pl.pipeline import load_run
+from reconx_pl.training.checkpoints import own_weights
 from reconx_pl.training.consolidate import checkpoint_weights
 from reconx_pl.training.resume import newest_checkpoint
 
@@ -79,6 +81,9 @@ def test_sharded_ranks_train_paint_and_score_and_one_process_goes_on(tmp_path: P
     assert sorted(logged(run, "train/loss")) == [0, 1, 2]
     after = newest_checkpoint(run / "checkpoints")
     assert after is not None and after.is_file() and after.resolve().name == "epoch=0-step=3.ckpt"
+    (run / "weights.safetensors").unlink()
+    rebuilt, averaged = own_weights(load_run(run).network), checkpoint_weights(after, average=True)
+    assert all(torch.equal(rebuilt[name], averaged[name]) for name in rebuilt)  # as in validation
 
 
 def train(config: Path, *options: str) -> None:

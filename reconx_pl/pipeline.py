@@ -66,7 +66,7 @@ def load_run(run: Path, weights: Path | None = None) -> ReconXModule:
     parser.add_class_arguments(ReconXModule, "model")
     parsed = parser.parse_object({"model": yaml.safe_load(config.read_text())["model"]})
     module: ReconXModule = parser.instantiate_classes(parsed).model
-    load_network(module.network, found, average=module.ema_config is not None and found.suffix != ".safetensors")
+    load_network(module.network, found, average=module.ema_config is not None and ".ckpt" in found.name)
     return module.eval()
 
 

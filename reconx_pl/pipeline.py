@@ -19,7 +19,7 @@ from reconx_pl.diffusion.painter import SamplingConfig
 from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsError
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
-from reconx_pl.training.checkpoints import load_network, painter_identity
+from reconx_pl.training.checkpoints import load_weights, painter_identity
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.training.resume import newest_checkpoint
 from reconx_pl.types import Clip
@@ -67,7 +67,7 @@ def load_run(run: Path, weights: Path | None = None) -> ReconXModule:
     parser.add_class_arguments(ReconXModule, "model")
     parsed = parser.parse_object({"model": yaml.safe_load(config.read_text())["model"]})
     module: ReconXModule = parser.instantiate_classes(parsed).model
-    load_network(module.network, found, average=module.ema_config is not None and found.suffix != ".safetensors")
+    load_weights(module.network, found, average=module.ema_config is not None and ".ckpt" in found.name)
     return module.eval()
 
 

@@ -1,4 +1,4 @@
-"""What a training run writes of its network, and who painted. Loading is ``reconx_pl.diffusion.weights``."""
+"""What a training run reads and writes of its network, and who painted."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from reconx_pl.conditioning.checkpoint import FOLDER_FILE
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.painter import DiffusionPainter
 from reconx_pl.diffusion.weights import Queries, load_state, read_network
 from reconx_pl.diffusion.weights.released import ReleasedState
 from reconx_pl.training.consolidate import checkpoint_weights, write_weights
+from reconx_pl.training.sharded_checkpoint import is_folder
 from reconx_pl.training.sharding import whole_tensors
 from reconx_pl.training.stages import frozen_names
 
 
-def load_network(network: ReconXDiffusion, path: Path, queries: Queries = "interpolate", average: bool = False) -> None:
+def load_weights(network: ReconXDiffusion, path: Path, queries: Queries = "interpolate", average: bool = False) -> None:
     """Load weights into the network, strict both ways, from anything that holds them.
 
     Args:
@@ -34,8 +34,8 @@ def load_network(network: ReconXDiffusion, path: Path, queries: Queries = "inter
             do not fit, which are listed.
     """
     path = Path(path)
-    of_a_run = path.is_dir() and not (path / FOLDER_FILE).is_file()
-    file = ReleasedState(checkpoint_weights(path, average), {}, {}) if average or of_a_run else read_network(path)
+    ours = average or is_folder(path)
+    file = ReleasedState(checkpoint_weights(path, average), {}, {}) if ours else read_network(path)
     load_state(network, file, str(path), queries)
 
 

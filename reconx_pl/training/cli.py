@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from reconx_pl.data.datamodule import ShardDataModule
-from reconx_pl.errors import ConfigurationError, MissingWeightsError, ReconXError
+from reconx_pl.errors import MissingWeightsError, ReconXError
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.training.resume import EitherCheckpointIO, newest_checkpoint
 from reconx_pl.training.sharding import ShardedStrategy
@@ -49,17 +49,16 @@ class ReconXCLI(LightningCLI):
         chosen = self.config_init[subcommand]
         if chosen.ckpt_path != "last":
             return
-        callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.dirpath]
-        if not callbacks:
-            raise ConfigurationError("ckpt_path: last needs a ModelCheckpoint with a dirpath, or name a checkpoint")
-        folder = Path(str(callbacks[0].dirpath))
-        found = newest_checkpoint(folder)
+        callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        folders = [Path(str(callback.dirpath)) for callback in callbacks if callback.dirpath]
+        found = newest_checkpoint(folders[0]) if folders else None
+        where = f"in {folders[0]}" if folders else "(no ModelCheckpoint with a dirpath)"
         if found is None and subcommand != "fit":
             raise MissingWeightsError(
-                f"no complete checkpoint in {folder}: give --ckpt_path, or --ckpt_path null for model.init_from"
+                f"no complete checkpoint {where}: give --ckpt_path, or --ckpt_path null for model.init_from"
             )
         if found is None:
-            log.warning("no complete checkpoint in %s: the run starts anew, from step 0", folder)
+            log.warning("no complete checkpoint %s: the run starts anew, from step 0", where)
         chosen.ckpt_path = None if found is None else str(found)
 
 

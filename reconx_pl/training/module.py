@@ -23,7 +23,7 @@ from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
 from reconx_pl.diffusion.weights import Queries
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
 from reconx_pl.geometry.cameras import relative_to_first
-from reconx_pl.training.checkpoints import load_network
+from reconx_pl.training.checkpoints import load_weights
 from reconx_pl.training.consolidate import NETWORK
 from reconx_pl.training.ema import AverageConfig, WeightAverage
 from reconx_pl.training.sharding import ShardedStrategy, is_sharded, reshard, shard_network
@@ -126,11 +126,11 @@ class ReconXModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         resumes = self.trainer.ckpt_path is not None  # the checkpoint will bring the weights
         if stage == "fit" and self.init_from is not None and not resumes:
-            load_network(self.network, self.init_from, self.queries)
+            load_weights(self.network, self.init_from, self.queries)
         if stage in ("validate", "test", "predict") and not resumes:
             if self.init_from is None:
                 raise MissingWeightsError("there are no weights to work with: give --ckpt_path, or model.init_from")
-            load_network(self.network, self.init_from, self.queries)
+            load_weights(self.network, self.init_from, self.queries)
         if stage == "fit":
             groups = ", ".join(f"{group} {count:,}" for group, count in sorted(self.trained.items()))
             log.info("stage %s trains %s parameters: %s", self.stage.value, f"{sum(self.trained.values()):,}", groups)

@@ -34,6 +34,11 @@ def is_complete(folder: Path) -> bool:
     return (folder / TABLE).is_file() and (folder / REST).is_file()
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a path is a checkpoint of a sharded run, complete or not, and not a folder of another kind."""
+    return (path / TABLE).is_file() or (path / REST).is_file()
+
+
 def write_folder(path: Path, checkpoint: dict[str, Any], first: bool, barrier: Callable[[], None]) -> None:
     """Write a checkpoint, all ranks together: beside its place, and into it when it is complete.
 

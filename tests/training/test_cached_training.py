@@ -79,7 +79,7 @@ def test_shards_without_the_caches_stop_the_run_before_it_starts(
     ]
     path.write_text(yaml.safe_dump(config))
     with pytest.raises(SystemExit, match=r"error: .*frames: has no caches, the network needs moments-.*reconx cache"):
-        main(["fit", "-c", str(path), "--ckpt_path", "null"])
+        main(["fit", "-c", str(path)])
     assert not (tmp_path / "rank0.jsonl").exists()
 
 

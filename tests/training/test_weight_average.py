@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reconx_pl.errors import BadWeightsError, ConfigurationError
 from reconx_pl.training.callbacks import ExportWeights
-from reconx_pl.training.checkpoints import load_network
+from reconx_pl.training.checkpoints import load_weights
 from reconx_pl.training.consolidate import checkpoint_weights
 from reconx_pl.training.ema import AverageConfig, WeightAverage
 from reconx_pl.training.module import ReconXModule
@@ -116,7 +116,7 @@ def test_the_export_holds_the_average_if_wanted(folder: Path, tmp_path: Path, em
 
 def test_an_average_that_is_not_there_is_an_error(folder: Path) -> None:
     with pytest.raises(BadWeightsError, match="without-step=6.ckpt holds no average"):
-        load_network(tiny_network(), folder / "without-step=6.ckpt", average=True)
+        load_weights(tiny_network(), folder / "without-step=6.ckpt", average=True)
     settings: dict[str, Any] = {"strategy": "auto"}
     with pytest.raises(BadWeightsError, match="no average of the weights and model.ema asks for one"):
         run(Job("x", str(folder), 6, ckpt_path=f"{folder}/without-step=6.ckpt", **settings))

@@ -1,6 +1,7 @@
 """The U-Net: what each measure against its cost brings, beside a plain variant of the same model.
 
-``python -m benchmarks.unet [SIZE ...] [--device cuda] [--compile] [--rounds N]``; sizes: demo, small, full16, full32.
+``python -m benchmarks.unet [SIZE ...] [--device cuda] [--compile] [--rounds N]``; sizes: demo (the default), small,
+full16, full32.
 """
 
 from __future__ import annotations
@@ -226,7 +227,7 @@ def memory(name: str, device: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.unet", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("sizes", nargs="*", choices=[*SIZES, []], default=["demo", "small"])
+    parser.add_argument("sizes", nargs="*", choices=[*SIZES, []], default=["demo"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=5, help="of timing; 0 for memory alone")
     parser.add_argument("--compile", action="store_true", help="also compiled; compiling takes minutes on a processor")

@@ -1,19 +1,20 @@
 """The U-Net: what each measure against its cost brings, beside a plain variant of the same model.
 
-``python -m benchmarks.unet [SIZE ...] [--device cuda] [--compile] [--rounds N]``; sizes: demo, small, full16, full32.
+``python -m benchmarks.unet [SIZE ...] [--device cuda] [--compile] [--rounds N]``; sizes: demo (the default), small,
+full16, full32.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
@@ -180,10 +181,17 @@ def report_memory(name: str, case: str, device: str) -> None:
         peak = torch.cuda.max_memory_allocated()
     else:
         torch.set_num_threads(1)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before = _kilobytes("VmRSS") * 1024
         call()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = _kilobytes("VmHWM") * 1024
     print(json.dumps({"bytes": peak - before}))
+
+
+def _kilobytes(entry: str) -> int:
+    """An entry of Linux's account of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(f"{entry}:")))
 
 
 def measure(name: str, device: str, rounds: int, compiled: bool) -> None:
@@ -210,23 +218,28 @@ def measure(name: str, device: str, rounds: int, compiled: bool) -> None:
         work = floating_point_operations(size, how.backward)
         share = work / sorted(seconds[case])[rounds // 2] / best[how.half]
         print(f"{work / 1e9:10,.0f} GFLOP, {share:5.0%} of that   {case}")
+
+
+def memory(name: str, device: str) -> None:
     for case in CASES:
         print(f"{peak_bytes(name, case, device) / 2**30:8.2f} GiB beside the model   {case}")
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.unet", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("sizes", nargs="*", choices=[*SIZES, []], default=["demo", "small"])
+    parser.add_argument("sizes", nargs="*", choices=[*SIZES, []], default=["demo"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="of timing; 0 for memory alone")
     parser.add_argument("--compile", action="store_true", help="also compiled; compiling takes minutes on a processor")
     parser.add_argument("--memory-of", choices=CASES, help="print the peak memory of one case and end")
     options = parser.parse_args(arguments if arguments is not None else [])
     for name in options.sizes:
         if options.memory_of:
             report_memory(name, options.memory_of, options.device)
-        else:
+            continue
+        if options.rounds:
             measure(name, options.device, options.rounds, options.compile)
+        memory(name, options.device)
 
 
 if __name__ == "__main__":

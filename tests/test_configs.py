@@ -37,7 +37,7 @@ def exported(config: Namespace) -> str:
 
 
 def test_every_config_is_tested() -> None:
-    assert {path.stem for path in (ROOT / "configs").glob("*.yaml")} == {*TRAINED, "demo_evaluate"}
+    assert {path.stem for path in (ROOT / "configs").glob("*.yaml")} == {*TRAINED, "demo_evaluate", "slurm"}
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,22 @@ def test_recomputation_by_kind_of_block_can_be_asked_for(given: str, parsed: boo
         .fit
     )
     assert unet(config).activation_checkpointing == parsed
+
+
+def test_every_stage_survives_preemption_and_bad_gradients() -> None:
+    for name in TRAINED:
+        callbacks = {callback.class_path.rsplit(".", 1)[1] for callback in fit_config(name).trainer.callbacks}
+        assert {"PreemptionCallback", "FiniteGuard", "ModelCheckpoint"} <= callbacks, name
+
+
+def test_slurm_goes_over_any_stage() -> None:
+    configs = [str(ROOT / "configs" / name) for name in ("stage2.yaml", "trainer/fsdp.yaml", "slurm.yaml")]
+    config = train_parser().parse_args(["fit", *(part for path in configs for part in ("-c", path))]).fit
+    (plugin,) = config.trainer.plugins
+    assert plugin.class_path.endswith("SLURMEnvironment") and plugin.init_args.auto_requeue is False
+    assert config.trainer.strategy.class_path.endswith("ShardedStrategy") and config.ckpt_path == "last"
+    script = (ROOT / "configs" / "slurm.sbatch").read_text()
+    assert all(f"-c configs/{name}" in script for name in ("stage2.yaml", "trainer/fsdp.yaml", "slurm.yaml"))
 
 
 def test_demo_is_one_network() -> None:

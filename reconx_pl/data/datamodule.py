@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Literal
@@ -170,7 +171,17 @@ class ShardDataModule(LightningDataModule):
             "pin_memory": on_cuda,
             # the loader draws a seed for its workers: not from the global generator
             "generator": torch.Generator().manual_seed(self.seed),
+            "worker_init_fn": outlive_signals,
         }
+
+
+def outlive_signals(worker: int) -> None:
+    """Let a loader's process ignore what a scheduler sends to every process of a job that it takes away.
+
+    The training process saves and stops then, and needs its next batches until the step is over.
+    """
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _StreamLoader(DataLoader[ClipBatch]):

@@ -224,7 +224,8 @@ class ReconXModule(L.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        if self.ema is not None:
+        done = any(parameter.grad is not None for parameter in self.network.parameters())
+        if self.ema is not None and done:  # FiniteGuard leaves no gradients where it leaves out a step
             self.ema.update(self.network, self.global_step + 1)  # Lightning counts this step when it is over
 
     def _held_out(self, batch: ClipBatch, batch_idx: int) -> DiffusionLoss:

@@ -39,3 +39,7 @@ class BadSceneError(ReconXError, ValueError):
 
 class ConfigurationError(ReconXError, ValueError):
     """Options that contradict each other or the data."""
+
+
+class OutOfSpaceError(ReconXError, OSError):
+    """A file could not be written to its end; the message names it and the space that is left."""

@@ -27,7 +27,7 @@ from reconx_pl.training.checkpoints import load_weights
 from reconx_pl.training.consolidate import NETWORK
 from reconx_pl.training.ema import AverageConfig, WeightAverage
 from reconx_pl.training.sharding import ShardedStrategy, is_sharded, reshard, shard_network
-from reconx_pl.training.stages import Stage, apply_stage, frozen_names
+from reconx_pl.training.stages import Stage, apply_stage, frozen_names, group_of
 from reconx_pl.types import ClipBatch
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,8 @@ class OptimizerConfig:
         betas: moments of Adam.
         warmup_steps: linear warm-up.
         decay: "none" keeps the rate, "cosine" lets it fall to zero at ``trainer.max_steps``.
+        structure_multiplier: the newly born structure branch (encoder, its keys, values and gates) learns at so many
+            times the rate of the pretrained layers. The paper says nothing of it.
     """
 
     lr: float = 1e-5
@@ -52,8 +54,14 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     warmup_steps: int = 0
     decay: str = "none"
+    structure_multiplier: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.structure_multiplier <= 0:
+            raise ConfigurationError(
+                f"optimizer.structure_multiplier must be positive, got {self.structure_multiplier}; a stage without "
+                "structure is model.stage"
+            )
         if self.lr <= 0:
             raise ConfigurationError(f"optimizer.lr must be positive, got {self.lr}")
         if self.decay not in ("none", "cosine"):
@@ -256,9 +264,17 @@ class ReconXModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         config = self.optimizer
-        parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        named = [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
+        born = config.structure_multiplier != 1
+        rest = [p for name, p in named if not (born and group_of(name) == "structure")]
+        structure = [p for name, p in named if born and group_of(name) == "structure"]
+        groups = [
+            {"params": parameters, "lr": config.lr * multiplier}
+            for parameters, multiplier in ((rest, 1.0), (structure, config.structure_multiplier))
+            if parameters
+        ]
         optimizer = torch.optim.AdamW(
-            parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True
+            groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True
         )
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: config.factor(step, total))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pickle
@@ -15,7 +16,7 @@ import yaml
 from tiny_run import tiny_config
 
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.errors import BadWeightsError, MissingWeightsError
+from reconx_pl.errors import BadWeightsError, MissingWeightsError, OutOfSpaceError
 from reconx_pl.pipeline import weights_of
 from reconx_pl.training.cli import main
 from reconx_pl.training.resume import EitherCheckpointIO, newest_checkpoint
@@ -147,6 +148,42 @@ def test_nothing_in_a_folder_is_unpickled(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(BadWeightsError, match="c.ckpt"):
         EitherCheckpointIO().load_checkpoint(tmp_path / "c.ckpt")
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_file_stays_until_the_one_in_its_place_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, save = tmp_path / "last.ckpt", torch.save
+    EitherCheckpointIO().save_checkpoint(checkpoint(1.0, step=1), path)
+
+    def cut_short(value: Any, target: Path) -> None:
+        save(value, target)
+        target.write_bytes(target.read_bytes()[:-100])
+
+    def killed(value: Any, target: Path) -> None:
+        cut_short(value, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        EitherCheckpointIO().save_checkpoint(checkpoint(2.0, step=2), path)
+    assert newest_checkpoint(tmp_path) == path and EitherCheckpointIO().load_checkpoint(path)["global_step"] == 1
+    monkeypatch.setattr(torch, "save", cut_short)
+    with pytest.raises(RuntimeError):
+        EitherCheckpointIO().save_checkpoint(checkpoint(2.0, step=2), path)
+    assert list(tmp_path.iterdir()) == [path] and EitherCheckpointIO().load_checkpoint(path)["global_step"] == 1
+    monkeypatch.setattr(torch, "save", save)
+    EitherCheckpointIO().save_checkpoint(checkpoint(2.0, step=2), path)
+    assert list(tmp_path.iterdir()) == [path] and EitherCheckpointIO().load_checkpoint(path)["global_step"] == 2
+
+
+def test_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(value: Any, target: Path) -> None:
+        target.write_bytes(b"begun")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutOfSpaceError, match=r"a.ckpt: the disk is full \(.* GiB free.*run the same command again"):
+        EitherCheckpointIO().save_checkpoint(checkpoint(1.0, step=1), tmp_path / "a.ckpt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_last_says_that_a_run_starts_anew_and_then_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

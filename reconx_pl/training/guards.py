@@ -69,7 +69,8 @@ class FiniteGuard(L.Callback):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None  # the optimizer passes over such parameters, moments and decay included
-        pl_module.log("train/nonfinite_steps", float(self.total))
+        for logger in trainer.loggers:
+            logger.log_metrics({"train/nonfinite_steps": self.total}, trainer.global_step)
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "nonfinite"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"step{trainer.global_step:07d}-rank{trainer.global_rank}.json"

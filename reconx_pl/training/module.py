@@ -223,12 +223,12 @@ class ReconXModule(L.LightningModule):
         """Number of this rank's batch among those of all ranks: 2 ranks draw what 1 rank draws in twice the batches."""
         return batch_idx * self.trainer.world_size + self.global_rank
 
-    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Tensor]:
         number = self._number(batch_idx % self.trainer.accumulate_grad_batches)
         output = self.network.loss(batch, self._generator(self.global_step, number), structure=self.uses_structure)
         size = len(batch["key"])
         self.log("train/loss", output.loss, prog_bar=True, batch_size=size)
-        return output.loss
+        return {"loss": output.loss, "per_sample": output.per_sample, "t": output.t}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

@@ -26,9 +26,9 @@ class Watched(ReconXModule):
     spoiled: frozenset[int] = frozenset()
     kind = math.nan
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = super().training_step(batch, batch_idx)
-        return loss * self.kind if batch_idx in self.spoiled else loss
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        output = super().training_step(batch, batch_idx)
+        return output | {"loss": output["loss"] * self.kind} if batch_idx in self.spoiled else output
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         optimizer = self.trainer.optimizers[0]

@@ -14,7 +14,7 @@ import torch
 import yaml
 from golden_kits import REPOSITORY
 from signal_at import order
-from tiny_run import logged, tiny_config
+from tiny_run import tiny_config
 
 from reconx_pl.training.resume import newest_checkpoint
 from reconx_pl.training.sharded_checkpoint import read_whole
@@ -92,9 +92,12 @@ def keys(folder: Path, rank: int = 0) -> dict[int, list[str]]:
     return dict(json.loads(line) for line in (folder / f"rank{rank}.jsonl").read_text().splitlines())
 
 
-def curves(folder: Path) -> tuple[dict[int, float], dict[int, float]]:
-    """Losses and learning rates by step."""
-    return logged(folder / "base", "train/loss"), logged(folder / "base", "lr-AdamW")
+def curves(folder: Path, rank: int = 0) -> dict[int, list[float]]:
+    """Loss and learning rate of each step; where a step was done again, the last time counts.
+
+    TensorBoard's file would have gaps: what its writer had not yet written is lost with a killed process.
+    """
+    return dict(json.loads(line) for line in (folder / f"rank{rank}.curves.jsonl").read_text().splitlines())
 
 
 def final_state(folder: Path) -> dict[str, torch.Tensor]:

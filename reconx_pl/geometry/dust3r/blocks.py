@@ -1,4 +1,4 @@
-"""Pre-norm transformer blocks with rotary positions: the encoder's, and the decoders', which also read the other view."""
+"""Pre-norm transformer blocks with rotary positions: the encoder's, and the decoders' that read the other view too."""
 
 from __future__ import annotations
 

@@ -69,7 +69,9 @@ class Dust3rConfig:
         if self.head == "dpt" and self.decoder_depth % LEVELS:
             raise ConfigurationError(f"a DPT head needs a decoder_depth divisible by 4, got {self.decoder_depth}")
         if len(self.dpt_level_widths) != LEVELS:
-            raise ConfigurationError(f"dpt_level_widths has one number for each of 4 levels, got {self.dpt_level_widths}")
+            raise ConfigurationError(
+                f"dpt_level_widths has one number for each of 4 levels, got {self.dpt_level_widths}"
+            )
         if len(self.image_size) != 2 or any(side % PATCH for side in self.image_size):
             raise ConfigurationError(f"image_size is rows and columns, multiples of {PATCH}, got {self.image_size}")
 

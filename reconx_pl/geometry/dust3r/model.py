@@ -109,7 +109,7 @@ class Decoders(nn.Module):
 class Dust3r(nn.Module):
     """Two images to a point for each of their pixels, all in the first camera's frame.
 
-    The released weights are for non-commercial use only (CC BY-NC-SA 4.0), and so is what is made of them.
+    The released weights are for non-commercial use only (CC BY-NC-SA 4.0); this code is not.
 
     Args:
         config: size and options.

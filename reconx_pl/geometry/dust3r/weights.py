@@ -114,7 +114,7 @@ def load_state(model: Dust3r, state: Mapping[str, Tensor], source: str, assign: 
 def save_weights(model: Dust3r, path: str | Path) -> None:
     """Write a ``.safetensors`` file under the released names, with the configuration in its metadata.
 
-    The unused tensors of the release are not in it. What came from the released weights stays non-commercial.
+    The unused tensors of the release are not in it. Released weights stay under their licence in this file too.
     """
     from safetensors.torch import save_file
 

@@ -129,7 +129,14 @@ def cache(shards: Path, out: Path, **options: Any) -> None:
 
 
 def fetch(
-    name: Literal["lpips", "dynamicrafter-512", "dynamicrafter-512-interp", "dynamicrafter-1024", "viewcrafter-25"],
+    name: Literal[
+        "lpips",
+        "dust3r-512-dpt",
+        "dynamicrafter-512",
+        "dynamicrafter-512-interp",
+        "dynamicrafter-1024",
+        "viewcrafter-25",
+    ],
     folder: Path | None = None,
     sha256: str | None = None,
     revision: str = "main",
@@ -137,8 +144,9 @@ def fetch(
     """Fetch pretrained weights, checksums verified; an interrupted download goes on.
 
     Args:
-        name: lpips: the VGG16 and AlexNet backbones of the perceptual distance; the others: checkpoints of the base
-            model, 10.4 GB each, from the Hugging Face hub.
+        name: lpips: the VGG16 and AlexNet backbones of the perceptual distance; dust3r-512-dpt: DUSt3R, 2.3 GB,
+            non-commercial (CC BY-NC-SA 4.0), from the Hugging Face hub; the others: checkpoints of the base model,
+            10.4 GB each, from there too.
         folder: where to write; None is "weights" for checkpoints, and for lpips takes those that
             RECONX_LPIPS_WEIGHTS or a cache has, and fetches what is missing.
         sha256: expected checksum of a checkpoint; None takes the one that the hub states.
@@ -146,9 +154,12 @@ def fetch(
     """
     if name != "lpips":
         from reconx_pl.diffusion.weights.fetch import fetch_release
-        from reconx_pl.diffusion.weights.releases import release_of
+        from reconx_pl.diffusion.weights.releases import DUST3R_RELEASES, release_of
 
-        path = fetch_release(release_of(name), folder or Path("weights"), sha256, revision)
+        release = DUST3R_RELEASES[name] if name in DUST3R_RELEASES else release_of(name)
+        if release.notice:
+            console.print(release.notice)
+        path = fetch_release(release, folder or Path("weights"), sha256, revision)
         console.print(f"{name}: {path}")
         return
     from reconx_pl.splatting.perceptual_weights import Net, fetch_backbone, provide_backbone

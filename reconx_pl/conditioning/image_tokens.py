@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reconx_pl.conditioning.checkpoint import load_exactly, read_state
 from reconx_pl.conditioning.dropout import NULL_IMAGE, drop_tokens
 from reconx_pl.conditioning.frozen import FrozenModule
 from reconx_pl.conditioning.resampler import Resampler, ResamplerConfig
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
+from reconx_pl.weights_file import load_exactly, read_state
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from reconx_pl.conditioning.checkpoint import load_exactly, read_state
 from reconx_pl.conditioning.frozen import FrozenModule
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
+from reconx_pl.weights_file import load_exactly, read_state
 
 TEXT_TOWER_PREFIXES = ("cond_stage_model.model.", "text_tokens.text.", "model.", "")
 # parts of a whole CLIP checkpoint that are not the text tower

@@ -18,7 +18,7 @@ from huggingface_hub import constants, file_download
 from reconx_pl import cli
 from reconx_pl.diffusion.weights import fetch, releases
 from reconx_pl.diffusion.weights.fetch import fetch_release
-from reconx_pl.diffusion.weights.releases import RELEASES, Release
+from reconx_pl.diffusion.weights.releases import DUST3R_RELEASES, RELEASES, HubFile, Release
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
 
 RELEASE = Release("Name", "owner/name", "name.ckpt", 320, 512, 0.7, 24.0)
@@ -189,4 +189,22 @@ def test_releases_have_places_of_their_own() -> None:
     assert huggingface_hub.hf_hub_url("Doubiiu/DynamiCrafter_512_Interp", "model.ckpt").endswith(
         f"{RELEASES['dynamicrafter-512-interp'].repository}/resolve/main/model.ckpt"
     )
-    assert len({release.saved_as for release in RELEASES.values()}) == len(RELEASES)
+    everything = [*RELEASES.values(), *DUST3R_RELEASES.values()]
+    assert len({release.saved_as for release in everything}) == len(everything)
+
+
+def test_what_may_not_be_used_commercially_is_said_before_it_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[HubFile] = []
+
+    def recorded(release: HubFile, *arguments: Any) -> Path:
+        assert "CC BY-NC-SA 4.0: not for commercial use" in " ".join(capfd.readouterr().err.split())
+        asked.append(release)
+        return tmp_path / release.saved_as
+
+    monkeypatch.setattr(fetch, "fetch_release", recorded)
+    cli.main(["weights", "fetch", "dust3r-512-dpt"])
+    (release,) = asked
+    assert (release.repository, release.file) == ("naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt", "model.safetensors")
+    assert release.saved_as.endswith(".safetensors")  # the suffix says how it is read

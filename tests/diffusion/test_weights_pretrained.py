@@ -15,7 +15,6 @@ from released_checkpoints import released, tiny
 from safetensors.torch import load_file
 
 from reconx_pl.cli import main
-from reconx_pl.conditioning.checkpoint import read_tensors
 from reconx_pl.conditioning.image_tokens import ClipVisionTower, SmallImageConfig, SmallImageTokens
 from reconx_pl.conditioning.text_tokens import ClipTextTokens, LearnedTextTokens
 from reconx_pl.diffusion import model
@@ -28,6 +27,7 @@ from reconx_pl.diffusion.weights.building import build_network, network_config
 from reconx_pl.diffusion.weights.releases import RELEASES, release_config
 from reconx_pl.diffusion.weights.writing import write_safetensors
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
+from reconx_pl.weights_file import read_tensors
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from reconx_pl.diffusion.weights.releases import Release
+from reconx_pl.diffusion.weights.releases import HubFile
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ _GB = 1e9
 
 
 def fetch_release(
-    release: Release,
+    release: HubFile,
     folder: Path = Path("weights"),
     sha256: str | None = None,
     revision: str = "main",
@@ -120,7 +120,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _metadata(release: Release, target: Path, url: str) -> Any:
+def _metadata(release: HubFile, target: Path, url: str) -> Any:
     """What the hub says about the file: checksum, size, where the bytes are."""
     from huggingface_hub import get_hf_file_metadata
     from huggingface_hub.errors import (
@@ -148,7 +148,7 @@ def _metadata(release: Release, target: Path, url: str) -> Any:
         raise MissingWeightsError(_unreachable(url, error, target, release)) from error
 
 
-def _no_permission(release: Release) -> str:
+def _no_permission(release: HubFile) -> str:
     return (
         f"the hub does not give {release.repository} to this account: it is gated, private or gone. Open "
         f"https://huggingface.co/{release.repository}, accept its terms, and log in with `hf auth login` or set "
@@ -156,7 +156,7 @@ def _no_permission(release: Release) -> str:
     )
 
 
-def _unreachable(url: str, error: Exception, target: Path, release: Release) -> str:
+def _unreachable(url: str, error: Exception, target: Path, release: HubFile) -> str:
     return (
         f"{url} cannot be reached ({type(error).__name__}: {error}). Set HF_ENDPOINT to a mirror of the hub, or fetch "
         f"{release.file} of https://huggingface.co/{release.repository} on another machine, put it here as {target} "
@@ -164,7 +164,7 @@ def _unreachable(url: str, error: Exception, target: Path, release: Release) -> 
     )
 
 
-def _download(release: Release, metadata: Any, url: str, partial: Path, target: Path) -> None:
+def _download(release: HubFile, metadata: Any, url: str, partial: Path, target: Path) -> None:
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from reconx_pl.conditioning.checkpoint import check_fit, read_tensors
 from reconx_pl.conditioning.frozen import frozen_towers
 from reconx_pl.conditioning.resampler import adapt_latents
 from reconx_pl.conditioning.structure import StructureEncoder
@@ -18,6 +17,7 @@ from reconx_pl.diffusion.weights.names import STRUCTURE_PARAMETERS
 from reconx_pl.diffusion.weights.released import ReleasedState, is_released, split_released
 from reconx_pl.diffusion.weights.schedule_buffers import check_schedule
 from reconx_pl.errors import BadWeightsError
+from reconx_pl.weights_file import check_fit, read_tensors
 
 if TYPE_CHECKING:
     from reconx_pl.diffusion.model import ReconXDiffusion

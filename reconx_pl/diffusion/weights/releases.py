@@ -1,8 +1,8 @@
-"""The released base models: where they are, and the settings they were trained with."""
+"""The released models: where they are, and the settings that the base models were trained with."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from reconx_pl.conditioning.structure import StructureEncoderConfig
@@ -14,30 +14,41 @@ ReleaseName = Literal["dynamicrafter-512", "dynamicrafter-512-interp", "dynamicr
 
 
 @dataclass(frozen=True)
-class Release:
-    """A released checkpoint of 2,520 tensors, 10.4 GB.
+class HubFile:
+    """A file of weights on the Hugging Face hub.
 
     Args:
         title: what people call it.
-        repository: on the Hugging Face hub.
+        repository: on the hub.
         saved_as: file name here; in the repository it is ``file``.
-        height: rows of the frames it was trained on, pixels.
-        width: columns, pixels.
-        rescale_end: where the dynamic rescale of the clean latent ends.
-        default_fps: frames a second where none are given.
         licence: the licence tag of its page on the hub; None where the page had no tag.
         file: in the repository.
+        notice: what whoever fetches it has to know.
     """
 
     title: str
     repository: str
     saved_as: str
+    licence: str | None = field(default=None, kw_only=True)
+    file: str = field(default="model.ckpt", kw_only=True)
+    notice: str = field(default="", kw_only=True)
+
+
+@dataclass(frozen=True)
+class Release(HubFile):
+    """A released checkpoint of the base model: 2,520 tensors, 10.4 GB.
+
+    Args:
+        height: rows of the frames it was trained on, pixels.
+        width: columns, pixels.
+        rescale_end: where the dynamic rescale of the clean latent ends.
+        default_fps: frames a second where none are given.
+    """
+
     height: int
     width: int
     rescale_end: float
     default_fps: float
-    licence: str | None = None
-    file: str = "model.ckpt"
 
 
 RELEASES: dict[str, Release] = {
@@ -52,13 +63,25 @@ RELEASES: dict[str, Release] = {
         "DynamiCrafter 1024", "Doubiiu/DynamiCrafter_1024", "dynamicrafter_1024.ckpt", 576, 1024, 0.3, 10.0
     ),
     "viewcrafter-25": Release(
-        "ViewCrafter 25", "Drexubery/ViewCrafter_25", "viewcrafter_25.ckpt", 576, 1024, 0.3, 10.0, "apache-2.0"
+        "ViewCrafter 25", "Drexubery/ViewCrafter_25", "viewcrafter_25.ckpt", 576, 1024, 0.3, 10.0,
+        licence="apache-2.0",
     ),
 }  # fmt: skip
 
+DUST3R_RELEASES: dict[str, HubFile] = {
+    "dust3r-512-dpt": HubFile(
+        "DUSt3R 512 DPT",
+        "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt",
+        "dust3r_512_dpt.safetensors",
+        licence="cc-by-nc-sa-4.0",
+        file="model.safetensors",
+        notice="DUSt3R's weights are under CC BY-NC-SA 4.0: not for commercial use",
+    ),
+}
+
 
 def release_of(name: str) -> Release:
-    """The release of that name.
+    """The release of the base model of that name.
 
     Raises:
         ConfigurationError: there is none; lists the names.

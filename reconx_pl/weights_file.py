@@ -7,8 +7,9 @@ of ours under another (``autoencoder.vae.``, ...); a file may also hold one part
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -38,6 +39,13 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if path.is_dir():
         path = path / FOLDER_FILE
+    with readable(path):
+        return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raise what goes wrong while the block reads ``path`` as ``MissingWeightsError`` or ``BadWeightsError``."""
     if not path.is_file():
         raise MissingWeightsError(
             f"{path}: no such weights file; give the path of a local .safetensors or torch checkpoint, or get one "
@@ -46,7 +54,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if path.stat().st_size == 0:
         raise BadWeightsError(f"{path}: the file is empty; fetch it again")
     try:
-        return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+        yield
     except BadWeightsError:
         raise
     except UnpicklingError as error:

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from types import FrameType
 from typing import Any
@@ -21,6 +22,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from reconx_pl.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
+GRACE = 5.0  # seconds
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 
@@ -29,7 +31,8 @@ class PreemptionCallback(L.Callback):
 
     The run ends with exit code 0. Started again with ``ckpt_path: last`` it goes on with the next step. It needs the
     time of the longest optimizer step and of one checkpoint; a signal in the middle of a validation waits for its end
-    too. A second SIGTERM goes to whoever handled it before (it ends the process, without a checkpoint).
+    too. A SIGTERM that comes more than ``GRACE`` seconds after the first signal, and before the checkpoint is there,
+    goes to whoever handled it before (it ends the process); schedulers send one signal several times.
 
     Outside Slurm it saves and stops, so that ``kill`` loses nothing. Ranks agree by one small reduction a step.
 
@@ -40,20 +43,22 @@ class PreemptionCallback(L.Callback):
     def __init__(self, requeue: bool = True) -> None:
         self.requeue = requeue
         self._noticed: signal.Signals | None = None
+        self._since = 0.0
+        self._saved = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not _checkpointing(trainer):
             raise ConfigurationError("PreemptionCallback needs a ModelCheckpoint with a dirpath to save with")
-        self._noticed = None
+        self._noticed, self._saved = None, False
         for number in SIGNALS:  # after Lightning has installed its own
             self._previous[number] = signal.signal(number, self._notice)
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        again = self._noticed is not None and number == signal.SIGTERM
-        self._noticed = signal.Signals(number)
-        if again:
-            signal.signal(number, self._previous.get(self._noticed) or signal.SIG_DFL)
+        if self._noticed is None:
+            self._noticed, self._since = signal.Signals(number), time.monotonic()
+        elif number == signal.SIGTERM and not self._saved and time.monotonic() - self._since > GRACE:
+            signal.signal(number, self._previous.get(signal.Signals(number)) or signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
     def on_train_batch_end(
@@ -65,6 +70,7 @@ class PreemptionCallback(L.Callback):
         if not bool(trainer.strategy.reduce(noted, reduce_op="max")):
             return
         save_now(trainer)
+        self._saved = True
         trainer.strategy.barrier("preemption")
         reason = self._noticed.name if self._noticed is not None else "a signal to another rank"
         log.warning("%s: saved at step %d, stopping", reason, trainer.global_step)

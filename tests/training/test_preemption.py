@@ -7,6 +7,7 @@ import signal
 import socket
 import stat
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from signal_at import order
 
 from reconx_pl.data.datamodule import outlive_signals
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.training.preemption import requeue_job
+from reconx_pl.training.preemption import PreemptionCallback, requeue_job
 from reconx_pl.training.resume import newest_checkpoint
 
 STEPS, STEP = 6, 3
@@ -119,6 +120,27 @@ def test_without_slurm_it_saves_and_stops(tmp_path: Path, shards: Path) -> None:
     newest = newest_checkpoint(config.parent / "base" / "checkpoints")
     assert newest is not None and f"step={STEP + 1}" in newest.resolve().name
     assert not asked(tmp_path / "tools")
+
+
+def test_a_signal_that_comes_again_is_passed_on_only_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    callback, passed_on, now = PreemptionCallback(), [], [100.0]
+    callback._previous = {signal.SIGTERM: signal.SIG_IGN}
+    monkeypatch.setattr(os, "kill", lambda process, number: passed_on.append(number))
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        for later in (0.0, 1.0):  # as srun and the scheduler send both
+            now[0] += later
+            callback._notice(signal.SIGTERM, None)
+        assert not passed_on
+        callback._saved, now[0] = True, 200.0
+        callback._notice(signal.SIGTERM, None)  # the checkpoint is there: nothing is lost by waiting
+        assert not passed_on
+        callback._saved = False
+        callback._notice(signal.SIGTERM, None)
+        assert passed_on == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_array_jobs_are_named_by_their_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -13,9 +14,12 @@ from torch.utils.data import DataLoader
 
 from reconx_pl.data.caches import CachedInputs
 from reconx_pl.data.manifest import Manifest
+from reconx_pl.data.position import OnChange, Origin, StreamOrder, position_state, resume_origin
 from reconx_pl.data.stream import ClipPass, ClipStream, read_clips
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.types import Clip, ClipBatch
+
+log = logging.getLogger(__name__)
 
 
 class ShardDataModule(LightningDataModule):
@@ -23,7 +27,8 @@ class ShardDataModule(LightningDataModule):
 
     The training stream has no end and no length: run by steps (``max_steps``, ``val_check_interval`` and
     ``check_val_every_n_epoch=None``). It starts at ``global_step * accumulate_grad_batches``, so a run that resumes
-    from a checkpoint goes on with the next batch, exactly, given the same ranks, workers and batch size.
+    from a checkpoint goes on with the next batch, exactly, given the same shards, ranks, workers and batch size. A
+    checkpoint knows these; where they have changed it is resumed as ``on_change`` says.
 
     Args:
         train: folder of the training shards; at least ranks x workers shards.
@@ -41,6 +46,9 @@ class ShardDataModule(LightningDataModule):
         cached: read what ``reconx cache`` made of the clips with the network's frozen towers, instead of decoding the
             frames for them to run on; in training, validation and test, not in prediction. The order of the clips is
             the same. Shards without the caches of these very weights are refused.
+        on_change: what to do with a checkpoint of other shards, batch size, ranks, workers, accumulation, seed or
+            shuffling, whose place in the data does not exist here: "refuse" it, or begin with the "next_epoch" of the
+            new order.
     """
 
     def __init__(
@@ -56,6 +64,7 @@ class ShardDataModule(LightningDataModule):
         shuffle: bool = True,
         shuffle_buffer: int = 64,
         cached: bool = False,
+        on_change: OnChange = "refuse",
     ) -> None:
         super().__init__()
         if num_workers < 0:
@@ -64,6 +73,8 @@ class ShardDataModule(LightningDataModule):
         self.batch_size, self.num_workers, self.points = batch_size, num_workers, points
         self.seed, self.max_bad_share = seed, max_bad_share
         self.shuffle, self.shuffle_buffer, self.cached = shuffle, shuffle_buffer, cached
+        self.on_change: OnChange = on_change
+        self._origin = Origin()
 
     def setup(self, stage: str | None = None) -> None:
         """Compare the shards that ``stage`` needs with their manifests, and their caches with the network.
@@ -98,6 +109,7 @@ class ShardDataModule(LightningDataModule):
             shuffle_buffer=self.shuffle_buffer,
             max_bad_share=self.max_bad_share,
             cached=self._cached_inputs(),
+            first_epoch=self._origin.epoch,
         )
         stream.require_lanes(self.num_workers)
         return _StreamLoader(stream, self._consumed, **self._loader_arguments(self.num_workers))
@@ -159,8 +171,46 @@ class ShardDataModule(LightningDataModule):
         return share["rank"], share["num_replicas"]
 
     def _consumed(self) -> int:
-        """Batches that each rank has trained on."""
-        return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches
+        """Batches of the present order that each rank has trained on."""
+        if self.trainer is None:
+            return 0
+        return self._origin.consumed(self.trainer.global_step, self.trainer.accumulate_grad_batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order of the clips follows from, for the checkpoint."""
+        if self.trainer is None:
+            return {}
+        return position_state(self._order(), self._origin, self.trainer.global_step)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare the order of a checkpoint's clips with this run's, in ``fit``.
+
+        Raises:
+            ConfigurationError: another order, and ``on_change`` is "refuse".
+        """
+        if self.trainer is None or self.trainer.state.fn != "fit":
+            return
+        self._origin = resume_origin(self._order(), state_dict, self.on_change)
+        if self._origin != Origin(**state_dict["origin"]):
+            log.warning(
+                "the order of the clips has changed since the checkpoint: training goes on with epoch %d",
+                self._origin.epoch,
+            )
+
+    def _order(self) -> StreamOrder:
+        assert self.trainer is not None
+        manifest = Manifest.load(self.train)
+        return StreamOrder(
+            shards=manifest.order_digest,
+            clips=manifest.clips,
+            batch_size=self.batch_size,
+            ranks=self._place()[1],
+            readers=max(self.num_workers, 1),
+            accumulate=self.trainer.accumulate_grad_batches,
+            seed=self.seed,
+            shuffle=self.shuffle,
+            shuffle_buffer=self.shuffle_buffer,
+        )
 
     def _loader_arguments(self, workers: int) -> dict[str, Any]:
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

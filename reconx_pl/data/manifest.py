@@ -56,6 +56,12 @@ class Manifest:
         """Keys of all clips in the order of the shards."""
         return [key for shard in self.shards for key in shard.keys]
 
+    @property
+    def order_digest(self) -> str:
+        """A digest of the names of shards and clips: what the order of training follows from, and not their content."""
+        names = [[shard.name, *shard.keys] for shard in self.shards]
+        return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
     @classmethod
     def load(cls, folder: str | Path) -> Manifest:
         """Read ``folder/manifest.json``.

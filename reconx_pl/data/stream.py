@@ -60,7 +60,8 @@ class ClipStream(IterableDataset[ClipBatch]):
         seed: of the order; not negative.
         batch_size: clips a batch, on one rank.
         rank, world: this process and the number of processes that share the clips.
-        start_batch: number of batches that this rank has already consumed.
+        start_batch: number of batches that this rank has already consumed, from the start of ``first_epoch``.
+        first_epoch: the epoch that the stream begins with; each has an order of its own.
         points: points of each cloud, a prefix of its farthest-point order; 0 for none.
         shuffle: False keeps the order of the shards and of the clips in them.
         shuffle_buffer: undecoded clips that a worker holds to shuffle among; 1 shuffles only the shards.
@@ -86,16 +87,18 @@ class ClipStream(IterableDataset[ClipBatch]):
         shuffle_buffer: int = 64,
         max_bad_share: float = 0.01,
         cached: CachedInputs | None = None,
+        first_epoch: int = 0,
     ) -> None:
         _check_counts(batch_size, rank, world, points)
-        if seed < 0 or start_batch < 0 or shuffle_buffer < 1:
+        if min(seed, start_batch, first_epoch) < 0 or shuffle_buffer < 1:
             raise ConfigurationError(
-                f"seed and start_batch must not be negative and shuffle_buffer must be positive, "
-                f"got {seed}, {start_batch}, {shuffle_buffer}"
+                f"seed, start_batch and first_epoch must not be negative and shuffle_buffer must be positive, "
+                f"got {seed}, {start_batch}, {first_epoch}, {shuffle_buffer}"
             )
         self.manifest = _manifest(folder, cached)
         self.cached = cached
         self.seed, self.batch_size, self.rank, self.world = seed, batch_size, rank, world
+        self.first_epoch = first_epoch
         self.points, self.shuffle, self.shuffle_buffer = points, shuffle, shuffle_buffer
         self._bad = BadClips(self.manifest.folder, self.manifest.clips, max_bad_share)
         # shared memory, so that persistent workers see where the next pass begins
@@ -140,7 +143,7 @@ class ClipStream(IterableDataset[ClipBatch]):
 
     def _lane(self, lane: int, lanes: int, skip: int) -> Iterator[RawClip]:
         """The endless raw sequence of one lane from its clip number ``skip`` on."""
-        epoch = 0
+        epoch = self.first_epoch
         while True:
             shards = self._shards(epoch)[lane::lanes]
             clips = sum(shard.clips for shard in shards)

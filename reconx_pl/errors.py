@@ -41,5 +41,9 @@ class ConfigurationError(ReconXError, ValueError):
     """Options that contradict each other or the data."""
 
 
-class OutOfSpaceError(ReconXError, OSError):
-    """A file could not be written to its end; the message names it and the space that is left."""
+class CheckpointError(ReconXError, OSError):
+    """A checkpoint could not be written to its end; the message names it and the space that is left."""
+
+
+class OtherRankError(ReconXError, RuntimeError):
+    """Work that all ranks do together failed on another one; the message has that rank's error."""

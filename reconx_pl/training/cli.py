@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from reconx_pl.data.datamodule import ShardDataModule
 from reconx_pl.errors import MissingWeightsError, ReconXError
 from reconx_pl.training.module import ReconXModule
+from reconx_pl.training.preemption import NOTE
 from reconx_pl.training.resume import EitherCheckpointIO, newest_checkpoint
 from reconx_pl.training.sharding import ShardedStrategy
 
@@ -30,6 +31,12 @@ class ReconXCLI(LightningCLI):
         parser.set_defaults({"trainer.use_distributed_sampler": False})  # the stream splits itself over ranks
         for target in ("model.seed", "data.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=_seed)
+
+    def before_instantiate_classes(self) -> None:
+        callbacks = self.config.fit.trainer.callbacks if self.subcommand == "fit" else None
+        # loading weights takes minutes, and a signal meanwhile would end the process
+        if any(str(callback.class_path).endswith(".PreemptionCallback") for callback in callbacks or ()):
+            NOTE.listen()
 
     def before_fit(self) -> None:
         self._find_checkpoint("fit")
@@ -85,3 +92,6 @@ def main(args: list[str] | None = None) -> None:
         )
     except ReconXError as error:
         sys.exit(f"error: {error}")
+    finally:
+        if not NOTE.answered:
+            NOTE.restore()

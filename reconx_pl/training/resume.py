@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,10 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from reconx_pl.errors import BadWeightsError, OutOfSpaceError
+from reconx_pl.training.checkpoint_writing import give_up, partial_of
 from reconx_pl.training.sharded_checkpoint import is_complete, read_file, read_rest, read_whole
 
 log = logging.getLogger(__name__)
-LITTLE = 2**20  # bytes; a disk with less is full
 STEP = re.compile(r"step=(\d+)")
 
 
@@ -62,32 +59,24 @@ class EitherCheckpointIO(TorchCheckpointIO):
         An older checkpoint of this name, and those that ``ModelCheckpoint`` removes afterwards, stay until then.
 
         Raises:
-            OutOfSpaceError: no room for it.
+            CheckpointError: it could not be written, for want of room or another reason.
         """
         if "://" in str(path):  # an object store puts whole objects in place by itself
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
+        partial = partial_of(path)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             torch.save(checkpoint, partial)
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             written = torch.load(partial, map_location="cpu", weights_only=True, mmap=True)
             if written["global_step"] != checkpoint["global_step"]:
-                raise BadWeightsError(f"{partial}: reads back as step {written['global_step']}; check the disk")
+                raise OSError(f"it reads back as step {written['global_step']}; check the disk")
+            partial.replace(path)
         except (OSError, RuntimeError) as error:  # torch turns a failed write into a RuntimeError
-            size = partial.stat().st_size if partial.exists() else 0
-            partial.unlink(missing_ok=True)
-            free = shutil.disk_usage(path.parent).free
-            if getattr(error, "errno", None) == errno.ENOSPC or free < 2 * size + LITTLE:
-                raise OutOfSpaceError(
-                    f"{path}: the disk is full ({free / 2**30:.1f} GiB free, {size / 2**30:.1f} GiB were written); the "
-                    "checkpoints before it are kept. Make room and run the same command again"
-                ) from error
-            raise
-        partial.replace(path)
+            raise give_up(path, error) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """The checkpoint on the processor.

@@ -8,8 +8,7 @@ parts, and nothing is unpickled: the table is read by an unpickler that knows th
 from __future__ import annotations
 
 import pickle
-import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,12 +16,15 @@ import torch
 import torch.distributed.checkpoint as dcp
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from reconx_pl.errors import BadWeightsError, MissingWeightsError
+from reconx_pl.evaluation.ranks import all_or_none
+from reconx_pl.training.checkpoint_writing import PARTIAL, give_up, partial_of, remove
 
 MODEL, OPTIMIZER = "model/", "optimizer/"
 TABLE, REST = ".metadata", "meta.pt"
@@ -39,38 +41,52 @@ def is_folder(path: Path) -> bool:
     return (path / TABLE).is_file() or (path / REST).is_file()
 
 
-def write_folder(path: Path, checkpoint: dict[str, Any], first: bool, barrier: Callable[[], None]) -> None:
+def write_folder(path: Path, checkpoint: dict[str, Any], first: bool) -> None:
     """Write a checkpoint, all ranks together: beside its place, and into it when it is complete.
 
     Args:
         path: the folder; what is there already stays until the new one is complete.
         checkpoint: of Lightning, with this rank's tensors; its ``state_dict`` and ``optimizer_states`` are taken out.
         first: whether this is rank 0.
-        barrier: waits for all ranks.
+
+    Raises:
+        CheckpointError: on every rank, if any could not write.
     """
     tensors = {f"{MODEL}{name}": tensor for name, tensor in checkpoint.pop("state_dict").items()}
     for optimizer in checkpoint.pop("optimizer_states", []):
         for name, state in optimizer["state"].items():
             tensors |= {f"{OPTIMIZER}{name}/{moment}": value for moment, value in state.items()}
         checkpoint["optimizer_groups"] = optimizer["param_groups"]
-    partial, old = path.with_name(f"{path.name}.partial"), path.with_name(f"{path.name}.old")
-    if first:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    barrier()
-    dcp.save(tensors, storage_writer=dcp.FileSystemWriter(partial))
-    if first:
-        unfinished = partial / f"{REST}.partial"
-        torch.save(checkpoint, unfinished)
-        unfinished.replace(partial / REST)
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        else:
-            path.unlink(missing_ok=True)
-        partial.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    barrier()
+    try:
+        with all_or_none():
+            if first:
+                remove(partial_of(path))
+                partial_of(path).mkdir(parents=True)
+        dcp.save(tensors, storage_writer=dcp.FileSystemWriter(partial_of(path)))
+        with all_or_none():
+            if first:
+                _finish(path, checkpoint)
+    except CheckpointException as error:  # every rank has the errors of all
+        raise give_up(path, next(iter(error.failures.values()))[0], removes=first) from error
+    except (OSError, RuntimeError) as error:
+        raise give_up(path, error, removes=first) from error
+
+
+def _finish(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write what is no tensor, and move the folder to its place."""
+    partial, old = partial_of(path), path.with_name(f"{path.name}.old")
+    unfinished = partial / f"{REST}{PARTIAL}"
+    torch.save(checkpoint, unfinished)
+    unfinished.replace(partial / REST)
+    if not is_complete(partial) or read_rest(partial)["global_step"] != checkpoint["global_step"]:
+        raise OSError("it does not read back as it was written; check the disk")
+    if path.is_dir() and not path.is_symlink():
+        remove(old)
+        path.rename(old)
+    else:
+        path.unlink(missing_ok=True)
+    partial.rename(path)
+    remove(old)
 
 
 def read_table(folder: Path) -> dict[str, TensorStorageMetadata]:

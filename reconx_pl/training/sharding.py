@@ -137,7 +137,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
         path = Path(self.broadcast(str(filepath)))
-        write_folder(path, checkpoint, self.is_global_zero, self.barrier)
+        write_folder(path, checkpoint, self.is_global_zero)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a folder written by any number of ranks, or a file written without sharding, into this rank's parts.

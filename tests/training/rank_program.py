@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections import Counter
@@ -34,6 +35,7 @@ from reconx_pl.diffusion.painter import SamplingConfig
 from reconx_pl.training.ema import AverageConfig
 from reconx_pl.training.module import OptimizerConfig, ReconXModule
 from reconx_pl.training.resume import EitherCheckpointIO
+from reconx_pl.training.safe_checkpoint import SafeModelCheckpoint
 from reconx_pl.training.sharding import ShardedStrategy, whole_tensors
 from reconx_pl.training.stages import Stage
 
@@ -59,6 +61,21 @@ class Job:
     checkpointing: bool = True
     paint_first: bool = False
     precision: str = "32-true"
+    safe: bool = False  # checkpoints that fail do not end the run
+    full: tuple[int, int, int] | None = None  # rank that cannot write to the disk from one step up to before another
+
+
+class FullDisk(L.Callback):
+    """From step ``first`` up to before ``last`` no file of this rank may grow beyond a few bytes."""
+
+    def __init__(self, rank: int, first: int, last: int) -> None:
+        self.rank, self.first, self.last = rank, first, last
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_rank == self.rank:
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            full = self.first <= trainer.global_step < self.last
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000 if full else hard, hard))
 
 
 def tiny_network(checkpointing: bool = True) -> ReconXDiffusion:
@@ -210,7 +227,8 @@ def run(job: Job) -> None:
         precision=job.precision,  # type: ignore[arg-type]
         callbacks=[
             Record(job),
-            ModelCheckpoint(
+            *([FullDisk(*job.full)] if job.full else []),
+            (SafeModelCheckpoint if job.safe else ModelCheckpoint)(
                 job.folder, f"{job.name}-{{step}}", every_n_train_steps=job.checkpoint_every, save_top_k=-1
             ),
         ],
@@ -231,6 +249,12 @@ def run(job: Job) -> None:
 
 def launch(*jobs: Job, timeout: float = 300) -> None:
     """Run jobs in as many processes as they ask for."""
+    code, printed = attempt(*jobs, timeout=timeout)
+    assert code == 0, printed[-4000:]
+
+
+def attempt(*jobs: Job, timeout: float = 300) -> tuple[int, str]:
+    """As ``launch``, for jobs that may fail; their exit code and what they printed."""
     path = Path(jobs[0].folder) / f"{jobs[0].name}.jobs.json"
     path.write_text(json.dumps([asdict(job) for job in jobs]))
     result = subprocess.run(
@@ -241,7 +265,7 @@ def launch(*jobs: Job, timeout: float = 300) -> None:
         text=True,
         timeout=timeout,
     )
-    assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
+    return result.returncode, result.stdout + result.stderr
 
 
 if __name__ == "__main__":

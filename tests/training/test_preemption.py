@@ -14,10 +14,11 @@ import pytest
 import torch
 from interrupted import complete, curves, final_state, keys, prepared, start
 from signal_at import order
+from tiny_run import logged
 
 from reconx_pl.data.datamodule import outlive_signals
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.training.preemption import PreemptionCallback, requeue_job
+from reconx_pl.training.preemption import SignalNote, requeue_job
 from reconx_pl.training.resume import newest_checkpoint
 
 STEPS, STEP = 6, 3
@@ -38,11 +39,16 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Pat
     return config.parent
 
 
-def scontrol(folder: Path, code: int = 0) -> dict[str, str]:
-    """An environment whose ``scontrol`` writes its arguments to ``folder/scontrol.log``."""
+def scontrol(folder: Path, code: int = 0, ends: bool = False) -> dict[str, str]:
+    """An environment whose ``scontrol`` writes its arguments to ``folder/scontrol.log``.
+
+    Args:
+        ends: also end the process that called it, as Slurm ends the job that it requeues.
+    """
     folder.mkdir(exist_ok=True)
     program = folder / "scontrol"
-    program.write_text(f'#!/bin/sh\necho "$@" >> {folder}/scontrol.log\necho "no such job" >&2\nexit {code}\n')
+    lines = ["#!/bin/sh", f'echo "$@" >> {folder}/scontrol.log', 'echo "no such job" >&2', f"exit {code}"]
+    program.write_text("\n".join([*lines[:-1], "kill -TERM $PPID" if ends else ":", lines[-1], ""]))
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
 
@@ -78,7 +84,7 @@ def free_job_number() -> str:
 
 def run_job(config: Path, tools: Path, ranks: int, *options: str) -> str:
     number = free_job_number()
-    environments = [scontrol(tools) | job(ranks, rank, number) for rank in range(ranks)]
+    environments = [scontrol(tools, ends=True) | job(ranks, rank, number) for rank in range(ranks)]
     devices = ("--trainer.devices", str(ranks))
     return complete(*(start(config, *SLURM, *devices, *options, environment=found) for found in environments))
 
@@ -97,6 +103,17 @@ def test_a_signal_saves_requeues_and_stops(
     assert line.startswith("requeue 7")
     assert sorted(keys(config.parent)) == list(range(1, STEP + 2))
     assert "stopping" in printed and "Traceback" not in printed
+    # the curves were written before Slurm was asked: it ends the job then
+    assert max(logged(config.parent / "base", "train/loss")) == STEP
+
+
+def test_a_signal_before_training_begins_waits_for_the_first_step(tmp_path: Path, shards: Path) -> None:
+    config = prepared(tmp_path / "run", shards, STEPS, checkpoint_every=100)
+    order(config.parent, 0, -1, "SIGUSR1")
+    printed = run_job(config, tmp_path / "tools", 1)
+    newest = newest_checkpoint(config.parent / "base" / "checkpoints")
+    assert newest is not None and "step=1." in newest.resolve().name, printed[-2000:]
+    assert len(asked(tmp_path / "tools")) == 1
 
 
 def test_a_requeued_run_ends_as_the_uninterrupted_one(tmp_path: Path, shards: Path, uninterrupted: Path) -> None:
@@ -123,21 +140,20 @@ def test_without_slurm_it_saves_and_stops(tmp_path: Path, shards: Path) -> None:
 
 
 def test_a_signal_that_comes_again_is_passed_on_only_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    callback, passed_on, now = PreemptionCallback(), [], [100.0]
-    callback._previous = {signal.SIGTERM: signal.SIG_IGN}
+    note, passed_on, now = SignalNote(), [], [100.0]
     monkeypatch.setattr(os, "kill", lambda process, number: passed_on.append(number))
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     before = signal.getsignal(signal.SIGTERM)
     try:
         for later in (0.0, 1.0):  # as srun and the scheduler send both
             now[0] += later
-            callback._notice(signal.SIGTERM, None)
+            note.take(signal.SIGTERM, None)
         assert not passed_on
-        callback._saved, now[0] = True, 200.0
-        callback._notice(signal.SIGTERM, None)  # the checkpoint is there: nothing is lost by waiting
+        note.answered, now[0] = True, 200.0
+        note.take(signal.SIGTERM, None)  # the checkpoint is there: nothing is lost by waiting
         assert not passed_on
-        callback._saved = False
-        callback._notice(signal.SIGTERM, None)
+        note.answered = False
+        note.take(signal.SIGTERM, None)
         assert passed_on == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)

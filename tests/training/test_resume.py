@@ -16,7 +16,7 @@ import yaml
 from tiny_run import tiny_config
 
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.errors import BadWeightsError, MissingWeightsError, OutOfSpaceError
+from reconx_pl.errors import BadWeightsError, CheckpointError, MissingWeightsError
 from reconx_pl.pipeline import weights_of
 from reconx_pl.training.cli import main
 from reconx_pl.training.resume import EitherCheckpointIO, newest_checkpoint
@@ -34,7 +34,7 @@ def checkpoint(value: float, step: int) -> dict[str, Any]:
 
 
 def write(path: Path, value: float = 1.0, step: int = 1) -> Path:
-    write_folder(path, checkpoint(value, step), True, lambda: None)
+    write_folder(path, checkpoint(value, step), True)
     return path
 
 
@@ -167,7 +167,7 @@ def test_a_file_stays_until_the_one_in_its_place_is_whole(tmp_path: Path, monkey
         EitherCheckpointIO().save_checkpoint(checkpoint(2.0, step=2), path)
     assert newest_checkpoint(tmp_path) == path and EitherCheckpointIO().load_checkpoint(path)["global_step"] == 1
     monkeypatch.setattr(torch, "save", cut_short)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(CheckpointError, match="last.ckpt could not be written"):
         EitherCheckpointIO().save_checkpoint(checkpoint(2.0, step=2), path)
     assert list(tmp_path.iterdir()) == [path] and EitherCheckpointIO().load_checkpoint(path)["global_step"] == 1
     monkeypatch.setattr(torch, "save", save)
@@ -181,7 +181,9 @@ def test_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OutOfSpaceError, match=r"a.ckpt: the disk is full \(.* GiB free.*run the same command again"):
+    with pytest.raises(
+        CheckpointError, match=r"a.ckpt could not be written: the disk is full \(.* GiB are free\).*make room"
+    ):
         EitherCheckpointIO().save_checkpoint(checkpoint(1.0, step=1), tmp_path / "a.ckpt")
     assert not list(tmp_path.iterdir())
 

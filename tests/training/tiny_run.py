@@ -48,7 +48,7 @@ def tiny_config(
     trainer["logger"]["init_args"]["save_dir"] = str(folder)
     for callback in trainer["callbacks"]:
         kind = callback["class_path"].rsplit(".", 1)[-1]
-        if kind == "ModelCheckpoint":
+        if kind == "SafeModelCheckpoint":
             callback["init_args"] |= {"dirpath": str(run / "checkpoints"), "every_n_train_steps": checkpoint_every}
         if kind == "ExportWeights":
             callback["init_args"]["path"] = str(run / "weights.safetensors")

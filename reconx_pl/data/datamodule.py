@@ -16,6 +16,7 @@ from reconx_pl.data.caches import CachedInputs
 from reconx_pl.data.manifest import Manifest
 from reconx_pl.data.position import OnChange, Origin, StreamOrder, position_state, resume_origin
 from reconx_pl.data.stream import ClipPass, ClipStream, read_clips
+from reconx_pl.data.tolerant_loader import TolerantLoader
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.types import Clip, ClipBatch
 
@@ -114,9 +115,17 @@ class ShardDataModule(LightningDataModule):
         stream.require_lanes(self.num_workers)
         return _StreamLoader(stream, self._consumed, **self._loader_arguments(self.num_workers))
 
-    def val_dataloader(self) -> DataLoader[ClipBatch] | list[Any]:
-        """The validation clips once, in order, equally many on every rank (see :class:`ClipPass`)."""
-        return self._pass(self.val, self._cached_inputs())
+    def val_dataloader(self) -> TolerantLoader | list[Any]:
+        """The validation clips once, in order, equally many on every rank (see :class:`ClipPass`).
+
+        While a run trains, reading that fails does not end it: see :class:`TolerantLoader`.
+        """
+        loader = self._pass(self.val, self._cached_inputs())
+        return loader if isinstance(loader, list) else TolerantLoader(loader, self._trains)
+
+    def _trains(self) -> bool:
+        trainer = self.trainer
+        return trainer is not None and trainer.state.fn == "fit" and not trainer.sanity_checking
 
     def test_dataloader(self) -> DataLoader[ClipBatch] | list[Any]:
         """As ``val_dataloader``, for the test clips."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from reconx_pl.errors import BadDataError, ConfigurationError, ReconXError
 from reconx_pl.evaluation.media import write_media
 from reconx_pl.evaluation.metrics import MetricSuite
 from reconx_pl.evaluation.painter import HeldOutViews, LazyScene, Painter, RecordedFrames, blind
+from reconx_pl.evaluation.ranks import all_or_none
 from reconx_pl.evaluation.records import (
     ERROR,
     RESULT,
@@ -101,35 +103,40 @@ def evaluate_scenes(
     """
     if not 0 <= rank < world:
         raise ConfigurationError(f"rank {rank} is not one of {world} processes")
+    gathers = world > 1 and dist.is_available() and dist.is_initialized() and dist.get_world_size() == world
     # Lightning validates in inference mode: networks and clips that are made there could not enter the fit's graph.
     with torch.inference_mode(False), torch.no_grad():
-        device = torch.device(device)
-        suite = suite or MetricSuite(config.metrics, device)
-        renderer = renderer or default_renderer(device)
-        perceptual = perceptual or loss_network(config, device)
-        tally = _Tally(config, model, suite.absent, Path(out))
-        next_save = 0.0
-        for index, scene in enumerate(_guarded(clips, tally)):
-            if scene.key in tally.expected:
-                raise ConfigurationError(f"two scenes have the key {scene.key!r}; keys must be unique in an evaluation")
-            tally.expected.append(scene.key)
-            if index % world != rank:
-                continue
-            folder = scene_folder(tally.out, scene.key)
-            try:
-                record = _one(scene, folder, painter, config, model, suite, renderer, perceptual, device, progress)
-                tally.records.append(record)
-                (folder / ERROR).unlink(missing_ok=True)
-            except Exception as error:
-                tally.failed[scene.key] = why = f"{type(error).__name__}: {error}"
-                log.error("scene %s failed: %s", scene.key, error, exc_info=not isinstance(error, ReconXError))
-                (folder / RESULT).unlink(missing_ok=True)
-                write_json(folder / ERROR, {"key": scene.key, "error": why, "config_hash": config.hash})
-            if world == 1 and time.monotonic() >= next_save:
-                start = time.monotonic()
-                tally.write(final=False)
-                next_save = time.monotonic() + 50 * (time.monotonic() - start)  # at most 2 % of the time
-        if world > 1 and dist.is_available() and dist.is_initialized() and dist.get_world_size() == world:
+        # a rank that gave up on its own would leave the others waiting for its scores
+        with all_or_none() if gathers else nullcontext():
+            device = torch.device(device)
+            suite = suite or MetricSuite(config.metrics, device)
+            renderer = renderer or default_renderer(device)
+            perceptual = perceptual or loss_network(config, device)
+            tally = _Tally(config, model, suite.absent, Path(out))
+            next_save = 0.0
+            for index, scene in enumerate(_guarded(clips, tally)):
+                if scene.key in tally.expected:
+                    raise ConfigurationError(
+                        f"two scenes have the key {scene.key!r}; keys must be unique in an evaluation"
+                    )
+                tally.expected.append(scene.key)
+                if index % world != rank:
+                    continue
+                folder = scene_folder(tally.out, scene.key)
+                try:
+                    record = _one(scene, folder, painter, config, model, suite, renderer, perceptual, device, progress)
+                    tally.records.append(record)
+                    (folder / ERROR).unlink(missing_ok=True)
+                except Exception as error:
+                    tally.failed[scene.key] = why = f"{type(error).__name__}: {error}"
+                    log.error("scene %s failed: %s", scene.key, error, exc_info=not isinstance(error, ReconXError))
+                    (folder / RESULT).unlink(missing_ok=True)
+                    write_json(folder / ERROR, {"key": scene.key, "error": why, "config_hash": config.hash})
+                if world == 1 and time.monotonic() >= next_save:
+                    start = time.monotonic()
+                    tally.write(final=False)
+                    next_save = time.monotonic() + 50 * (time.monotonic() - start)  # at most 2 % of the time
+        if gathers:
             return tally.gather(rank)
         return tally.write(final=True) if world == 1 else tally.read_back()
 

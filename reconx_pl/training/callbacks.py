@@ -20,11 +20,13 @@ from reconx_pl.data.datamodule import ShardDataModule
 from reconx_pl.diffusion.painter import DiffusionPainter
 from reconx_pl.errors import ReconXError
 from reconx_pl.evaluation.painter import Painter, RecordedFrames, blind, scene_generator
+from reconx_pl.evaluation.ranks import all_or_none
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
 from reconx_pl.evaluation.video import write_mp4
 from reconx_pl.training.checkpoints import painter_identity, save_network
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.training.sharding import is_sharded
+from reconx_pl.training.tolerance import tolerated
 from reconx_pl.types import Clip
 
 log = logging.getLogger(__name__)
@@ -80,22 +82,22 @@ class MediaCallback(L.Callback):
     def __init__(self, clips: int = 1) -> None:
         self.clips = clips
 
+    @tolerated("painting clips for the log")
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module, data = cast(ReconXModule, pl_module), _data(trainer)
         # the parts of a sharded model are useless without each other: its ranks paint together, and rank 0 writes
         paints = trainer.is_global_zero or is_sharded(module.network)
         if trainer.sanity_checking or not paints or not isinstance(trainer.logger, TensorBoardLogger):
             return
-        training = module.training
+        with all_or_none() if is_sharded(module.network) else nullcontext():
+            clips = list(data.clips("val", self.clips))
         with module.averaged():
             painter = module.painter()
-            for clip in data.clips("val", self.clips):
-                generator = torch.Generator(module.device).manual_seed(0)
-                painted = painter.paint(clip, generator)  # [T, 3, H, W]
-                both = torch.cat([clip.images, painted], dim=-1)  # truth | painted
-                if trainer.is_global_zero:
-                    add_animation(trainer.logger, f"painted/{clip.key}", both, clip.fps, trainer.global_step)
-        module.train(training)
+            painted = [painter.paint(clip, torch.Generator(module.device).manual_seed(0)) for clip in clips]
+        # nothing that rank 0 does alone comes between two clips: if it failed there the others would wait for it
+        for clip, frames in zip(clips, painted, strict=True) if trainer.is_global_zero else ():
+            both = torch.cat([clip.images, frames], dim=-1)  # [T, 3, H, 2 W]: truth | painted
+            add_animation(trainer.logger, f"painted/{clip.key}", both, clip.fps, trainer.global_step)
 
 
 def _data(trainer: L.Trainer) -> ShardDataModule:
@@ -140,6 +142,7 @@ class EvaluationCallback(L.Callback):
         self.clips = clips
         self.during_fit = during_fit
 
+    @tolerated("the evaluation of held-out clips")
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         fitting = trainer.state.fn == "fit"
         if not trainer.sanity_checking and (self.during_fit or not fitting):
@@ -157,7 +160,8 @@ class EvaluationCallback(L.Callback):
             model = painter_identity(own)
             painter: Painter = own
             if is_sharded(module.network):
-                clips = list(clips)
+                with all_or_none():
+                    clips = list(clips)
                 painter = paint_together(clips, own, self.config.seed, module.device)
             results = evaluate_scenes(
                 clips,

@@ -1,4 +1,4 @@
-"""Steps whose gradients are not finite are left out, counted and written down."""
+"""Steps whose loss or gradients are not finite are left out, counted and written down."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def gradient_norm(optimizer: Optimizer) -> Tensor:
 
 
 class FiniteGuard(L.Callback):
-    """Logs ``train/grad_norm``; leaves out optimizer steps whose gradients are not finite.
+    """Logs ``train/grad_norm``; leaves out optimizer steps whose loss or gradients are not finite.
 
     A step that is left out counts as a step: the learning rate, the stream of clips and the random draws go on, so that
     a run stays resumable, and weights, moments and averages stay as they were. The clips of its batch are written to
@@ -45,6 +45,7 @@ class FiniteGuard(L.Callback):
         self.patience = patience
         self.in_a_row = self.total = 0
         self._keys: list[str] = []
+        self._loss = torch.zeros(())
 
     def state_dict(self) -> dict[str, Any]:
         return {"in_a_row": self.in_a_row, "total": self.total}
@@ -56,12 +57,16 @@ class FiniteGuard(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            self._keys = []
+            self._keys, self._loss = [], torch.zeros((), device=pl_module.device)
         self._keys += batch["key"]
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        self._loss = self._loss + loss.detach()  # of the batches of a step
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         norm = gradient_norm(optimizer)  # gradients are averaged over ranks by now: all see the same
-        if bool(torch.isfinite(norm)):
+        losses = trainer.strategy.reduce(self._loss.clone(), reduce_op="sum")
+        if bool(torch.isfinite(norm) & torch.isfinite(losses)):
             self.in_a_row = 0
             pl_module.log("train/grad_norm", norm)
             return
@@ -72,12 +77,22 @@ class FiniteGuard(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics({"train/nonfinite_steps": self.total}, trainer.global_step)
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "nonfinite"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"step{trainer.global_step:07d}-rank{trainer.global_rank}.json"
-        path.write_text(json.dumps({"step": trainer.global_step, "norm": str(float(norm)), "clips": self._keys}))
-        log.warning("step %d has gradients that are not finite and is left out; clips: %s", trainer.global_step, path)
+        log.warning(
+            "step %d is left out: loss or gradients are not finite (%g, gradient norm %g); its clips, in %s: %s",
+            trainer.global_step, self._loss, norm, folder, ", ".join(self._keys),
+        )  # fmt: skip
+        self._write_down(folder, trainer, norm)
         if self.in_a_row >= self.patience:
             raise BadDataError(
-                f"{self.in_a_row} steps in a row had gradients that are not finite; none of them touched the weights. "
-                f"Look at the clips in {folder}, lower optimizer.lr, or train in float32"
+                f"{self.in_a_row} steps in a row had a loss or gradients that are not finite; none of them touched the "
+                f"weights. Look at the clips in {folder}, lower optimizer.lr, or train in float32"
             )
+
+    def _write_down(self, folder: Path, trainer: L.Trainer, norm: Tensor) -> None:
+        facts = {"step": trainer.global_step, "loss": str(self._loss), "norm": str(float(norm)), "clips": self._keys}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"step{trainer.global_step:07d}-rank{trainer.global_rank}.json"
+            path.write_text(json.dumps(facts))
+        except OSError as error:
+            log.error("the clips of this step cannot be written down: %s", error)

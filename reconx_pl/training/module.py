@@ -17,6 +17,7 @@ from torch import Tensor
 
 from reconx_pl.conditioning.frozen import FrozenModule
 from reconx_pl.data.caches import CachedInputs
+from reconx_pl.data.tolerant_loader import FAILED
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.objective import DiffusionLoss
 from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
@@ -241,10 +242,29 @@ class ReconXModule(L.LightningModule):
         with self.averaged():
             return self.network.loss(batch, generator, structure=self.uses_structure, drop=False)
 
-    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        output = self._held_out(batch, batch_idx)
-        self.log("val/loss", output.loss, prog_bar=True, sync_dist=True, batch_size=len(batch["key"]))
-        return output.loss
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
+        """The loss [] of a held-out batch; None where it failed while a run trains, which it does not end.
+
+        Ranks agree: what failed on one counts on none.
+        """
+        if self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
+            loss: Tensor | None = self._held_out(batch, batch_idx).loss
+        else:
+            loss = self._attempt(batch, batch_idx)
+        if loss is not None:
+            self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["key"]))
+        return loss
+
+    def _attempt(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
+        loss: Tensor | None = None
+        agree = self.trainer.strategy.reduce_boolean_decision
+        if not agree(batch is not FAILED):
+            return None
+        try:
+            loss = self._held_out(batch, batch_idx).loss
+        except Exception:
+            log.exception("validation failed on %s; training goes on", ", ".join(batch["key"]))
+        return loss if agree(loss is not None) else None
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         output = self._held_out(batch, batch_idx)

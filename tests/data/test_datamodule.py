@@ -107,7 +107,7 @@ def test_epochs_that_a_limit_ends_do_not_repeat_the_data(folders: tuple[str, str
 
 def test_validation_starts_no_more_workers_than_it_has_batches(folders: tuple[str, str]) -> None:
     loader = module_of(folders, num_workers=8, batch_size=4).val_dataloader()
-    assert loader.num_workers == 2 and len(loader) == 2
+    assert loader.loader.num_workers == 2 and len(loader) == 2
 
 
 def test_global_generator_is_left_alone(folders: tuple[str, str]) -> None:

@@ -32,12 +32,14 @@ from reconx_pl.diffusion.autoencoder import PixelUnshuffleAutoencoder
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.painter import SamplingConfig
+from reconx_pl.evaluation.ranks import all_or_none
 from reconx_pl.training.ema import AverageConfig
 from reconx_pl.training.module import OptimizerConfig, ReconXModule
 from reconx_pl.training.resume import EitherCheckpointIO
 from reconx_pl.training.safe_checkpoint import SafeModelCheckpoint
 from reconx_pl.training.sharding import ShardedStrategy, whole_tensors
 from reconx_pl.training.stages import Stage
+from reconx_pl.training.tolerance import tolerated
 
 FRAMES, SIDE, POINTS = 4, 16, 16
 
@@ -63,6 +65,20 @@ class Job:
     precision: str = "32-true"
     safe: bool = False  # checkpoints that fail do not end the run
     full: tuple[int, int, int] | None = None  # rank that cannot write to the disk from one step up to before another
+    fails: int | None = None  # rank that fails after validation, where all work together
+
+
+class FailsTogether(L.Callback):
+    """After validation one rank raises, and all have to know."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    @tolerated("working together")
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        with all_or_none():
+            if trainer.global_rank == self.rank and not trainer.sanity_checking:
+                raise RuntimeError("no clips here")
 
 
 class FullDisk(L.Callback):
@@ -228,6 +244,7 @@ def run(job: Job) -> None:
         callbacks=[
             Record(job),
             *([FullDisk(*job.full)] if job.full else []),
+            *([FailsTogether(job.fails)] if job.fails is not None else []),
             (SafeModelCheckpoint if job.safe else ModelCheckpoint)(
                 job.folder, f"{job.name}-{{step}}", every_n_train_steps=job.checkpoint_every, save_top_k=-1
             ),

@@ -15,6 +15,7 @@ from reconx_pl.errors import MissingWeightsError, ReconXError
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.training.preemption import NOTE
 from reconx_pl.training.resume import EitherCheckpointIO, newest_checkpoint
+from reconx_pl.training.saved_config import RunConfig
 from reconx_pl.training.sharding import ShardedStrategy
 
 log = logging.getLogger(__name__)
@@ -54,8 +55,14 @@ class ReconXCLI(LightningCLI):
         if not isinstance(self.trainer.strategy, ShardedStrategy):
             self.trainer.strategy.checkpoint_io = EitherCheckpointIO()
         chosen = self.config_init[subcommand]
-        if chosen.ckpt_path != "last":
-            return
+        if chosen.ckpt_path == "last":
+            found = self._newest(subcommand)
+            chosen.ckpt_path = None if found is None else str(found)
+        if chosen.ckpt_path not in (None, "best", "hpc", "registry"):
+            # known from now on: without it ``setup`` would first load the weights of model.init_from
+            self.trainer.ckpt_path, chosen.ckpt_path = chosen.ckpt_path, None
+
+    def _newest(self, subcommand: str) -> Path | None:
         callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
         folders = [Path(str(callback.dirpath)) for callback in callbacks if callback.dirpath]
         found = newest_checkpoint(folders[0]) if folders else None
@@ -66,7 +73,7 @@ class ReconXCLI(LightningCLI):
             )
         if found is None:
             log.warning("no complete checkpoint %s: the run starts anew, from step 0", where)
-        chosen.ckpt_path = None if found is None else str(found)
+        return found
 
 
 def _seed(value: bool | int) -> int:
@@ -87,7 +94,8 @@ def main(args: list[str] | None = None) -> None:
             ShardDataModule,
             args=args,
             seed_everything_default=0,
-            # A run that is started again writes into the same folder.
+            save_config_callback=RunConfig,
+            # a run that is started again writes into the same folder; RunConfig sees to what is there
             save_config_kwargs={"overwrite": True},
         )
     except ReconXError as error:

@@ -122,6 +122,7 @@ class ReconXModule(L.LightningModule):
         self.ema_config = ema
         self.ema: WeightAverage | None = None  # made when weights are there and sharded
         self._loaded_step = 0
+        self._has_weights = False  # those that a network is born with are none
         self._paints_bf16 = False  # sharded weights come together in this precision alone
         if towers == "bf16":
             for module in (*network.image_tokens.modules(), *network.text_tokens.modules()):
@@ -133,13 +134,11 @@ class ReconXModule(L.LightningModule):
         self.register_load_state_dict_post_hook(_do_not_miss_towers)
 
     def setup(self, stage: str) -> None:
-        resumes = self.trainer.ckpt_path is not None  # the checkpoint will bring the weights
-        if stage == "fit" and self.init_from is not None and not resumes:
+        # Lightning forgets here the path that was given to ``fit`` or ``validate``; train.py sets it beforehand
+        comes = self.trainer.ckpt_path is not None
+        if self.init_from is not None and not comes and not self._has_weights:
             load_weights(self.network, self.init_from, self.queries)
-        if stage in ("validate", "test", "predict") and not resumes:
-            if self.init_from is None:
-                raise MissingWeightsError("there are no weights to work with: give --ckpt_path, or model.init_from")
-            load_weights(self.network, self.init_from, self.queries)
+            self._has_weights = True
         if stage == "fit":
             groups = ", ".join(f"{group} {count:,}" for group, count in sorted(self.trained.items()))
             log.info("stage %s trains %s parameters: %s", self.stage.value, f"{sum(self.trained.values()):,}", groups)
@@ -152,7 +151,24 @@ class ReconXModule(L.LightningModule):
         if self.ema_config is not None and self.ema is None:
             self.ema = WeightAverage(self.network, self.ema_config)
 
+    def on_train_start(self) -> None:
+        self._has_weights = True
+
+    def on_validation_start(self) -> None:
+        self._require_weights()
+
+    def on_test_start(self) -> None:
+        self._require_weights()
+
+    def on_predict_start(self) -> None:
+        self._require_weights()
+
+    def _require_weights(self) -> None:
+        if not self._has_weights and self.trainer.state.fn != "fit":
+            raise MissingWeightsError("there are no weights to work with: give --ckpt_path, or model.init_from")
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._has_weights = True
         self._require_average(checkpoint)
         self._loaded_step = int(checkpoint["global_step"])
 

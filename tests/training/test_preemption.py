@@ -116,6 +116,16 @@ def test_a_signal_before_training_begins_waits_for_the_first_step(tmp_path: Path
     assert len(asked(tmp_path / "tools")) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("time_of_five", range(5))
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM"])
+@pytest.mark.parametrize(("ranks", "options"), [(1, ()), (2, ("--trainer.strategy", "ddp"))], ids=["one", "two"])
+def test_twenty_of_twenty(
+    tmp_path: Path, shards: Path, name: str, ranks: int, options: tuple[str, ...], time_of_five: int
+) -> None:
+    test_a_signal_saves_requeues_and_stops(tmp_path, shards, name, ranks, options)
+
+
 def test_a_requeued_run_ends_as_the_uninterrupted_one(tmp_path: Path, shards: Path, uninterrupted: Path) -> None:
     config = prepared(tmp_path / "run", shards, STEPS, checkpoint_every=100)
     order(config.parent, 0, STEP, "SIGUSR1")

@@ -23,9 +23,9 @@ _ONE_PLACE = 1e-9  # of the distance to the origin: centres nearer to each other
 def fit_cameras(source: Cameras, target: Cameras) -> Similarity:
     """The similarity that takes estimated cameras to the same views' cameras of a data set.
 
-    Every camera is a star of six points around its centre, along its own axes, with arms as long as the cameras lie
-    apart (root mean square, in each world), so that centres and orientations have the same say in the rotation. Scale
-    and translation then follow from the centres alone, in the least squares.
+    Every camera is a star of six points around its centre, along its own axes, with arms so long that each axis weighs
+    as much in the rotation as the centre does; centres that contradict the orientations cannot turn the world over.
+    Scale and translation then follow from the centres alone, in the least squares.
 
     Args:
         source: V >= 2 estimated cameras.
@@ -117,13 +117,13 @@ _WORLDS = ("estimated cameras", "cameras of the data set")
 
 
 def _centers_and_arms(pose: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """Centres [V, 3], and the axes of every camera [V, 3, 3], rows, as long as the cameras lie apart."""
+    """Centres [V, 3], and the axes of every camera [V, 3, 3], rows; both ends of one add up to six squared spreads."""
     rows = pose[:, :3, :3]
     centers = -(rows.transpose(1, 2) @ pose[:, :3, 3:]).squeeze(-1)
     spread = (centers - centers.mean(0)).square().sum(-1).mean().sqrt()
     if spread <= _ONE_PLACE * centers.norm(dim=-1).max():
         raise BadSceneError(f"the {name} are all in one place, so that no scale follows; use views from other places")
-    return centers, spread * rows
+    return centers, 3**0.5 * spread * rows
 
 
 def _stars(centers: Tensor, arms: Tensor) -> Tensor:

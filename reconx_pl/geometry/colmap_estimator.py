@@ -21,6 +21,7 @@ from reconx_pl.geometry.colmap_matches import (
     MIN_MATCHES,
     ImageMatches,
     Matching,
+    Pairs,
     as_cameras,
     groups,
     largest_motion,
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 EXHAUSTIVE_LIMIT = 60  # images; beyond, "auto" takes them as a sequence
 MIN_POINTS = 16  # of a reconstruction; fewer are chance matches
 _MIN_FEATURES = 32  # of an image; fewer cannot give MIN_MATCHES
+_DOUBTFUL = 0.5  # share of all matches; with right poses and overlapping images it is well above
 _STILL = 0.002  # of the image's longer side: where matches move less, the images show one and the same view
 
 
@@ -133,7 +135,12 @@ class ColmapEstimator:
                 found = as_cameras(model, *images[:, 0].shape)
             else:
                 matches.match(self._matching(len(images)), self.overlap, verify=False)
-                matches.verify_by_poses(cameras, self.max_error)
+                agreed = matches.verify_by_poses(cameras, self.max_error)
+                if agreed < _DOUBTFUL:
+                    log.warning(
+                        "only %.0f %% of the matches between %s agree with the known poses; check that the poses "
+                        "belong to these images, and their convention", 100 * agreed, _some(called),
+                    )  # fmt: skip
                 model = self._triangulate(matches, Path(folder), called, cameras)
                 found = cameras
             cloud = self._cloud(model)
@@ -170,12 +177,7 @@ class ColmapEstimator:
         together = groups(matches.views, pairs)
         if len(together) > 1:
             raise BadSceneError(_apart(together, called))
-        motion = largest_motion(pairs)
-        if motion < _STILL * max(matches.height, matches.width):
-            raise BadSceneError(
-                f"{_some(called)} show the same view: their matches move by {motion:.2f} px at most, and without a "
-                "distance between the cameras there is no depth; use photographs from different places"
-            )
+        _check_motion(matches, pairs, called)
         models = matches.pycolmap.incremental_mapping(
             matches.database, matches.images, folder / "models", self._options(matches)
         )
@@ -203,6 +205,7 @@ class ColmapEstimator:
             raise BadSceneError(_apart(together, called))
         if len(together) > 1:
             log.warning("%s", _apart(together, called))  # their poses are known all the same
+        _check_motion(matches, pairs, called)
         found = matches.pycolmap.triangulate_points(
             matches.model_of(cameras),
             matches.database,
@@ -275,11 +278,20 @@ def _check_known(cameras: Cameras, images: Tensor, called: list[str]) -> None:
     skew = (cameras.intrinsics[:, 0, 1].abs() > 1e-6 * cameras.intrinsics[:, 0, 0]).nonzero().flatten().tolist()
     if skew:
         raise BadCameraError(f"the camera of {called[skew[0]]} has skew, which a pinhole of COLMAP has not; undistort")
-    centers = cameras.centers.double()
-    if (centers - centers[0]).norm(dim=-1).max() <= 1e-9 * centers.norm(dim=-1).max():
+    centers = cameras.centers
+    if (centers - centers[0]).norm(dim=-1).max() <= 16 * torch.finfo(centers.dtype).eps * centers.norm(dim=-1).max():
         raise BadSceneError(
             f"the cameras of {_some(called)} are all in one place: without a distance between them there is no depth; "
             "use photographs from different places"
+        )
+
+
+def _check_motion(matches: ImageMatches, pairs: Pairs, called: list[str]) -> None:
+    motion = largest_motion(pairs)
+    if motion < _STILL * max(matches.height, matches.width):
+        raise BadSceneError(
+            f"{_some(called)} show the same view: their matches move by {motion:.2f} px at most, and without a "
+            "distance between the cameras there is no depth; use photographs from different places"
         )
 
 

@@ -125,12 +125,15 @@ class ImageMatches:
         pairing.overlap = overlap
         colmap.match_sequential(self.database, pairing_options=pairing, **common)
 
-    def verify_by_poses(self, cameras: Cameras, max_error: float) -> None:
+    def verify_by_poses(self, cameras: Cameras, max_error: float) -> float:
         """Keep the matches that agree with known cameras: Sampson distance of at most ``max_error`` pixels.
 
         This needs neither RANSAC nor many matches; the distance is that of Hartley and Zisserman, eq. 11.9.
+
+        Returns:
+            the share of the matches that is kept, over all pairs; 1 where there are none.
         """
-        colmap = self.pycolmap
+        colmap, tried, agreed = self.pycolmap, 0, 0
         with self.opened() as database:
             points = [database.read_keypoints(view + 1)[:, :2] for view in range(self.views)]
             for i, j in itertools.combinations(range(self.views), 2):
@@ -145,6 +148,8 @@ class ImageMatches:
                 if database.exists_two_view_geometry(i + 1, j + 1):
                     database.delete_two_view_geometry(i + 1, j + 1)
                 database.write_two_view_geometry(i + 1, j + 1, geometry)
+                tried, agreed = tried + len(matches), agreed + len(kept)
+        return agreed / tried if tried else 1.0
 
     def model_of(self, cameras: Cameras) -> Any:
         """A pycolmap reconstruction of known cameras without points, after features with a "PINHOLE" for each image.

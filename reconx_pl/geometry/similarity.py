@@ -17,7 +17,7 @@ from reconx_pl.geometry.estimator import Reconstruction
 from reconx_pl.geometry.procrustes import Similarity, fit_similarity
 from reconx_pl.types import AlignmentQuality, Cameras
 
-_ONE_PLACE = 1e-9  # of the distance to the origin: centres nearer to each other are one place in float64
+_ONE_PLACE = 16  # roundings of the distance to the origin: centres nearer to each other are one place
 
 
 def fit_cameras(source: Cameras, target: Cameras) -> Similarity:
@@ -44,7 +44,7 @@ def fit_cameras(source: Cameras, target: Cameras) -> Similarity:
     if len(source) < 2:
         raise BadSceneError("one camera does not determine a scale: at least two views are needed to align")
     target = target.to(device=source.world_to_camera.device)
-    poses = [cameras.world_to_camera.double() for cameras in (source, target)]
+    poses = [cameras.world_to_camera for cameras in (source, target)]
     if not all(bool(torch.isfinite(pose).all()) for pose in poses):
         raise BadSceneError("cameras with NaN or infinite poses cannot be aligned; remove those views")
     (x, arms_x), (y, arms_y) = (_centers_and_arms(pose, name) for pose, name in zip(poses, _WORLDS, strict=True))
@@ -102,11 +102,10 @@ def alignment_quality(aligned: Cameras, target: Cameras) -> AlignmentQuality:
     """
     if len(aligned) != len(target):
         raise ConfigurationError(f"{len(aligned)} cameras cannot be compared with {len(target)}")
-    here, there = aligned.world_to_camera.double(), target.world_to_camera.double().to(aligned.world_to_camera.device)
-    centers = -(here[:, :3, :3].transpose(1, 2) @ here[:, :3, 3:]).squeeze(-1)
+    here, there = aligned.world_to_camera, target.world_to_camera.to(aligned.world_to_camera.device)
     truth, _ = _centers_and_arms(there, _WORLDS[1])
-    off = (centers - truth).norm(dim=-1) / torch.cdist(truth, truth).max()
-    turn = here[:, :3, :3] @ there[:, :3, :3].transpose(1, 2)
+    off = (_centers(here) - truth).norm(dim=-1) / torch.cdist(truth, truth).max()
+    turn = here[:, :3, :3].double() @ there[:, :3, :3].double().transpose(1, 2)
     # the angle of a rotation from its chord: the arc cosine of the trace has no digits left near zero
     chord = (turn - torch.eye(3).to(turn)).flatten(1).norm(dim=1) / 8**0.5
     degrees = torch.rad2deg(2 * torch.asin(chord.clamp(max=1)))
@@ -118,12 +117,16 @@ _WORLDS = ("estimated cameras", "cameras of the data set")
 
 def _centers_and_arms(pose: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Centres [V, 3], and the axes of every camera [V, 3, 3], rows; both ends of one add up to six squared spreads."""
-    rows = pose[:, :3, :3]
-    centers = -(rows.transpose(1, 2) @ pose[:, :3, 3:]).squeeze(-1)
+    rows, centers = pose[:, :3, :3].double(), _centers(pose)
     spread = (centers - centers.mean(0)).square().sum(-1).mean().sqrt()
-    if spread <= _ONE_PLACE * centers.norm(dim=-1).max():
+    if spread <= _ONE_PLACE * torch.finfo(pose.dtype).eps * centers.norm(dim=-1).max():
         raise BadSceneError(f"the {name} are all in one place, so that no scale follows; use views from other places")
     return centers, 3**0.5 * spread * rows
+
+
+def _centers(pose: Tensor) -> Tensor:  # [V, 3] float64
+    pose = pose.double()
+    return -(pose[:, :3, :3].transpose(1, 2) @ pose[:, :3, 3:]).squeeze(-1)
 
 
 def _stars(centers: Tensor, arms: Tensor) -> Tensor:

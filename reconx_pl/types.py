@@ -165,6 +165,9 @@ class Clip:
 
     ``depth`` (z along the optical axis, world units, 0 = none) and ``confidence`` belong to those two views.
     ``cloud`` is in world coordinates and in farthest-point order, so that any prefix is a valid sub-sample.
+    ``geometry`` says where an estimator's cloud comes from; it is empty where depth or points came with the data.
+    ``alignment`` is there if that estimator found poses of its own, and its cloud was moved into the world of
+    ``cameras`` by them.
     """
 
     key: str
@@ -178,6 +181,8 @@ class Clip:
     depth: Tensor | None = None  # [2, H, W] float32
     confidence: Tensor | None = None  # [2, H, W] float32
     cloud: PointCloud | None = None
+    geometry: str = ""
+    alignment: AlignmentQuality | None = None
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[0] != len(self.cameras):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from reconx_pl.errors import MissingDependencyError
 from reconx_pl.geometry.cameras import fundamental_matrix
+from reconx_pl.geometry.pairs import PairGraph
 from reconx_pl.types import Cameras
 
 Matching = Literal["exhaustive", "sequential"]
@@ -101,17 +101,16 @@ class ImageMatches:
         with self.opened() as database:
             return [database.num_keypoints_for_image(view + 1) for view in range(self.views)]
 
-    def match(self, matching: Matching, overlap: int, verify: bool) -> None:
-        """Match features between images.
+    def match(self, matching: Matching, overlap: int) -> None:
+        """Match features between images and keep what agrees with an epipolar geometry that RANSAC finds.
 
         Args:
             matching: every pair, or images at most ``overlap`` apart, and 1, 2, 4, ... apart.
             overlap: see ``matching``.
-            verify: keep what agrees with an epipolar geometry that RANSAC finds; else see ``verify_by_poses``.
         """
         colmap = self.pycolmap
         options, verification = colmap.FeatureMatchingOptions(), colmap.TwoViewGeometryOptions()
-        options.use_gpu, options.num_threads, options.skip_geometric_verification = False, self.threads, not verify
+        options.use_gpu, options.num_threads = False, self.threads
         verification.ransac.random_seed = self.seed
         common = {
             "matching_options": options,
@@ -125,31 +124,47 @@ class ImageMatches:
         pairing.overlap = overlap
         colmap.match_sequential(self.database, pairing_options=pairing, **common)
 
-    def verify_by_poses(self, cameras: Cameras, max_error: float) -> float:
-        """Keep the matches that agree with known cameras: Sampson distance of at most ``max_error`` pixels.
+    def match_by_poses(self, cameras: Cameras, matching: Matching, overlap: int, max_error: float) -> float:
+        """Match features along the epipolar lines of known cameras.
 
-        This needs neither RANSAC nor many matches; the distance is that of Hartley and Zisserman, eq. 11.9.
+        A feature has few rivals there, so that more matches pass the test against the second best than among all
+        features of an image (up to twice as many where views are far apart). Pairs in which fewer than MIN_MATCHES of
+        the others agree with the poses are left out.
+
+        Args:
+            cameras: V known cameras.
+            matching: every pair, or images at most ``overlap`` apart.
+            overlap: see ``matching``.
+            max_error: Sampson distance of a match, pixels.
 
         Returns:
-            the share of the matches that is kept, over all pairs; 1 where there are none.
+            the share of the matches found without regard to the poses that agree with them; 1 where there are none.
         """
-        colmap, tried, agreed = self.pycolmap, 0, 0
+        colmap, free, agreed = self.pycolmap, 0, 0
+        sequence = PairGraph(kind="swin", window=overlap, cyclic=False, symmetric=False)
+        graph = PairGraph(symmetric=False) if matching == "exhaustive" else sequence
         with self.opened() as database:
-            points = [database.read_keypoints(view + 1)[:, :2] for view in range(self.views)]
-            for i, j in itertools.combinations(range(self.views), 2):
-                matches = database.read_matches(i + 1, j + 1)
-                if len(matches) == 0:
+            points = [torch.from_numpy(database.read_keypoints(view + 1)[:, :2].copy()) for view in range(self.views)]
+            descriptors = [self._descriptors(database, view) for view in range(self.views)]
+            for i, j in sorted(tuple(sorted(edge)) for edge in graph.edges(self.views).tolist()):
+                apart = (2 - 2 * descriptors[i] @ descriptors[j].T).clamp(min=0).sqrt()
+                beside = sampson_distances(fundamental_matrix(cameras, i, j), points[i], points[j]) > max_error
+                x, y = mutual_matches(apart)
+                agreeing = int((~beside[x, y]).sum())
+                free, agreed = free + len(x), agreed + agreeing
+                if agreeing < MIN_MATCHES:  # the images share nothing: along lines they would match by chance
                     continue
-                x, y = points[i][matches[:, 0]], points[j][matches[:, 1]]
-                kept = matches[sampson_distance(fundamental_matrix(cameras, i, j), x, y) <= max_error]
                 geometry = colmap.TwoViewGeometry()
                 geometry.config = int(colmap.TwoViewGeometryConfiguration.CALIBRATED)
-                geometry.inlier_matches = kept
-                if database.exists_two_view_geometry(i + 1, j + 1):
-                    database.delete_two_view_geometry(i + 1, j + 1)
+                found = torch.stack(mutual_matches(apart.masked_fill_(beside, torch.inf)), 1)
+                geometry.inlier_matches = found.numpy().astype(np.uint32)
                 database.write_two_view_geometry(i + 1, j + 1, geometry)
-                tried, agreed = tried + len(matches), agreed + len(kept)
-        return agreed / tried if tried else 1.0
+        return agreed / free if free else 1.0
+
+    @staticmethod
+    def _descriptors(database: Any, view: int) -> Tensor:  # [N, 128] of length 1
+        stored = torch.from_numpy(database.read_descriptors(view + 1).data.astype(np.float32))
+        return torch.nn.functional.normalize(stored, dim=1)
 
     def model_of(self, cameras: Cameras) -> Any:
         """A pycolmap reconstruction of known cameras without points, after features with a "PINHOLE" for each image.
@@ -192,14 +207,34 @@ class ImageMatches:
             database.close()
 
 
-def sampson_distance(matrix: Tensor, x: np.ndarray, y: np.ndarray) -> np.ndarray:  # [M] pixels
-    """First-order distance of the pixels x, y [M, 2] from fulfilling y^T F x = 0."""
-    fundamental = matrix.double().numpy()
-    one = np.ones((len(x), 1))
-    x, y = np.hstack([x, one]).astype(np.float64), np.hstack([y, one]).astype(np.float64)
-    lines, back = x @ fundamental.T, y @ fundamental
-    slope = np.hypot(np.hypot(lines[:, 0], lines[:, 1]), np.hypot(back[:, 0], back[:, 1]))
-    return np.abs((lines * y).sum(1)) / np.maximum(slope, np.finfo(np.float64).tiny)
+def sampson_distances(fundamental: Tensor, x: Tensor, y: Tensor) -> Tensor:  # [N, M] pixels
+    """First-order distance of every pair of pixels x [N, 2], y [M, 2] from fulfilling y^T F x = 0.
+
+    Hartley and Zisserman, eq. 11.9.
+    """
+    matrix = fundamental.float()
+    one, other = (torch.cat([p, torch.ones_like(p[:, :1])], 1).float() for p in (x, y))
+    lines, back = one @ matrix.T, other @ matrix  # [N, 3], [M, 3]
+    slope = lines[:, :2].square().sum(1)[:, None] + back[:, :2].square().sum(1)
+    return (lines @ other.T).abs() / slope.sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def mutual_matches(apart: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns that are each other's nearest, near enough, and nearer than the second nearest by a margin.
+
+    The bounds are COLMAP's: Lowe's ratio of 0.8, and 0.7 between descriptors of length 1.
+
+    Args:
+        apart: [N, M] distances, infinite where no match may be.
+    """
+    if min(apart.shape) < 2:
+        empty = torch.zeros(0, dtype=torch.int64)
+        return empty, empty
+    near, column = apart.topk(2, dim=1, largest=False)
+    back = apart.argmin(0)
+    rows = torch.arange(len(apart))
+    keep = (near[:, 0] <= 0.7) & (near[:, 0] < 0.8 * near[:, 1]) & (back[column[:, 0]] == rows)
+    return rows[keep], column[keep, 0]
 
 
 def groups(views: int, pairs: Pairs) -> list[list[int]]:

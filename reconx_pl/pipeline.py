@@ -16,11 +16,12 @@ from reconx_pl.data.cutting import MIN_POINTS, scene_clip
 from reconx_pl.data.estimating import (
     EstimatedScene,
     Poses,
+    Views,
     has_geometry,
     photograph_files,
     scene_of_photographs,
     with_estimated_points,
-    with_points_of_the_ends,
+    with_points_of,
     without_poses,
 )
 from reconx_pl.data.formats import RawScene, UnreadableScene, read_scenes
@@ -133,20 +134,26 @@ def default_estimator(source: Path, lacking: str) -> PointMapEstimator:
 
 
 def posed_clip(
-    folder: Path, window: SceneWindow, estimator: PointMapEstimator | None = None, poses: Poses = "dataset"
+    folder: Path,
+    window: SceneWindow,
+    estimator: PointMapEstimator | None = None,
+    poses: Poses = "dataset",
+    views: Views = "inputs",
 ) -> Clip:
     """A clip out of a folder of photographs, posed in any of the supported formats or without poses.
 
-    Where the folder has no poses they are found from the photographs of the clip. Where it has poses but neither depth
-    nor points, points are triangulated from the two input views. Without an ``estimator``, ``default_estimator`` does
-    both, and the log says so.
+    Where the folder has no poses, poses and points are found from the photographs of the clip. Where it has poses but
+    neither depth nor points, points are found from the two input views. Without an ``estimator``, ``default_estimator``
+    does both, and the log says so.
 
     Args:
         folder: a posed scene, or photographs, or ``images`` with photographs.
         window: which of them.
         estimator: takes the place of depth and points that came with the scene, too.
-        poses: "dataset" hands the poses of the scene to the estimator; "estimated" lets it find its own from the two
-            input views, aligns both, and records the residual in the clip. Needs an ``estimator``.
+        poses: "dataset" hands the poses of the scene to the estimator; "estimated" lets it find its own, aligns both,
+            and records the residual in the clip. Needs an ``estimator``.
+        views: of a posed scene, those that the estimator sees: the two input views, or all of the clip, which gives
+            more points and lets it see the targets.
 
     Raises:
         BadSceneError: too few photographs, or they cannot be reconstructed.
@@ -168,13 +175,14 @@ def posed_clip(
         if estimator is None and not has_geometry(raw, indices):
             estimator = default_estimator(folder, "points and no depth")
         if estimator is not None:
-            found = with_points_of_the_ends(raw, indices, estimator, poses)
+            found = with_points_of(raw, indices if views == "clip" else [indices[0], indices[-1]], estimator, poses)
             raw = found.scene
     clip = scene_clip(raw, indices, window.height, window.width, points=window.points, default_fps=window.fps)
     if clip.cloud is None:
         raise BadSceneError(
             f"{folder}: fewer than {MIN_POINTS} points fall into the two input views, too few to fit to; choose other "
-            "photographs (window.start, window.stride), or add the points of a reconstruction"
+            "photographs (window.start, window.stride), take the points of all photographs of the clip (views: clip), "
+            "or add those of a reconstruction"
         )
     return clip if found is None else replace(clip, geometry=found.geometry, alignment=found.alignment)
 
@@ -231,12 +239,13 @@ def evaluation_clips(
     clips: int | None,
     estimator: PointMapEstimator | None = None,
     poses: Poses = "dataset",
+    views: Views = "inputs",
 ) -> Iterator[Clip]:
     """Held-out clips of packed shards, or one clip of a folder of photographs."""
     if (shards is None) == (scene is None):
         raise ConfigurationError("name either shards (a packed folder) or scene (a folder of photographs)")
     if scene is not None:
-        yield posed_clip(scene, window, estimator, poses)
+        yield posed_clip(scene, window, estimator, poses, views)
         return
     if estimator is not None or poses != "dataset":
         raise ConfigurationError("clips of shards have their points: estimator and poses belong to a scene")
@@ -254,6 +263,7 @@ def evaluate(
     scene: Path | None = None,
     estimator: PointMapEstimator | None = None,
     poses: Poses = "dataset",
+    views: Views = "inputs",
     clips: int | None = None,
     weights: Path | None = None,
     sampling: SamplingConfig | None = None,
@@ -272,8 +282,10 @@ def evaluate(
         scene: folder of photographs, with poses or without, instead of shards.
         estimator: finds the points of ``scene``, in the place of depth or points that came with it; None takes those,
             and structure from motion where there are none.
-        poses: "dataset" gives the poses of ``scene`` to the estimator; "estimated" lets it find its own from the two
-            input views and records how well they agree.
+        poses: "dataset" gives the poses of ``scene`` to the estimator; "estimated" lets it find its own and records how
+            well they agree.
+        views: photographs of a posed ``scene`` that the estimator sees: the two "inputs", or all of the "clip", which
+            gives more points and shows it the targets.
         clips: how many clips of the shards; None takes all.
         weights: file to take instead of the run's own weights.
         sampling: instead of the run's own sampling settings.
@@ -292,7 +304,7 @@ def evaluate(
         module.to(chosen)
     painter = module.painter(sampling, chosen)
     results = evaluate_scenes(
-        evaluation_clips(shards, scene, window or SceneWindow(), clips, estimator, poses),
+        evaluation_clips(shards, scene, window or SceneWindow(), clips, estimator, poses, views),
         painter,
         evaluation or EvaluationConfig(),
         Path(out),

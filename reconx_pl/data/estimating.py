@@ -26,6 +26,7 @@ from reconx_pl.types import AlignmentQuality, Cameras, PointCloud
 log = logging.getLogger(__name__)
 
 Poses = Literal["dataset", "estimated"]
+Views = Literal["inputs", "clip"]
 MAX_SIDE = 1024  # pixels; larger photographs are reduced before an estimator sees them
 _SUSPECTS = 5  # named in a warning
 
@@ -140,15 +141,12 @@ def with_estimated_points(raw: RawScene, estimator: PointMapEstimator, poses: Po
     )
 
 
-def with_points_of_the_ends(
-    raw: RawScene, frames: Sequence[int], estimator: PointMapEstimator, poses: Poses = "dataset"
+def with_points_of(
+    raw: RawScene, seen: Sequence[int], estimator: PointMapEstimator, poses: Poses = "dataset"
 ) -> EstimatedScene:
-    """``with_estimated_points`` for a clip of a scene: the estimator sees the first and the last of ``frames`` alone.
-
-    The scene that is returned has all its frames.
-    """
-    ends = replace(raw, frames=(raw.frames[frames[0]], raw.frames[frames[-1]]))
-    found = with_estimated_points(ends, estimator, poses)
+    """``with_estimated_points`` where the estimator sees some frames only; the scene that is returned has all."""
+    part = replace(raw, frames=tuple(raw.frames[index] for index in seen))
+    found = with_estimated_points(part, estimator, poses)
     bare = tuple(replace(frame, load_depth=None, observed=None) for frame in raw.frames)
     return replace(found, scene=replace(raw, frames=bare, cloud=found.scene.cloud))
 

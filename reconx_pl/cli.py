@@ -27,6 +27,7 @@ from reconx_pl.diffusion.caching import cache_shards
 from reconx_pl.diffusion.weights.pretrained import convert
 from reconx_pl.diffusion.weights.releases import ReleaseName
 from reconx_pl.errors import ConfigurationError, ReconXError
+from reconx_pl.geometry.estimator import PointMapEstimator
 
 console = Console(stderr=True)
 
@@ -172,6 +173,20 @@ def fetch(
         console.print(f"{name} {net}: {path}")
 
 
+def reconstruct(source: Path, out: Path, estimator: PointMapEstimator | None = None) -> None:
+    """Find cameras and points of photographs; write a posed scene that pack and evaluate.py read.
+
+    Args:
+        source: folder of photographs, or a posed scene, which keeps its poses and gets new points.
+        out: folder of the scene, in the layout of data/posed.md.
+        estimator: how; None is structure from motion (reconx_pl.geometry.colmap_estimator.ColmapEstimator).
+    """
+    from reconx_pl.pipeline import reconstruct as write
+
+    made = write(source, out, estimator)
+    console.print(f"{out}: {made.views} views, {made.points} points")
+
+
 def consolidate(checkpoint: Path, out: Path, ema: bool = False) -> None:
     """Write the network's weights out of a checkpoint, sharded or not, into one .safetensors file.
 
@@ -204,6 +219,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "consolidate": consolidate,
     "pack": pack,
     "procedural": procedural,
+    "reconstruct": reconstruct,
 }
 WEIGHTS_COMMANDS: dict[str, Callable[..., None]] = {"fetch": fetch, "convert": convert}
 

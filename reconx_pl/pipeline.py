@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,27 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 
-from reconx_pl.data.formats import UnreadableScene, read_scenes
-from reconx_pl.data.packing import scene_clip
+from reconx_pl.data.cutting import MIN_POINTS, scene_clip
+from reconx_pl.data.estimating import (
+    EstimatedScene,
+    Poses,
+    Views,
+    has_geometry,
+    photograph_files,
+    scene_of_photographs,
+    with_estimated_points,
+    with_points_of,
+    without_poses,
+)
+from reconx_pl.data.formats import RawScene, UnreadableScene, read_scenes
+from reconx_pl.data.formats.posed import write_posed
 from reconx_pl.data.stream import read_clips
 from reconx_pl.diffusion.painter import SamplingConfig
 from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsError
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
+from reconx_pl.geometry.colmap_estimator import ColmapEstimator
+from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.training.checkpoints import load_weights, painter_identity
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.training.resume import newest_checkpoint
@@ -109,36 +123,132 @@ class SceneWindow:
         return list(range(start, start + span, self.stride))
 
 
-def posed_clip(folder: Path, window: SceneWindow) -> Clip:
-    """A clip out of a folder of posed photographs in any of the supported formats.
+def default_estimator(source: Path, lacking: str) -> PointMapEstimator:
+    """The estimator where none was chosen: structure from motion, as it needs no weights. Says so in the log."""
+    log.info(
+        "%s: the photographs have no %s; ColmapEstimator (structure from motion) finds them. "
+        "Choose another with --estimator",
+        source, lacking,
+    )  # fmt: skip
+    return ColmapEstimator()
+
+
+def posed_clip(
+    folder: Path,
+    window: SceneWindow,
+    estimator: PointMapEstimator | None = None,
+    poses: Poses = "dataset",
+    views: Views = "inputs",
+) -> Clip:
+    """A clip out of a folder of photographs, posed in any of the supported formats or without poses.
+
+    Where the folder has no poses, poses and points are found from the photographs of the clip. Where it has poses but
+    neither depth nor points, points are found from the two input views. Without an ``estimator``, ``default_estimator``
+    does both, and the log says so.
+
+    Args:
+        folder: a posed scene, or photographs, or ``images`` with photographs.
+        window: which of them.
+        estimator: takes the place of depth and points that came with the scene, too.
+        poses: "dataset" hands the poses of the scene to the estimator; "estimated" lets it find its own, aligns both,
+            and records the residual in the clip. Needs an ``estimator``.
+        views: of a posed scene, those that the estimator sees: the two input views, or all of the clip, which gives
+            more points and lets it see the targets.
 
     Raises:
-        BadSceneError: no geometry came with the photographs, or too few of them.
+        BadSceneError: too few photographs, or they cannot be reconstructed.
         BadDataError: nothing readable in the folder.
+        ConfigurationError: poses "estimated" without an estimator.
     """
-    scenes = read_scenes(Path(folder))
+    if poses == "estimated" and estimator is None:
+        raise ConfigurationError("poses 'estimated' needs an estimator: name one with --estimator")
+    folder = Path(folder)
+    found: EstimatedScene | None = None
+    if without_poses(folder):
+        files = photograph_files(folder)
+        chosen = estimator or default_estimator(folder, "poses")
+        found = scene_of_photographs([files[index] for index in window.indices(len(files), folder.name)], chosen)
+        raw, indices = found.scene, list(range(window.frames))
+    else:
+        raw = _only_scene(folder)
+        indices = window.indices(len(raw), raw.name)
+        if estimator is None and not has_geometry(raw, indices):
+            estimator = default_estimator(folder, "points and no depth")
+        if estimator is not None:
+            found = with_points_of(raw, indices if views == "clip" else [indices[0], indices[-1]], estimator, poses)
+            raw = found.scene
+    clip = scene_clip(raw, indices, window.height, window.width, points=window.points, default_fps=window.fps)
+    if clip.cloud is None:
+        raise BadSceneError(
+            f"{folder}: fewer than {MIN_POINTS} points fall into the two input views, too few to fit to; choose other "
+            "photographs (window.start, window.stride), take the points of all photographs of the clip (views: clip), "
+            "or add those of a reconstruction"
+        )
+    return clip if found is None else replace(clip, geometry=found.geometry, alignment=found.alignment)
+
+
+def _only_scene(folder: Path) -> RawScene:
+    scenes = read_scenes(folder)
     raw = next(scenes)
     if next(scenes, None) is not None:
         raise BadSceneError(f"{folder} holds several scenes; name the folder of one of them")
     if isinstance(raw, UnreadableScene):
         raise BadSceneError(f"{folder}: {raw.name} cannot be read: {raw.reason}")
-    indices = window.indices(len(raw), raw.name)
-    clip = scene_clip(raw, indices, window.height, window.width, points=window.points, default_fps=window.fps)
-    if clip.cloud is None:
-        raise BadSceneError(
-            f"{folder} has poses but no geometry (no 3D points, no depth); fit and structure condition need it. "
-            "Add the points of its reconstruction (COLMAP's points3D, or points.npz)"
-        )
-    return clip
+    return raw
 
 
-def evaluation_clips(shards: Path | None, scene: Path | None, window: SceneWindow, clips: int | None) -> Iterator[Clip]:
-    """Held-out clips of packed shards, or one clip of a folder of posed photographs."""
+@dataclass(frozen=True)
+class Reconstructed:
+    """What ``reconstruct`` wrote."""
+
+    views: int
+    points: int
+
+
+def reconstruct(source: Path, out: Path, estimator: PointMapEstimator | None = None) -> Reconstructed:
+    """Photographs to a scene in the package's own layout (``data/posed.md``), which every other command reads.
+
+    Args:
+        source: photographs, or ``images`` with photographs, or a posed scene, whose poses are kept and whose points
+            are made anew from all its photographs.
+        out: folder of the scene; must not hold one yet.
+        estimator: None takes ``default_estimator``.
+
+    Raises:
+        BadSceneError: the photographs cannot be reconstructed; names them.
+        BadDataError: nothing readable in ``source``.
+        ConfigurationError: ``out`` holds a scene.
+    """
+    source, out = Path(source), Path(out)
+    if (out / "cameras.json").exists():
+        raise ConfigurationError(f"{out / 'cameras.json'} is there already; name another folder, or remove it")
+    if without_poses(source):
+        found = scene_of_photographs(photograph_files(source), estimator or default_estimator(source, "poses"))
+    else:
+        raw = _only_scene(source)
+        found = with_estimated_points(raw, estimator or default_estimator(source, "points"))
+    write_posed(found.scene, out)
+    assert found.scene.cloud is not None
+    return Reconstructed(len(found.scene), len(found.scene.cloud))
+
+
+def evaluation_clips(
+    shards: Path | None,
+    scene: Path | None,
+    window: SceneWindow,
+    clips: int | None,
+    estimator: PointMapEstimator | None = None,
+    poses: Poses = "dataset",
+    views: Views = "inputs",
+) -> Iterator[Clip]:
+    """Held-out clips of packed shards, or one clip of a folder of photographs."""
     if (shards is None) == (scene is None):
-        raise ConfigurationError("name either shards (a packed folder) or scene (a folder of posed photographs)")
+        raise ConfigurationError("name either shards (a packed folder) or scene (a folder of photographs)")
     if scene is not None:
-        yield posed_clip(scene, window)
+        yield posed_clip(scene, window, estimator, poses, views)
         return
+    if estimator is not None or poses != "dataset":
+        raise ConfigurationError("clips of shards have their points: estimator and poses belong to a scene")
     assert shards is not None
     for number, clip in enumerate(read_clips(Path(shards))):
         if clips is not None and number >= clips:
@@ -151,6 +261,9 @@ def evaluate(
     out: Path,
     shards: Path | None = None,
     scene: Path | None = None,
+    estimator: PointMapEstimator | None = None,
+    poses: Poses = "dataset",
+    views: Views = "inputs",
     clips: int | None = None,
     weights: Path | None = None,
     sampling: SamplingConfig | None = None,
@@ -166,7 +279,13 @@ def evaluate(
         run: folder of the training run whose model is evaluated.
         out: folder of the report; finished scenes in it are kept.
         shards: folder of packed clips.
-        scene: folder of posed photographs, instead of shards.
+        scene: folder of photographs, with poses or without, instead of shards.
+        estimator: finds the points of ``scene``, in the place of depth or points that came with it; None takes those,
+            and structure from motion where there are none.
+        poses: "dataset" gives the poses of ``scene`` to the estimator; "estimated" lets it find its own and records how
+            well they agree.
+        views: photographs of a posed ``scene`` that the estimator sees: the two "inputs", or all of the "clip", which
+            gives more points and shows it the targets.
         clips: how many clips of the shards; None takes all.
         weights: file to take instead of the run's own weights.
         sampling: instead of the run's own sampling settings.
@@ -185,7 +304,7 @@ def evaluate(
         module.to(chosen)
     painter = module.painter(sampling, chosen)
     results = evaluate_scenes(
-        evaluation_clips(shards, scene, window or SceneWindow(), clips),
+        evaluation_clips(shards, scene, window or SceneWindow(), clips, estimator, poses, views),
         painter,
         evaluation or EvaluationConfig(),
         Path(out),

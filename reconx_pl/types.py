@@ -14,7 +14,7 @@ images are float32 in [0, 1] as [*, 3, H, W], or uint8 in [0, 255] until they re
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import NotRequired, TypedDict
+from typing import ClassVar, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -125,11 +125,49 @@ class PointCloud:
 
 
 @dataclass(frozen=True)
+class AlignmentQuality:
+    """How well estimated cameras agree with those of a data set after the best similarity between them.
+
+    With two views the distance of their centres is fitted exactly, so that translation tells of directions alone.
+
+    Args:
+        rotation_degrees: angle between the two orientations of each view.
+        translation_percent: distance of the two centres of each view, in percent of the largest distance between two
+            views of the data set (with two views the baseline).
+    """
+
+    rotation_degrees: tuple[float, ...]
+    translation_percent: tuple[float, ...]
+
+    # (ours) Two pose estimates of sharp photographs with wide baselines agree within a tenth of these. A camera that is
+    # this far off shows the middle of the scene some 5 % of the image away from where it belongs, which no score of a
+    # rendered pixel survives.
+    MAX_DEGREES: ClassVar[float] = 3.0
+    MAX_PERCENT: ClassVar[float] = 5.0
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether any view is turned by more than MAX_DEGREES or lies more than MAX_PERCENT off, or is not a number."""
+        turned = all(degrees <= self.MAX_DEGREES for degrees in self.rotation_degrees)
+        return not (turned and all(percent <= self.MAX_PERCENT for percent in self.translation_percent))
+
+    def __str__(self) -> str:
+        turn, off = self.rotation_degrees, self.translation_percent
+        return (
+            f"rotation {sum(turn) / len(turn):.2f}° on average, {max(turn):.2f}° at most; "
+            f"translation {sum(off) / len(off):.2f} % of the extent, {max(off):.2f} % at most ({len(turn)} views)"
+        )
+
+
+@dataclass(frozen=True)
 class Clip:
     """A posed clip as it stands in a shard. The first and the last frame are the condition views (PAPER: section 4).
 
     ``depth`` (z along the optical axis, world units, 0 = none) and ``confidence`` belong to those two views.
     ``cloud`` is in world coordinates and in farthest-point order, so that any prefix is a valid sub-sample.
+    ``geometry`` says where an estimator's cloud comes from; it is empty where depth or points came with the data.
+    ``alignment`` is there if that estimator found poses of its own, and its cloud was moved into the world of
+    ``cameras`` by them.
     """
 
     key: str
@@ -143,6 +181,8 @@ class Clip:
     depth: Tensor | None = None  # [2, H, W] float32
     confidence: Tensor | None = None  # [2, H, W] float32
     cloud: PointCloud | None = None
+    geometry: str = ""
+    alignment: AlignmentQuality | None = None
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[0] != len(self.cameras):

@@ -22,6 +22,8 @@ from reconx_pl.geometry.estimator import KnownDepth
 from reconx_pl.geometry.farthest_point import farthest_point_order
 from reconx_pl.types import Cameras, Clip, PointCloud
 
+MIN_POINTS = 64  # of a cloud worth storing
+
 
 @dataclass(frozen=True)
 class PackOptions:
@@ -54,7 +56,7 @@ class PackOptions:
     clips_per_scene: int = 1
     seed: int = 0
     points: int = 16384
-    min_points: int = 64
+    min_points: int = MIN_POINTS
     default_fps: float = 24.0
     quality: int = 95
     clips_per_shard: int = 64
@@ -121,7 +123,7 @@ def scene_clip(
     *,
     key: str | None = None,
     points: int = 16384,
-    min_points: int = 64,
+    min_points: int = MIN_POINTS,
     default_fps: float = 24.0,
     seed: int = 0,
 ) -> Clip:

@@ -48,8 +48,21 @@ def read_json(path: Path) -> Record | None:
 
 
 def geometry_note(clip: Clip) -> str:
-    """Where a clip's cloud comes from: packing makes it of depth where there is some, else of ready points."""
-    return FROM_DEPTH if clip.depth is not None else FROM_POINTS
+    """Where a clip's cloud comes from: an estimator, or packing, which makes it of depth if it can, else of points."""
+    return clip.geometry or (FROM_DEPTH if clip.depth is not None else FROM_POINTS)
+
+
+def alignment_record(clip: Clip) -> Record | None:
+    """How well found poses agree with those of the data set, as JSON; None where no poses were found."""
+    quality = clip.alignment
+    if quality is None:
+        return None
+    return {
+        "rotation_degrees": list(quality.rotation_degrees),
+        "translation_percent": list(quality.translation_percent),
+        "suspicious": quality.suspicious,
+        "text": str(quality),
+    }
 
 
 def scene_folder(out: Path, key: str) -> Path:
@@ -72,6 +85,7 @@ def clip_digest(clip: Clip, held_out: HeldOutViews | None = None) -> str:
             digest.update(str(tuple(part.shape)).encode())
             digest.update(part.detach().cpu().contiguous().numpy().tobytes())
     digest.update(repr((clip.fps, clip.caption)).encode())
+    digest.update(clip.geometry.encode())
     return digest.hexdigest()
 
 
@@ -101,6 +115,7 @@ def scene_record(
         "version": __version__,
         "pose_policy": config.pose_policy,
         "geometry": geometry_note(clip),
+        "alignment": alignment_record(clip),
         "frames": clip.frames.shape[0],
         "size": list(clip.frames.shape[-2:]),
         "frame_indices": list(clip.frame_indices),

@@ -6,7 +6,6 @@ import base64
 import io
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -19,6 +18,7 @@ from reconx_pl.evaluation.baselines import METHODS
 from reconx_pl.evaluation.curves import RunCurves, fall, plot_run, read_run
 from reconx_pl.evaluation.metrics import HIGHER_IS_BETTER
 from reconx_pl.evaluation.records import SUMMARY, Record, read_json, scene_folder
+from reconx_pl.evaluation.report_notices import alignment_note, problems
 from reconx_pl.evaluation.report_style import STYLE
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def write_report(
     body = [
         _head(results, title),
         "<main>",
-        _problems(results),
+        problems(results),
         _scores(results),
         _training(runs, unread),
         _time(results),
@@ -112,11 +112,6 @@ def _number(metric: str, value: float | None) -> str:
     return "–" if value is None else f"{value:.{DIGITS[metric]}f}"
 
 
-def _prose(text: str) -> str:
-    """Escaped text, with `commands` set as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
-
-
 def _seconds(value: float) -> str:
     if value >= 120:
         return f"{int(value // 60)} min {int(value % 60)} s"
@@ -145,23 +140,6 @@ def _head(results: Record, title: str) -> str:
         "reach on the same targets. PSNR and SSIM: higher is better; LPIPS: lower is better. Scores are means over the "
         "targets of a scene, then over scenes. On the contact sheets time runs to the right.</p></div></header>"
     )
-
-
-def _problems(results: Record) -> str:
-    parts = []
-    if results["failed"]:
-        items = "".join(
-            f"<li><b>{escape(key)}</b>: {escape(error)}</li>" for key, error in sorted(results["failed"].items())
-        )
-        parts.append(f'<div class="box warn"><p><b>Failed, and not in the scores:</b></p><ul>{items}</ul></div>')
-    if results["missing"]:
-        names = ", ".join(escape(key) for key in results["missing"])
-        parts.append(f'<div class="box warn"><p><b>Not evaluated yet:</b> {names}</p></div>')
-    for name, reason in results["absent"].items():
-        parts.append(
-            f'<div class="box warn"><p><b>{escape(name.upper())} is not reported.</b> {_prose(reason)}</p></div>'
-        )
-    return "".join(parts)
 
 
 def _table(rows: Mapping[str, Mapping[str, float]], metrics: Sequence[str]) -> str:
@@ -328,7 +306,8 @@ def _scene(out: Path, record: Record, metrics: Sequence[str]) -> str:
     parts = [
         f'<article><div class="head"><h3>{name}</h3><p class="note">{record["frames"]} frames of '
         f"{record['size'][1]} × {record['size'][0]}, gap {record['frame_gap']} · {record['gaussians']:,} Gaussians · "
-        f"{_seconds(sum(record['seconds'].values()))}</p></div>"
+        f"{_seconds(sum(record['seconds'].values()))}</p></div>",
+        alignment_note(record),
     ]
     if "contact_sheet" in files:
         path = folder / files["contact_sheet"]

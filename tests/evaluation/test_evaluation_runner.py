@@ -26,7 +26,7 @@ from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.splatting.perceptual_weights import ENVIRONMENT, FILE_NAMES, _shapes
 from reconx_pl.splatting.ply import load_ply
-from reconx_pl.types import Cameras, Clip
+from reconx_pl.types import AlignmentQuality, Cameras, Clip
 
 QUICK = FitConfig(steps=20, loss=LossWeights(lpips=0.0))
 CONFIG = EvaluationConfig(fit=QUICK, metrics=("psnr", "ssim"), media=False)
@@ -93,6 +93,17 @@ def test_perfect_painting_beats_the_two_views_and_a_longer_fit_helps(clips: list
     assert longer.scores["reconx"]["psnr"].mean() > longer.scores["two_views"]["psnr"].mean()
     assert longer.scores["reconx"]["psnr"].mean() > shorter.scores["reconx"]["psnr"].mean() + 1
     assert longer.scores["painted"]["psnr"].min() == pytest.approx(100)
+
+
+def test_where_points_come_from_and_how_found_poses_fit_is_in_the_results(clips: list[Clip], tmp_path: Path) -> None:
+    quality = AlignmentQuality((0.5, 4.0), (1.0, 2.0))
+    clip = replace(clips[0], geometry="points found by someone", alignment=quality)
+    results = evaluate_scenes([clip, clips[1]], CrossFade(), CONFIG, tmp_path, model=MODEL)
+    found, plain = results["scenes"]
+    assert found["geometry"] == "points found by someone" and plain["geometry"] == FROM_DEPTH
+    assert found["alignment"]["suspicious"] and found["alignment"]["rotation_degrees"] == [0.5, 4.0]
+    assert plain["alignment"] is None
+    assert json.loads((scene_folder(tmp_path, clip.key) / "result.json").read_text())["alignment"] == found["alignment"]
 
 
 def test_it_works_where_lightning_validates(clips: list[Clip]) -> None:

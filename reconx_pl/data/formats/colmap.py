@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from reconx_pl.data.formats.images import image_folder, natural_key
-from reconx_pl.data.formats.scene import RawScene, frame_from_file, log_rescaling, matrix_4x4, pinhole, sfm_cloud
+from reconx_pl.data.formats.scene import RawScene, frame_from_file, log_rescaling, matrix_4x4, pinhole
 from reconx_pl.errors import BadCameraError, BadDataError
+from reconx_pl.geometry.sparse_cloud import sfm_cloud
 
 logger = logging.getLogger(__name__)
 

@@ -57,6 +57,25 @@ def exif_orientation(path: Path) -> int:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
 
 
+def read_upright(path: Path, name: str) -> np.ndarray:
+    """As ``read_rgb``, turned as the EXIF orientation says: for photographs to which no poses belong yet.
+
+    Raises:
+        BadDataError: not an image, or a damaged one.
+    """
+    pixels = read_rgb(path, name)
+    turned = {
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.transpose(1, 0, 2),
+        6: np.rot90(pixels, -1),
+        7: pixels.transpose(1, 0, 2)[::-1, ::-1],
+        8: np.rot90(pixels),
+    }
+    return np.ascontiguousarray(turned.get(exif_orientation(path), pixels))
+
+
 def rescale_intrinsics(
     intrinsics: np.ndarray, camera_size: tuple[int, int], actual_size: tuple[int, int], path: Path
 ) -> np.ndarray:

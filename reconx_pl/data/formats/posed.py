@@ -2,7 +2,8 @@
 
 ``{"frames": [{"file", "w", "h", "K" [3, 3] pixels, "c2w" [4, 4]}, ...], "name": ..., "fps": ..., "caption": ...}``
 with OpenCV axes and the corner of the image at (0, 0), which is the convention of the package. Beside it, each
-optional: ``points.npz`` (xyz [N, 3], rgb [N, 3] uint8, error [N] pixels, track [N] views) and depth along the optical
+optional: ``points.npz`` (xyz [N, 3], rgb [N, 3] uint8, and confidence [N] or error [N] pixels with track [N] views)
+and depth along the optical
 axis, see :func:`depth_files`. ``data/posed.md`` describes the layout for those who write it.
 """
 
@@ -16,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
 
-from reconx_pl.data.formats.scene import RawScene, frame_from_file, invert_rigid, log_rescaling, matrix_4x4, sfm_cloud
+from reconx_pl.data.formats.scene import RawScene, frame_from_file, invert_rigid, log_rescaling, matrix_4x4
 from reconx_pl.errors import BadCameraError, BadDataError
+from reconx_pl.geometry.sparse_cloud import sfm_cloud
 from reconx_pl.types import PointCloud
 
 DEPTH_FILES = ("depth.npz", "depth_and_poses.npz", "depth_left.npz")
@@ -69,7 +73,7 @@ def read_posed(path: Path) -> RawScene:
 
 
 def read_points(file: Path) -> PointCloud:
-    """Cloud of a ``points.npz`` (xyz, rgb, and where known error and track).
+    """Cloud of a ``points.npz`` (xyz, rgb, and where known confidence, or error and track).
 
     Raises:
         BadDataError: not such an archive, or arrays of another shape.
@@ -79,12 +83,54 @@ def read_points(file: Path) -> PointCloud:
     if xyz is None or rgb is None or xyz.ndim != 2 or xyz.shape[1] != 3 or rgb.shape != xyz.shape:
         shapes = {key: value.shape for key, value in arrays.items()}
         raise BadDataError(f"{file}: needs xyz [N, 3] and rgb [N, 3], has {shapes}")
+    if (confidence := arrays.get("confidence")) is not None:
+        if confidence.shape != (len(xyz),) or not (confidence >= 1).all():
+            raise BadDataError(
+                f"{file}: confidence {confidence.shape} needs one value >= 1 for each of {len(xyz)} points"
+            )
+        colors = torch.from_numpy(rgb.astype(np.float32) / 255.0)
+        return PointCloud(
+            torch.from_numpy(xyz.astype(np.float32)), colors, torch.from_numpy(confidence.astype(np.float32))
+        )
     track, error = arrays.get("track", np.full(len(xyz), 2)), arrays.get("error", np.zeros(len(xyz)))
     if track.shape != (len(xyz),) or error.shape != (len(xyz),):
         raise BadDataError(
             f"{file}: track {track.shape} and error {error.shape} need one value for each of {len(xyz)} points"
         )
     return sfm_cloud(xyz, rgb, track, error)
+
+
+def write_posed(scene: RawScene, folder: Path) -> None:
+    """Write a scene in this layout: images as PNG, cameras, and the cloud if there is one; no depth.
+
+    ``cameras.json`` comes last, so that a folder that has it is complete.
+
+    Raises:
+        BadDataError: an image that cannot be decoded.
+    """
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    frames = []
+    for view, frame in enumerate(scene.frames):
+        name = f"images/{view:06d}.png"
+        Image.fromarray(scene.load_image(view)).save(folder / name)
+        frames.append(
+            {
+                "file": name,
+                "source": Path(frame.name).name,
+                "w": frame.width,
+                "h": frame.height,
+                "K": frame.intrinsics.tolist(),
+                "c2w": invert_rigid(frame.world_to_camera, frame.name).tolist(),
+            }
+        )
+    if scene.cloud is not None:
+        rgb = (scene.cloud.colors.clamp(0, 1) * 255).round().byte().numpy()
+        confidence = scene.cloud.confidence.numpy()
+        np.savez(folder / "points.npz", xyz=scene.cloud.points.numpy(), rgb=rgb, confidence=confidence)
+    content: dict[str, Any] = {"name": scene.name, "dataset": scene.dataset, "caption": scene.caption}
+    content |= {"fps": scene.fps} if scene.fps else {}
+    content["frames"] = frames
+    (folder / "cameras.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def depth_files(folder: Path, views: int) -> dict[int, Callable[[], np.ndarray]]:

@@ -212,23 +212,6 @@ def log_rescaling(source: Path, sizes: Iterable[tuple[tuple[int, int], RawFrame]
         )  # fmt: skip
 
 
-def sfm_cloud(points: np.ndarray, colors: np.ndarray, track: np.ndarray, error: np.ndarray) -> PointCloud:
-    """Cloud of a structure-from-motion model: points [N, 3], colors [N, 3] uint8, views a point [N], error [N] pixels.
-
-    Confidence is 1 + (track - 1) / (1 + error^2): a point gains with every view after its first, weighed by Cauchy's
-    robust weight of its mean reprojection error, and never falls below DUSt3R's floor of 1. (ours)
-    """
-    views = np.maximum(np.asarray(track, dtype=np.float64) - 1.0, 0.0)
-    residual = np.nan_to_num(np.asarray(error, dtype=np.float64), nan=np.inf, posinf=np.inf)
-    confidence = 1.0 + views / (1.0 + np.where(np.isfinite(residual), residual, 1e6) ** 2)
-    keep = np.isfinite(points).all(axis=1)
-    return PointCloud(
-        torch.from_numpy(np.ascontiguousarray(points[keep], dtype=np.float32)),
-        torch.from_numpy(np.ascontiguousarray(colors[keep], dtype=np.float32) / 255.0),
-        torch.from_numpy(confidence[keep].astype(np.float32)),
-    )
-
-
 def matrix_4x4(matrix: object, name: str) -> np.ndarray:
     """A pose given as 3x4 or 4x4 numbers, as float64 [4, 4].
 

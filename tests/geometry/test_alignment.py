@@ -96,11 +96,22 @@ def test_known_cameras_are_held_exactly_and_the_world_is_theirs(poses: tuple, le
     assert_close(scene_errors(found, scene), 0.03, 0.1, 1.0)
     if len(poses) > 1:  # in the known world itself, no similarity between
         off = torch.stack(found.points) / unit - torch.stack(scene.points)
-        assert off.norm(dim=-1).median() < 0.03
+        assert off.norm(dim=-1).median() < (0.03 if len(poses) == 4 else 0.1)  # one baseline is a weak ruler
     for view in range(4):  # points lie on the rays of the cameras
         camera = found.camera(view)
         _, depth = project(found.points[view].reshape(-1, 3), camera)
         assert torch.allclose(unproject(depth.view(1, 24, 32), camera)[0], found.points[view], atol=2e-4 * unit)
+
+
+def test_known_cameras_do_not_draw_noisy_points_towards_them() -> None:
+    scene = pair_scene()
+    predictions, known = predictions_of(scene, noise=0.05), known_of(scene, (0, 1, 2, 3), (0, 1, 2, 3))
+
+    def off(distances: str) -> float:
+        found = align(predictions, AlignmentOptions(steps=150, distances=distances), known)
+        return (torch.stack(found.points) - torch.stack(scene.points)).norm(dim=-1).median().item()
+
+    assert off("auto") == off("pair") < 0.25 * off("world")
 
 
 def test_known_cameras_need_not_be_those_of_every_view() -> None:

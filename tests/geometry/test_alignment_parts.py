@@ -10,11 +10,12 @@ from pair_scenes import PairScene, pair_scene, predictions_of
 from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.geometry.alignment.align import align
 from reconx_pl.geometry.alignment.checks import checked_sizes, confident, connected_parts
 from reconx_pl.geometry.alignment.focal import weiszfeld_focal
-from reconx_pl.geometry.alignment.initialisation import initialise, known_frame
+from reconx_pl.geometry.alignment.initialisation import known_frame
 from reconx_pl.geometry.alignment.minimise import learning_rate
-from reconx_pl.geometry.alignment.objective import edge_distances, objective
+from reconx_pl.geometry.alignment.objective import objective
 from reconx_pl.geometry.alignment.observations import grouped
 from reconx_pl.geometry.alignment.options import AlignmentOptions, KnownViews
 from reconx_pl.geometry.alignment.pixels import centred_pixels, default_intrinsics
@@ -59,6 +60,8 @@ def plain_objective(state: AlignmentState, gauge: Gauge, groups: list, predictio
             points = predictions.points[edge][side].double().reshape(-1, 3)
             moved = points @ geometry.pair_matrix[edge].T + geometry.pair_offset[edge]
             weight = predictions.confidence[edge][side].double().reshape(-1).log()
+            if gauge.ruler is not None:
+                weight = weight * gauge.ruler / torch.linalg.det(geometry.pair_matrix[edge]) ** (1 / 3)
             sums[side] = sums[side] + (weight * (world[view] - moved).norm(dim=1)).sum()
             areas[side] += len(points)
     return sums[0] / areas[0] + sums[1] / areas[1]
@@ -66,12 +69,13 @@ def plain_objective(state: AlignmentState, gauge: Gauge, groups: list, predictio
 
 @pytest.mark.parametrize("sizes", [((24, 32),) * 4, MIXED], ids=["one size", "mixed"])
 @pytest.mark.parametrize("uneven", [False, True], ids=["complete", "uneven"])
-def test_objective_and_gradient_are_those_of_the_formula(sizes: tuple, uneven: bool) -> None:
+@pytest.mark.parametrize("ruler", [None, 0.7], ids=["world", "pair"])
+def test_objective_and_gradient_are_those_of_the_formula(sizes: tuple, uneven: bool, ruler: float | None) -> None:
     edges = torch.tensor([[0, 1], [1, 0], [0, 2], [3, 0], [2, 3]]) if uneven else None
     predictions = predictions_of(pair_scene(sizes), edges, noise=0.1)
     pixels = [centred_pixels(*size) for size in sizes]
     groups = grouped(predictions, pixels, dtype=torch.float64)
-    assert len(groups) == (1 if sizes is not MIXED and not uneven else len(groups))
+    assert (len(groups) == 1) == (sizes is not MIXED and not uneven)
     state = random_state(groups, len(predictions.edges), 4)
     gauge = Gauge.free(4, 0.5, groups[0].points)
     gauge = replace(
@@ -120,24 +124,8 @@ def test_edge_distances_find_the_bad_edge() -> None:
     scene = pair_scene()
     predictions = predictions_of(scene)
     predictions.points[7] = (predictions.points[7][0], predictions.points[7][1] * 1.3)
-    pixels = [centred_pixels(24, 32)] * 4
-    groups = grouped(predictions, pixels, dtype=torch.float64)
-    state = state_of_truth(scene, predictions, groups)
-    distances = edge_distances(state, Gauge.free(4, 0.5, groups[0].points), groups)
+    distances = align(predictions, AlignmentOptions(steps=0), KnownViews.of(joined(scene))).edge_distances
     assert distances.argmax() == 7 and distances[7] > 10 * distances.median()
-
-
-def state_of_truth(scene: PairScene, predictions: PairPredictions, groups: list) -> AlignmentState:
-    start = initialise(predictions, [centred_pixels(24, 32)] * 4, KnownViews.of(joined(scene)))
-    return AlignmentState(
-        quaternions(start.pairs.rotation),
-        torch.sign(start.pairs.translation) * (start.pairs.translation / start.pairs.scale[:, None]).abs().log1p(),
-        start.pairs.scale.log(),
-        quaternions(start.camera_to_world[:, :3, :3]),
-        start.camera_to_world[:, :3, 3].sign() * start.camera_to_world[:, :3, 3].abs().log1p(),
-        20 * start.focal.log(),
-        [torch.stack([start.depth[view].log() for view in group.views.tolist()]) for group in groups],
-    )
 
 
 def joined(scene: PairScene) -> Cameras:
@@ -150,7 +138,7 @@ def joined(scene: PairScene) -> Cameras:
 
 
 def test_pixels_are_ours_shifted_by_half() -> None:
-    """A ray of the alignment is the ray of the ``Cameras`` that it returns, and DUSt3R's pixel (W/2, H/2) is straight on."""
+    """A ray of the alignment is that of the ``Cameras`` it returns, and DUSt3R's pixel (W/2, H/2) looks straight on."""
     matrix = default_intrinsics(torch.tensor(40.0).double(), 24, 32)
     assert matrix[:2, 2].tolist() == [16.5, 12.5]
     rays = pixel_rays(Cameras(torch.eye(4).double()[None], matrix[None], 24, 32))[0]
@@ -242,6 +230,7 @@ def test_learning_rate_warms_up_and_falls() -> None:
         {"pair_scale": 0},
         {"tolerance": -1},
         {"weighting": "none"},
+        {"distances": "image"},
     ],
 )
 def test_contradictory_options_are_refused(wrong: dict) -> None:

@@ -62,7 +62,7 @@ def align(
     first = int(known.poses.int().argmax())
     origin = start.camera_to_world[first, :3, 3].clone()
     groups = grouped(predictions, pixels, options.weighting, device)
-    state, gauge = _opened(start, groups, known, origin, unit, options.pair_scale)
+    state, gauge = _opened(start, groups, known, origin, unit, options)
     losses = minimise(state, gauge, groups, options, progress)
     distances = edge_distances(state, gauge, groups)
     if gauge.pair_scale is not None:
@@ -127,7 +127,7 @@ def view_confidence(predictions: PairPredictions, sizes: Sequence[tuple[int, int
 
 
 def _opened(
-    start: Start, groups: list[ViewGroup], known: KnownViews, origin: Tensor, unit: float, pair_scale: float
+    start: Start, groups: list[ViewGroup], known: KnownViews, origin: Tensor, unit: float, options: AlignmentOptions
 ) -> tuple[AlignmentState, Gauge]:
     """Raw parameters in the optimiser's world: ``origin`` at its origin, ``unit`` its unit."""
     like = groups[0].points
@@ -135,8 +135,9 @@ def _opened(
     scale = start.pairs.scale / unit
     # a similarity is scale (R x + t) here
     shift = (start.pairs.translation - origin) / unit / scale[:, None]
-    centers = known_centers(known)
-    fixed = len(centers) > 1 and float((centers - centers[0]).abs().max()) > 0
+    centers = torch.linalg.inv(known.world_to_camera[known.poses].double())[:, :3, 3]
+    held = len(centers) > 1 and float((centers - centers[0]).abs().max()) > 0
+    in_pairs = options.distances == "pair" or (options.distances == "auto" and held)
     state = AlignmentState(
         quaternions(start.pairs.rotation).to(like),
         squashed(shift).to(like),
@@ -148,18 +149,14 @@ def _opened(
     )
     device = like.device
     return state, Gauge(
-        None if fixed else pair_scale,
+        None if held else options.pair_scale,
         known.poses.to(device),
         rotation.to(like),
         center.to(like),
         known.lenses.to(device),
         start.focal.to(like),
+        options.pair_scale if in_pairs else None,
     )
-
-
-def known_centers(known: KnownViews) -> Tensor:
-    """[K, 3] world units, float64."""
-    return torch.linalg.inv(known.world_to_camera[known.poses].double())[:, :3, 3]
 
 
 @torch.no_grad()

@@ -4,6 +4,9 @@
 
 The distance is the same in every camera's frame. Each view is therefore compared in its own, where its points are depth
 times ray: the pose goes into the small matrices of the pairs, and the pixels see one matrix product.
+
+With ``Gauge.ruler`` (ours) every distance is divided by s_e: it then counts in the unit of the pair that says it, and
+does not shrink with the scene. See ``AlignmentOptions.distances``.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ def objective(state: AlignmentState, gauge: Gauge, groups: list[ViewGroup]) -> T
     terms = []
     for group, log_depth in zip(groups, state.log_depth, strict=True):
         matrix, offset = in_view(geometry, group)
-        terms.append(_Distances.apply(matrix, offset, geometry.focal[group.views], log_depth, group))
+        ruler = None if geometry.ruler is None else geometry.ruler[group.edges]
+        terms.append(_Distances.apply(matrix, offset, geometry.focal[group.views], log_depth, ruler, group))
     return torch.stack(terms).sum()
 
 
@@ -78,11 +82,21 @@ class _Distances(torch.autograd.Function):
     """Weighted sum of the distances of one group, with its gradient made in the same pass over the pixels."""
 
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor, offset: Tensor, focal: Tensor, log_depth: Tensor, group: ViewGroup) -> Tensor:
+    def forward(
+        ctx: Any,
+        matrix: Tensor,
+        offset: Tensor,
+        focal: Tensor,
+        log_depth: Tensor,
+        ruler: Tensor | None,
+        group: ViewGroup,
+    ) -> Tensor:
         difference, distance, points = _residuals(matrix, offset, focal, log_depth, group)
-        total = torch.dot(group.weights.flatten(), distance.flatten())
+        sums = (group.weights[:, :, None] @ distance[..., None])[..., 0, 0]  # [Vg, D]
         # d|r|/dr = r/|r|, and 0 where r = 0
         pull = torch.div(group.weights, distance.clamp_(min=_TINY), out=distance)
+        if ruler is not None:
+            pull *= ruler[..., None]
         difference *= pull[:, :, None]  # now the gradient in the moved pair points
         to_points = difference.sum(1).neg_()  # [Vg, 3, N]
         along = to_points * points
@@ -91,10 +105,13 @@ class _Distances(torch.autograd.Function):
             difference.sum(-1),
             -along[:, :2].sum((1, 2)) / focal,
             along.sum(1),
+            sums,
         )
-        return total
+        ctx.ruled = ruler is not None
+        return sums.sum() if ruler is None else (sums * ruler).sum()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return *(gradient * saved for saved in ctx.saved_tensors), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        *gradients, sums = (gradient * saved for saved in ctx.saved_tensors)
+        return *gradients, sums if ctx.ruled else None, None

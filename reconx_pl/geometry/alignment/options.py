@@ -12,6 +12,7 @@ from reconx_pl.errors import ConfigurationError
 from reconx_pl.types import Cameras
 
 Weighting = Literal["log", "raw"]
+Distances = Literal["auto", "world", "pair"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class AlignmentOptions:
         settle: steps of the end of the schedule after an early stop.
         weighting: of a pixel's distance by its confidence C. "log": log C, as DUSt3R's code does. "raw": C, as the
             papers write it.
+        distances: "world": as in the papers, the distance of world points. "pair": in the unit of the pair that says
+            them, times ``pair_scale``. Where known cameras set the unit, noise makes the first draw all points towards
+            the cameras, since a smaller scene has smaller distances; "auto" is then "pair", and otherwise "world".
         pair_scale: geometric mean of the pairs' scales, which fixes the unit of the world where no known cameras do.
 
     Raises:
@@ -43,6 +47,7 @@ class AlignmentOptions:
     window: int = 10
     settle: int = 30
     weighting: Weighting = "log"
+    distances: Distances = "auto"
     pair_scale: float = 0.5
 
     def __post_init__(self) -> None:
@@ -62,6 +67,8 @@ class AlignmentOptions:
             )
         if self.weighting not in ("log", "raw"):
             raise ConfigurationError(f"weighting is 'log' or 'raw', not {self.weighting!r}")
+        if self.distances not in ("auto", "world", "pair"):
+            raise ConfigurationError(f"distances is 'auto', 'world' or 'pair', not {self.distances!r}")
 
 
 @dataclass(frozen=True)

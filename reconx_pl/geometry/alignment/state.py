@@ -52,6 +52,7 @@ class Gauge:
         translation: [V, 3].
         lenses: [V] bool, held.
         focal: [V] pixels.
+        ruler: distances count in the unit of the pair that says them, times this; None: in world units.
     """
 
     pair_scale: float | None
@@ -60,6 +61,7 @@ class Gauge:
     translation: Tensor
     lenses: Tensor
     focal: Tensor
+    ruler: float | None = None
 
     @classmethod
     def free(cls, views: int, pair_scale: float, like: Tensor) -> Gauge:
@@ -83,6 +85,7 @@ class Geometry(NamedTuple):
     rotation: Tensor  # [V, 3, 3] camera to world
     translation: Tensor  # [V, 3]
     focal: Tensor  # [V] pixels
+    ruler: Tensor | None = None  # [E] what the distances of an edge are multiplied by
 
 
 def geometry_of(state: AlignmentState, gauge: Gauge) -> Geometry:
@@ -99,6 +102,7 @@ def geometry_of(state: AlignmentState, gauge: Gauge) -> Geometry:
         rotation,
         translation,
         torch.where(gauge.lenses, gauge.focal, (state.view_focal / FOCAL_SCALE).exp()),
+        None if gauge.ruler is None else gauge.ruler / scale,
     )
 
 

@@ -204,6 +204,20 @@ def test_cleaning_doubts_what_floats_before_a_confident_view() -> None:
     assert all(one.min() == 5 for one in cleaned(sure).confidence)
 
 
+def test_cleaning_leaves_points_that_agree() -> None:
+    found = align(predictions_of(pair_scene()), AlignmentOptions(steps=0))
+    twice = replace(
+        found,
+        world_to_camera=found.world_to_camera[[1, 1]],
+        intrinsics=found.intrinsics[[1, 1]],
+        points=[found.points[1]] * 2,
+        confidence=[torch.full((24, 32), 5.0), torch.full((24, 32), 2.0)],
+    )
+    assert cleaned(twice).confidence[1].equal(twice.confidence[1])
+    nearer = replace(twice, points=[found.points[1], found.camera(1).centers[0] * 0.01 + found.points[1] * 0.99])
+    assert (cleaned(nearer).confidence[1] == 1).all()
+
+
 @pytest.mark.parametrize("edges", [[[0, 1], [1, 0]], [[0, 1]], [[1, 0]]], ids=["both", "one", "the other"])
 @pytest.mark.parametrize("lenses", [False, True])
 def test_closed_form_of_two_views(edges: list, lenses: bool) -> None:

@@ -71,7 +71,7 @@ def plain_objective(state: AlignmentState, gauge: Gauge, groups: list, predictio
 @pytest.mark.parametrize("uneven", [False, True], ids=["complete", "uneven"])
 @pytest.mark.parametrize("ruler", [None, 0.7], ids=["world", "pair"])
 def test_objective_and_gradient_are_those_of_the_formula(sizes: tuple, uneven: bool, ruler: float | None) -> None:
-    edges = torch.tensor([[0, 1], [1, 0], [0, 2], [3, 0], [2, 3]]) if uneven else None
+    edges = torch.tensor([[0, 1], [1, 0], [0, 2], [3, 0], [1, 3]]) if uneven else None
     predictions = predictions_of(pair_scene(sizes), edges, noise=0.1)
     pixels = [centred_pixels(*size) for size in sizes]
     groups = grouped(predictions, pixels, dtype=torch.float64)

@@ -62,7 +62,7 @@ def align(
     first = int(known.poses.int().argmax())
     origin = start.camera_to_world[first, :3, 3].clone()
     groups = grouped(predictions, pixels, options.weighting, device)
-    state, gauge = _opened(start, groups, known, origin, unit, options)
+    state, gauge = opened(start, groups, known, origin, unit, options)
     losses = minimise(state, gauge, groups, options, progress)
     distances = edge_distances(state, gauge, groups)
     if gauge.pair_scale is not None:
@@ -126,10 +126,10 @@ def view_confidence(predictions: PairPredictions, sizes: Sequence[tuple[int, int
     return found
 
 
-def _opened(
+def opened(
     start: Start, groups: list[ViewGroup], known: KnownViews, origin: Tensor, unit: float, options: AlignmentOptions
 ) -> tuple[AlignmentState, Gauge]:
-    """Raw parameters in the optimiser's world: ``origin`` at its origin, ``unit`` its unit."""
+    """Raw parameters and what is held, in the optimiser's world: ``origin`` is its origin, ``unit`` its unit."""
     like = groups[0].points
     rotation, center = start.camera_to_world[:, :3, :3], (start.camera_to_world[:, :3, 3] - origin) / unit
     scale = start.pairs.scale / unit

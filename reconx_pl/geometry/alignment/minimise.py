@@ -1,0 +1,79 @@
+"""Adam on the objective, with the schedule of DUSt3R, a warm-up, and an end where nothing improves any more."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from reconx_pl.geometry.alignment.objective import objective
+from reconx_pl.geometry.alignment.observations import ViewGroup
+from reconx_pl.geometry.alignment.options import AlignmentOptions
+from reconx_pl.geometry.alignment.state import AlignmentState, Gauge
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, float], None]
+
+
+def learning_rate(position: float, step: int, options: AlignmentOptions) -> float:
+    """Of the step at ``position`` (in steps) of the cosine schedule, and the ``step``-th that is taken."""
+    low, high = options.final_learning_rate, options.learning_rate
+    cosine = low + (high - low) * (1 + math.cos(math.pi * position / options.steps)) / 2
+    return cosine * min(1.0, (step + 1) / max(1, options.warmup))
+
+
+def minimise(
+    state: AlignmentState,
+    gauge: Gauge,
+    groups: list[ViewGroup],
+    options: AlignmentOptions = AlignmentOptions(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+) -> Tensor:
+    """Change the parameters of ``state`` in place. Nothing waits for the device but one look at the loss a window.
+
+    Args:
+        state: where it starts.
+        gauge: what is held.
+        groups: see ``grouped``.
+        options: see there.
+        progress: called at every look with the steps done, those to do as far as is known, and the loss.
+
+    Returns:
+        the loss before each step and after the last: [steps taken + 1], world units, on the CPU.
+    """
+    parameters = state.parameters()
+    adam = torch.optim.Adam(parameters, lr=options.learning_rate, betas=(0.9, 0.9), fused=True)
+    losses = parameters[0].new_zeros(options.steps + options.settle + 1)
+    step, position, stride, settling = 0, 0.0, 1.0, False
+    while position < options.steps - 0.5:
+        adam.param_groups[0]["lr"] = learning_rate(position, step, options)
+        adam.zero_grad()
+        loss = objective(state, gauge, groups)
+        losses[step] = loss.detach()
+        loss.backward()
+        adam.step()
+        step += 1
+        position += stride
+        if step % options.window == 0 and (progress or options.tolerance is not None or logger.isEnabledFor(10)):
+            seen = losses[max(0, step - 2 * options.window) : step].cpu()
+            if not settling and _flat(seen, options) and step > options.warmup:
+                settling, stride = True, max(1.0, (options.steps - position) / options.settle)
+            total = step + round((options.steps - position) / stride)
+            logger.debug("alignment: %d of %d steps, loss %.5g", step, total, seen[-1])
+            if progress is not None:
+                progress(step, total, float(seen[-1]))
+    with torch.no_grad():
+        losses[step] = objective(state, gauge, groups)
+    logger.info("alignment: loss %.5g at first, %.5g after %d steps", losses[0], losses[step], step)
+    return losses[: step + 1].cpu()
+
+
+def _flat(seen: Tensor, options: AlignmentOptions) -> bool:
+    if options.tolerance is None or len(seen) < 2 * options.window:
+        return False
+    before, now = seen.chunk(2)
+    return bool(now.mean() > before.mean() * (1 - options.tolerance))

@@ -1,0 +1,201 @@
+"""Photographs to cameras and points: DUSt3R on pairs, then the global alignment (PAPER section 1)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.geometry.alignment.align import align
+from reconx_pl.geometry.alignment.checks import view_names
+from reconx_pl.geometry.alignment.options import AlignmentOptions, KnownViews
+from reconx_pl.geometry.alignment.result import MIN_CONFIDENCE, Alignment, cleaned
+from reconx_pl.geometry.alignment.two_views import align_two
+from reconx_pl.geometry.cameras import project, unproject
+from reconx_pl.geometry.dust3r.inference import InferenceOptions, predict_pairs
+from reconx_pl.geometry.dust3r.model import Dust3r
+from reconx_pl.geometry.dust3r.preprocess import Preprocessing, Window, prepare_image
+from reconx_pl.geometry.dust3r.resample import to_photograph
+from reconx_pl.geometry.estimator import Reconstruction
+from reconx_pl.geometry.pairs import PairGraph
+from reconx_pl.geometry.point_maps import cloud_from_maps
+from reconx_pl.types import Cameras, PointMap
+
+logger = logging.getLogger(__name__)
+
+_SAME = 0.5 / 255  # mean difference below which two images are one
+_SHORT_BASELINE = 0.01  # of the median depth
+
+StageProgress = Callable[[str, int, int], None]
+
+
+class Dust3rEstimator:
+    """DUSt3R and its global alignment behind the ``PointMapEstimator`` protocol.
+
+    Args:
+        model: on the device that computes, in evaluation mode.
+        preprocessing: sizes that the network sees.
+        graph: which pairs it is asked about.
+        inference: memory and precision.
+        alignment: of the pairs; not used by ``closed_form``.
+        min_confidence: raw confidence above which a pixel of the point map is valid.
+        clean: doubt points that stand in front of what a more confident view sees.
+        closed_form: two views of unknown pose are solved without an optimiser (``align_two``).
+        points: size of the cloud.
+        generator: see ``cloud_from_maps``.
+
+    Raises:
+        ConfigurationError: a threshold below 1, the floor of the confidence.
+    """
+
+    def __init__(
+        self,
+        model: Dust3r,
+        preprocessing: Preprocessing = Preprocessing(),  # noqa: B008 (frozen, as those below)
+        graph: PairGraph = PairGraph(),  # noqa: B008
+        inference: InferenceOptions = InferenceOptions(),  # noqa: B008
+        alignment: AlignmentOptions = AlignmentOptions(),  # noqa: B008
+        min_confidence: float = MIN_CONFIDENCE,
+        clean: bool = True,
+        closed_form: bool = False,
+        points: int = 16384,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if min_confidence < 1:
+            raise ConfigurationError(f"min_confidence is at least 1, the floor of the confidence, not {min_confidence}")
+        self.model = model
+        self.preprocessing = preprocessing
+        self.graph = graph
+        self.inference = inference
+        self.alignment = alignment
+        self.min_confidence = min_confidence
+        self.clean = clean
+        self.closed_form = closed_form
+        self.points = points
+        self.generator = generator
+
+    def estimate(
+        self,
+        images: Tensor,
+        cameras: Cameras | None = None,
+        known: Tensor | None = None,
+        names: Sequence[str] | None = None,
+        progress: StageProgress | None = None,
+    ) -> Reconstruction:
+        """Reconstruct; see ``PointMapEstimator``.
+
+        Args:
+            images: [V, 3, H, W] in [0, 1], V >= 2.
+            cameras: of the images; poses and intrinsics of what is known are held exactly, and the world is theirs.
+            known: [V] bool, which of ``cameras`` are known; None: all. Painted frames beside the inputs are not.
+            names: of the images, for errors.
+            progress: called with "pairs" or "alignment", what is done and how much there is.
+
+        Returns:
+            cameras of the images, point maps of their size (what the network did not see at the border is not valid),
+            and a cloud.
+
+        Raises:
+            BadSceneError: one image, images that are all the same, confidence at the floor or below the threshold,
+                images that no confident pair joins; the message names them.
+            ConfigurationError: cameras or names that do not go with the images.
+        """
+        views, _, height, width = images.shape
+        called = view_names(views, names)
+        held = _held(images, cameras, known)
+        _check_images(images, called)
+        prepared = [prepare_image(image, self.preprocessing) for image in images]
+        window = prepared[0].window
+        predictions = predict_pairs(
+            self.model,
+            [one.pixels for one in prepared],
+            self.graph.edges(views),
+            self.inference,
+            None if progress is None else lambda done, total: progress("pairs", done, total),
+        )
+        if self.closed_form and views == 2 and not held.any():
+            found = align_two(predictions, names=called)
+        else:
+            found = align(
+                predictions,
+                self.alignment,
+                None if cameras is None else KnownViews.of(window.cut(cameras), held, held),
+                called,
+                next(self.model.parameters()).device,
+                None if progress is None else lambda done, total, _: progress("alignment", done, total),
+            )
+        _warn_of_short_baseline(found, called)
+        if self.clean:
+            found = cleaned(found)
+        restored = _restored(found, window, cameras, held)
+        point_map = photograph_maps(found, restored, window, self.min_confidence)
+        if not point_map.valid.any():
+            raise BadSceneError(
+                f"no pixel of {', '.join(called)} has a confidence above {self.min_confidence:g} (the largest is "
+                f"{point_map.confidence.max():.3g}); lower min_confidence or use images that overlap"
+            )
+        cloud = cloud_from_maps(point_map, images.float().cpu(), self.points, generator=self.generator)
+        return Reconstruction(restored, point_map, cloud)
+
+
+def photograph_maps(found: Alignment, cameras: Cameras, window: Window, min_confidence: float) -> PointMap:
+    """Point maps of the photographs' pixels, on the rays of the photographs' ``cameras``."""
+    depth = torch.stack(
+        [project(points.flatten(0, 1), found.camera(view))[1][0] for view, points in enumerate(found.points)]
+    ).view(len(found.points), window.height, window.width)
+    depth, confidence, inside = to_photograph(depth, torch.stack(found.confidence), window)
+    valid = inside & (confidence > min_confidence)
+    points = torch.where(valid[..., None], unproject(depth, cameras), 0.0)
+    return PointMap(points, confidence, valid)
+
+
+def _restored(found: Alignment, window: Window, cameras: Cameras | None, held: Tensor) -> Cameras:
+    restored = window.restore(found.cameras)
+    if cameras is None:
+        return restored
+    given = cameras.to("cpu", torch.float32)
+    return replace(
+        restored,
+        world_to_camera=torch.where(held[:, None, None], given.world_to_camera, restored.world_to_camera),
+        intrinsics=torch.where(held[:, None, None], given.intrinsics, restored.intrinsics),
+    )
+
+
+def _held(images: Tensor, cameras: Cameras | None, known: Tensor | None) -> Tensor:
+    """Which cameras are known: [V] bool on the CPU."""
+    views, _, height, width = images.shape
+    if cameras is None:
+        if known is not None:
+            raise ConfigurationError("known says which of the cameras are known, and there are no cameras")
+        return torch.zeros(views, dtype=torch.bool)
+    if len(cameras) != views or (cameras.height, cameras.width) != (height, width):
+        raise ConfigurationError(
+            f"{len(cameras)} cameras of {cameras.height} x {cameras.width} pixels do not go with images "
+            f"{tuple(images.shape)}; resize or crop both alike"
+        )
+    held = torch.ones(views, dtype=torch.bool) if known is None else known.cpu()
+    if held.dtype != torch.bool or held.shape != (views,):
+        raise ConfigurationError(f"known is one bool a view, got {held.dtype} {tuple(held.shape)} for {views} views")
+    return held
+
+
+def _check_images(images: Tensor, called: list[str]) -> None:
+    if len(images) < 2:
+        raise BadSceneError(f"{called[0] if called else 'no image'}: a reconstruction needs at least two images")
+    if all((image - images[0]).abs().mean() < _SAME for image in images[1:].float()):
+        raise BadSceneError(f"{', '.join(called)} are one and the same image: without a baseline there is no depth")
+
+
+def _warn_of_short_baseline(found: Alignment, called: list[str]) -> None:
+    centers = found.cameras.centers
+    _, depth = project(found.points[0].flatten(0, 1), found.camera(0))
+    if (centers - centers[0]).norm(dim=1).max() < _SHORT_BASELINE * depth.median():
+        logger.warning(
+            "the cameras of %s stand within %.0f %% of the scene's depth: its points are a guess of the network's",
+            ", ".join(called),
+            100 * _SHORT_BASELINE,
+        )

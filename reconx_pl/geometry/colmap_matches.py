@@ -34,7 +34,7 @@ def load_pycolmap() -> ModuleType:
     except ImportError as error:
         raise MissingDependencyError(
             f"structure from motion needs pycolmap, which cannot be imported ({error}); "
-            "install it: pip install 'pycolmap >= 3.12'"
+            "install it: pip install 'pycolmap >= 4.2' (ready for Linux on x86-64, macOS and Windows)"
         ) from error
     return pycolmap
 

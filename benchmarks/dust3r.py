@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from benchmarks.timing import seconds_of, table
+from benchmarks.timing import peak_bytes, seconds_of, table
 from reconx_pl.geometry.dust3r import blocks
 from reconx_pl.geometry.dust3r.config import Dust3rConfig
 from reconx_pl.geometry.dust3r.heads import Fusion, doubled
@@ -140,15 +139,9 @@ def report_memory(name: str, device: str, kind: str) -> None:
     model = built(size, device)
     call = call_of(model, size, torch.tensor([[0, 1]]), PARTS if kind == "plain" else (), kind == "bf16")
     torch.set_num_threads(1)
-    before = peak(device)
+    before = peak_bytes(device)
     call()
-    print(json.dumps([before, peak(device)]))
-
-
-def peak(device: str) -> int:
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps([before, peak_bytes(device)]))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,10 +1,12 @@
-"""Processor time of alternatives, in turn, so that a change of the machine's speed hits all of them."""
+"""Processor time of alternatives, in turn, so that a change of the machine's speed hits all of them; peak memory."""
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -37,3 +39,15 @@ def table(seconds: dict[str, list[float]], against: str) -> None:
         ratios = [value / other for value, other in zip(values, seconds[against], strict=True)]
         spread = f"({min(ratios):.3f} to {max(ratios):.3f})"
         print(f"{statistics.median(ratios):6.3f} {spread:16s} {statistics.median(values) * 1000:8.1f} ms   {name}")
+
+
+def peak_bytes(device: str) -> int:
+    """The most memory that this process, or on "cuda" the device for it, has held. Linux.
+
+    Not ``ru_maxrss``: a process that another starts inherits that one's peak there.
+    """
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    assert found is not None
+    return int(found[1]) * 1024

@@ -113,7 +113,7 @@ def pack(out: Path, **options: Any) -> None:
 
 
 def cache(shards: Path, out: Path, **options: Any) -> None:
-    """Copy shards with what the frozen towers make of every clip; run it again to go on after an interruption.
+    """Copy shards with clouds and what frozen towers make of every clip; run it again to go on after an interruption.
 
     The arguments are those of ``reconx_pl.diffusion.caching.cache_shards``.
     """
@@ -123,8 +123,10 @@ def cache(shards: Path, out: Path, **options: Any) -> None:
         )
     console.print(
         f"{out}: {report.shards} shards ({report.clips} clips) written, {report.done} were there, "
-        f"{len(report.bad)} bad clips copied as they are"
+        f"{len(report.bad)} bad clips copied as they are, {len(report.without)} clips left without a cloud"
     )
+    for line in report.without[:5]:
+        console.print(f"  {line}")
     if report.missing:
         console.print(f"{report.missing} shards are left to other processes; the last to finish writes the manifest")
 
@@ -234,8 +236,7 @@ def build_parser() -> ArgumentParser:
             command.add_function_arguments(pack_command, as_positional=True, skip={"check", "progress"})
             command.add_argument("--check", action="store_true", help="draw epipolar lines into OUT/check")
         elif name == "cache":
-            command.add_function_arguments(cache_shards, as_positional=True, skip={"config", "progress"})
-            command.add_argument("--config", type=Path, required=True, help="YAML file of the training run")
+            command.add_function_arguments(cache_shards, as_positional=True, skip={"progress"})
         elif name == "consolidate":
             command.add_function_arguments(consolidate, as_positional=True, skip={"ema"})
             command.add_argument("--ema", action="store_true", help="averages instead of the weights")

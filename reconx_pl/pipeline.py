@@ -32,6 +32,7 @@ from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsEr
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
 from reconx_pl.geometry.colmap_estimator import ColmapEstimator
+from reconx_pl.geometry.dust3r.pretrained import WEIGHTS, PretrainedDust3r
 from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.training.checkpoints import load_weights, painter_identity
 from reconx_pl.training.module import ReconXModule
@@ -124,13 +125,20 @@ class SceneWindow:
 
 
 def default_estimator(source: Path, lacking: str) -> PointMapEstimator:
-    """The estimator where none was chosen: structure from motion, as it needs no weights. Says so in the log."""
+    """The estimator where none was chosen: DUSt3R if its weights are at hand, or else structure from motion.
+
+    Says so in the log.
+    """
+    chosen: PointMapEstimator
+    if WEIGHTS.is_file():
+        chosen, why = PretrainedDust3r(), f"its weights are at {WEIGHTS}"
+    else:
+        chosen, why = ColmapEstimator(), f"there are no weights of DUSt3R at {WEIGHTS}"
     log.info(
-        "%s: the photographs have no %s; ColmapEstimator (structure from motion) finds them. "
-        "Choose another with --estimator",
-        source, lacking,
+        "%s: the photographs have no %s; %s finds them, as %s. Choose another with --estimator",
+        source, lacking, type(chosen).__name__, why,
     )  # fmt: skip
-    return ColmapEstimator()
+    return chosen
 
 
 def posed_clip(

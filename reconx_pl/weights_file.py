@@ -7,6 +7,7 @@ of ours under another (``autoencoder.vae.``, ...); a file may also hold one part
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from reconx_pl.errors import BadWeightsError, MissingWeightsError
 
 FOLDER_FILE = "model.safetensors"  # the weights in a folder that ``reconx weights convert`` wrote
 DEEPSPEED_PREFIX = "_forward_module."
+#: Part of every fingerprint. Raise it when code changes what a part of the same weights gives.
+REVISION = 1
 SHOWN_KEYS = 20  # an error lists this many keys of a kind, then counts
 
 
@@ -169,3 +172,20 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str, as
     """
     check_fit(module.state_dict(), state, source, type(module).__name__)
     module.load_state_dict(dict(state), strict=True, assign=assign)
+
+
+def fingerprint(module: nn.Module, settings: object) -> str:
+    """SHA-256 over the settings and the name, type, shape and bytes of every tensor, in the order of the names.
+
+    The device does not matter, the number type does.
+
+    Args:
+        module: the part, which is not trained.
+        settings: what else decides about its output; its ``repr`` is hashed.
+    """
+    digest = hashlib.sha256(f"{REVISION} {type(module).__name__} {settings!r}".encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        values = tensor.detach().cpu().contiguous().flatten()
+        digest.update(memoryview(values.view(torch.uint8).numpy()))
+    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -10,25 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: Part of every fingerprint. Raise it when code changes what a tower of the same weights gives.
-REVISION = 1
-
-
-def fingerprint(module: nn.Module, settings: object) -> str:
-    """SHA-256 over the settings and the name, type, shape and bytes of every tensor, in the order of the names.
-
-    The device does not matter, the number type does.
-
-    Args:
-        module: the frozen part.
-        settings: what else decides about its output; its ``repr`` is hashed.
-    """
-    digest = hashlib.sha256(f"{REVISION} {type(module).__name__} {settings!r}".encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        values = tensor.detach().cpu().contiguous().flatten()
-        digest.update(memoryview(values.view(torch.uint8).numpy()))
-    return digest.hexdigest()
+from reconx_pl.weights_file import fingerprint
 
 
 class FrozenModule(nn.Module):

@@ -22,7 +22,7 @@ from reconx_pl.data.manifest import MANIFEST, Manifest, Shard, own_temporary, wr
 from reconx_pl.data.reader import read_shard
 from reconx_pl.data.schema import decode_clip
 from reconx_pl.data.shard_file import ShardFile
-from reconx_pl.errors import BadCameraError, BadDataError, ConfigurationError
+from reconx_pl.errors import BadCameraError, BadDataError, BadSceneError, ConfigurationError
 from reconx_pl.types import Clip
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,11 @@ Progress = Callable[[str, int, int], None]  # shard, clips done, clips of this p
 
 
 class Annotator(Protocol):
-    """Makes members from a clip."""
+    """Makes members from a clip.
+
+    Raises:
+        BadSceneError: they cannot be made of this clip; it keeps none of them then.
+    """
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,6 +58,7 @@ class AnnotationReport:
         done: shards of this process that were there.
         clips: annotated now.
         bad: message for each clip that could not be read and was copied as it is, without new members.
+        without: message for each clip of which some members could not be made; it has none of this kind.
         missing: shards that no process has finished yet; at 0 the manifest is written.
     """
 
@@ -62,6 +67,7 @@ class AnnotationReport:
     done: int = 0
     clips: int = 0
     bad: list[str] = field(default_factory=list)
+    without: list[str] = field(default_factory=list)
     missing: int = 0
 
 
@@ -128,7 +134,7 @@ def annotate_shards(
     report.done = len(own) - len(left)
     total = sum(shard.clips for shard in left)
     for shard in left:
-        for _ in work.annotate(shard, annotators, report.bad):
+        for _ in work.annotate(shard, annotators, report):
             report.clips += 1
             if progress is not None:
                 progress(shard.name, report.clips, total)
@@ -180,7 +186,7 @@ class _Work:
         whole = Manifest(self.out).damage(made) is None
         return made if whole and record["source"] == shard.sha256 else None
 
-    def annotate(self, shard: Shard, annotators: Sequence[Annotator], bad: list[str]) -> Iterator[str]:
+    def annotate(self, shard: Shard, annotators: Sequence[Annotator], report: AnnotationReport) -> Iterator[str]:
         """Write one shard, put it in place, and record it; gives the key of every clip when it is done."""
         path = self.out / shard.name
         for stale in self.out.glob(f".{shard.name}.*.tmp"):  # of a process that was killed
@@ -193,10 +199,15 @@ class _Work:
                     clip = decode_clip(raw.members, raw.source)
                 except (BadDataError, BadCameraError) as error:
                     logger.warning("a bad clip is copied as it is: %s", error)
-                    bad.append(str(error))
+                    report.bad.append(str(error))
                 else:
                     for annotator in annotators:
-                        members.update(annotator(clip))
+                        members = {name: data for name, data in members.items() if name not in annotator.names}
+                        try:
+                            members |= annotator(clip)
+                        except BadSceneError as error:
+                            logger.warning("%s", error)
+                            report.without.append(str(error))
                 file.add(raw.members["__key__"], members)
                 yield raw.members["__key__"]
             made = file.close()

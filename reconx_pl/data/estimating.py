@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from reconx_pl.data.clouds import Poses
 from reconx_pl.data.formats import RawFrame, RawScene, detect_format
 from reconx_pl.data.formats.images import IMAGE_SUFFIXES, exif_orientation, image_size, natural_key, read_upright
 from reconx_pl.errors import BadDataError, BadSceneError
@@ -25,7 +26,6 @@ from reconx_pl.types import AlignmentQuality, Cameras, PointCloud
 
 log = logging.getLogger(__name__)
 
-Poses = Literal["dataset", "estimated"]
 Views = Literal["inputs", "clip"]
 MAX_SIDE = 1024  # pixels; larger photographs are reduced before an estimator sees them
 _SUSPECTS = 5  # named in a warning

@@ -130,7 +130,7 @@ def decode_sample(raw: RawClip, points: int, cached: CachedInputs | None = None)
         header.cameras.world_to_camera,
         header.cameras.intrinsics,
         header.fps,
-        decode_points(raw.members, raw.source, header.key, points),
+        decode_points(raw.members, raw.source, header.key, header.cameras.world_to_camera[0], points),
         caches,
     )
 

@@ -3,11 +3,12 @@
 ==========================  ==========================================================================================
 ``<key>.json``              schema version, names, frame rate, caption, size, cameras, sizes of the JPEG files
 ``<key>.jpgs``              the T frames, JPEG files end to end
-``<key>.depth.npy``         optional [2, H, W] float32, z of the first and the last frame, world units, 0 = none
-``<key>.confidence.npy``    optional [2, H, W] float32, >= 1, of the same two frames
-``<key>.cloud.npy``         optional [N, 3] float32 world points in farthest-point order
+``<key>.depth.npy``         optional [2, H, W] float32 or float16, z of the first and last frame, world units, 0 = none
+``<key>.confidence.npy``    optional [2, H, W] float32 or float16, >= 1, of the same two frames
+``<key>.cloud.npy``         optional [N, 3] in farthest-point order: float32 in world coordinates, or float16 in those
+                            of the first camera, since far from the origin too few digits would be left
 ``<key>.cloud_rgb.npy``     [N, 3] uint8, with the cloud
-``<key>.cloud_confidence.npy``  [N] float32, with the cloud
+``<key>.cloud_confidence.npy``  [N] float32 or float16, with the cloud
 ``<key>.moments-<hash>.npy``  optional [T, 2 C, h, w] float16, see :mod:`reconx_pl.data.caches`
 ``<key>.clip-<hash>.npy``   optional [M, D] float16, likewise
 ==========================  ==========================================================================================
@@ -114,17 +115,46 @@ def encode_clip(clip: Clip, quality: int = 95) -> dict[str, bytes]:
         "jpeg_sizes": sizes,
     }
     text = json.dumps(header, sort_keys=True, allow_nan=False, separators=(",", ":"))
-    members = {HEADER: text.encode(), FRAMES: blob}
+    return {HEADER: text.encode(), FRAMES: blob, **encode_geometry(clip)}
+
+
+def encode_geometry(clip: Clip, half: bool = False) -> dict[str, bytes]:
+    """The members of a clip's depth, confidence and cloud, those that it has.
+
+    Args:
+        clip: with them.
+        half: as float16, where that keeps a thousandth of every depth; a scene that is too large or too small for it,
+            counted in its units, stays in float32.
+
+    Raises:
+        ConfigurationError: arrays whose shape or values are wrong.
+    """
+    source, members = f"clip {clip.key}", {}
+    size = (2, clip.cameras.height, clip.cameras.width)
     for name, values in ((DEPTH, clip.depth), (CONFIDENCE, clip.confidence)):
         if values is not None:
-            members[name] = _npy(values, (2, height, width), f"{source}: {name}")
+            small = values.clamp(max=_LARGEST) if name == CONFIDENCE else values
+            dtype = "<f2" if half and _holds(small, small) else "<f4"
+            members[name] = _npy(small if dtype == "<f2" else values, size, f"{source}: {name}", dtype)
     if clip.cloud is not None:
-        points = len(clip.cloud)
+        points, pose = len(clip.cloud), clip.cameras.world_to_camera[0].double()
+        local = clip.cloud.points.double() @ pose[:3, :3].T + pose[:3, 3]
+        fits = half and _holds(local, local.norm(dim=-1, keepdim=True))
         rgb = (clip.cloud.colors.clamp(0, 1) * 255).round().to(torch.uint8)
-        members[CLOUD] = _npy(clip.cloud.points, (points, 3), f"{source}: {CLOUD}")
+        stored, dtype = (local, "<f2") if fits else (clip.cloud.points, "<f4")
+        members[CLOUD] = _npy(stored, (points, 3), f"{source}: {CLOUD}", dtype)
         members[CLOUD_RGB] = _npy(rgb, (points, 3), f"{source}: {CLOUD_RGB}")
-        members[CLOUD_CONFIDENCE] = _npy(clip.cloud.confidence, (points,), f"{source}: {CLOUD_CONFIDENCE}")
+        trust = clip.cloud.confidence.clamp(max=_LARGEST) if fits else clip.cloud.confidence
+        members[CLOUD_CONFIDENCE] = _npy(trust, (points,), f"{source}: {CLOUD_CONFIDENCE}", dtype)
     return members
+
+
+_LARGEST = 60_000.0  # confidence in float16; beyond, more of it says nothing
+
+
+def _holds(values: Tensor, measure: Tensor) -> bool:
+    """Whether float16 keeps all values to a thousandth of their measure."""
+    return bool(((values.half().to(values) - values).abs() <= 1e-3 * measure.abs()).all())
 
 
 def decode_clip(members: Mapping[str, Any], source: str, frames: Sequence[int] | None = None) -> Clip:
@@ -150,9 +180,9 @@ def decode_clip(members: Mapping[str, Any], source: str, frames: Sequence[int] |
     has_ends = len(wanted) > 1 and (wanted[0], wanted[-1]) == (0, header.frames - 1)
     cloud = None
     if CLOUD in members:
-        points = decode_points(members, source, header.key)
+        points = decode_points(members, source, header.key, header.cameras.world_to_camera[0])
         rgb = _array(members, CLOUD_RGB, where, "uint8", (len(points), 3))
-        confidence = _array(members, CLOUD_CONFIDENCE, where, "float32", (len(points),))
+        confidence = _floats(members, CLOUD_CONFIDENCE, where, (len(points),))
         cloud = PointCloud(points, rgb.float() / 255.0, confidence)
     return Clip(
         key=header.key,
@@ -163,8 +193,8 @@ def decode_clip(members: Mapping[str, Any], source: str, frames: Sequence[int] |
         frame_indices=tuple(header.frame_indices[index] for index in wanted),
         fps=header.fps,
         caption=header.caption,
-        depth=_array(members, DEPTH, where, "float32", shape) if has_ends and DEPTH in members else None,
-        confidence=_array(members, CONFIDENCE, where, "float32", shape) if has_ends and CONFIDENCE in members else None,
+        depth=_floats(members, DEPTH, where, shape) if has_ends and DEPTH in members else None,
+        confidence=_floats(members, CONFIDENCE, where, shape) if has_ends and CONFIDENCE in members else None,
         cloud=cloud,
     )
 
@@ -238,8 +268,16 @@ def decode_images(
     return decode_frames(blob, header.jpeg_sizes, header.cameras.height, header.cameras.width, where, indices)
 
 
-def decode_points(members: Mapping[str, Any], source: str, key: str, count: int | None = None) -> Tensor:
-    """The first ``count`` points of the cloud, or all of them: [N, 3] float32, world units, farthest-point order.
+def decode_points(
+    members: Mapping[str, Any], source: str, key: str, world_to_camera: Tensor, count: int | None = None
+) -> Tensor:
+    """The first ``count`` points of the cloud, or all of them: [N, 3] float32 world points in farthest-point order.
+
+    Args:
+        members: of the clip.
+        source, key: for messages.
+        world_to_camera: [4, 4] of the clip's first camera.
+        count: None takes all.
 
     Raises:
         BadDataError: no cloud, fewer points than asked for, NaN.
@@ -251,13 +289,17 @@ def decode_points(members: Mapping[str, Any], source: str, key: str, count: int 
         raise BadDataError(
             f"{where}: has no cloud and {count} points are asked for; pack with a cloud, or set points=0"
         )
-    points = _array(members, CLOUD, where, "float32", (None, 3))
+    points = _array(members, CLOUD, where, ("float32", "float16"), (None, 3))
     if count is not None and len(points) < count:
         raise BadDataError(
             f"{where}: the cloud has {len(points)} points and {count} are asked for; pack with more points, "
             f"or set points={len(points)} or less"
         )
-    return points[:count]
+    points = points[:count]
+    if points.dtype == torch.float16:
+        pose = world_to_camera.double()
+        points = ((points.double() - pose[:3, 3]) @ pose[:3, :3]).float()
+    return points
 
 
 def encode_cache(values: Tensor, where: str) -> bytes:
@@ -319,7 +361,13 @@ def _npy(values: Tensor, shape: tuple[int, ...], where: str, dtype: str = "<f4")
     return buffer.getvalue()
 
 
-def _array(members: Mapping[str, Any], name: str, where: str, dtype: str, shape: tuple[int | None, ...]) -> Tensor:
+def _floats(members: Mapping[str, Any], name: str, where: str, shape: tuple[int | None, ...]) -> Tensor:
+    return _array(members, name, where, ("float32", "float16"), shape).float()
+
+
+def _array(
+    members: Mapping[str, Any], name: str, where: str, dtype: str | tuple[str, ...], shape: tuple[int | None, ...]
+) -> Tensor:
     data = _member(members, name, where)
     try:
         array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
@@ -328,9 +376,12 @@ def _array(members: Mapping[str, Any], name: str, where: str, dtype: str, shape:
     fits = len(array.shape) == len(shape) and all(
         want in (None, have) for have, want in zip(array.shape, shape, strict=True)
     )
-    if not fits or array.dtype != np.dtype(dtype):
+    dtypes = (dtype,) if isinstance(dtype, str) else dtype
+    if not fits or array.dtype.name not in dtypes:
         wanted = ", ".join("N" if size is None else str(size) for size in shape)
-        raise BadDataError(f"{where}: .{name} is {array.dtype} {array.shape}, it must be {dtype} ({wanted}); {REMEDY}")
+        raise BadDataError(
+            f"{where}: .{name} is {array.dtype} {array.shape}, it must be {' or '.join(dtypes)} ({wanted}); {REMEDY}"
+        )
     if not np.isfinite(array).all():
         raise BadDataError(f"{where}: .{name} has NaN or infinite values; {REMEDY}")
     return torch.from_numpy(array)

@@ -1,10 +1,10 @@
-"""What the frozen towers make of clips, computed once and kept in the shards: ``reconx cache``."""
+"""What frozen networks make of clips, computed once and kept in the shards: ``reconx cache``."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import yaml
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from reconx_pl.conditioning.image_tokens import ClipImageTokens, ClipVisionTower
 from reconx_pl.data.annotating import AnnotationReport, Annotator, Progress, annotate_shards, process_place
 from reconx_pl.data.caches import CachedInputs, cache_name
+from reconx_pl.data.clouds import CloudAnnotator, NamedEstimator, Poses
 from reconx_pl.data.schema import encode_cache
 from reconx_pl.diffusion.autoencoder import PosteriorAutoencoder
 from reconx_pl.errors import ConfigurationError
+from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.types import Clip
 
 Precision = Literal["32", "bf16"]
@@ -127,14 +129,18 @@ def frozen_parts(config: Path) -> tuple[nn.Module, nn.Module]:
 def cache_shards(
     shards: Path,
     out: Path,
-    config: Path,
+    config: Path | None = None,
+    estimator: PointMapEstimator | None = None,
+    points: int = 16384,
+    min_confidence: float = 1.0,
+    poses: Poses = "dataset",
     precision: Precision = "32",
     device: str | None = None,
     rank: int | None = None,
     world_size: int | None = None,
     progress: Progress | None = None,
 ) -> AnnotationReport:
-    """Copy shards into a new folder, with what the frozen towers of a configuration make of every clip.
+    """Copy shards into a new folder, with clouds of every clip and what the frozen towers make of it.
 
     Run it again to go on after an interruption. Several processes share the work by shards: a Slurm array, torchrun, or
     rank and world_size by hand; the manifest is written when the last shard is there.
@@ -142,22 +148,43 @@ def cache_shards(
     Args:
         shards: folder of the packed shards.
         out: folder of the new ones.
-        config: YAML file of the training run, whose autoencoder and image tokens are used.
-        precision: bf16 computes in bfloat16 autocast; what is stored is float16 either way.
-        device: torch device; by default this process's GPU if there is one.
+        config: YAML file of a training run, whose autoencoder and image tokens are used; None runs no towers.
+        estimator: makes depth, confidence and cloud of the first and last frame, such as
+            reconx_pl.geometry.dust3r.pretrained.PretrainedDust3r; None leaves those of the clips.
+        points: most points of a cloud.
+        min_confidence: of the points of a cloud, on DUSt3R's scale.
+        poses: "dataset" hands the clip's poses to the estimator, "estimated" lets it find its own and aligns both.
+        precision: of the towers: bf16 computes in bfloat16 autocast; what is stored is float16 either way.
+        device: torch device of the towers; by default this process's GPU if there is one.
         rank: number of this process; by default of the Slurm array, else torchrun's, else 0.
         world_size: number of processes; given with rank.
         progress: called after every clip.
 
     Raises:
-        ConfigurationError: nothing to cache in this configuration; ``out`` was made with other weights.
+        ConfigurationError: nothing to make; ``out`` was made with other weights or settings.
         BadDataError: damaged shards.
-        MissingWeightsError, BadWeightsError: from the towers.
+        MissingWeightsError, BadWeightsError: from the towers or the estimator.
     """
     place = process_place(rank, world_size)
-    local = os.environ.get("LOCAL_RANK", "0")
-    chosen = torch.device(device or (f"cuda:{local}" if torch.cuda.is_available() else "cpu"))
-    annotators = tower_annotators(*frozen_parts(config), chosen, precision)
+    annotators: list[Annotator] = []
+    settings: dict[str, Any] = {}
+    if estimator is not None:
+        if not hasattr(estimator, "identity"):
+            raise ConfigurationError(
+                f"{type(estimator).__name__} has no `identity`, by which shards know what made their clouds"
+            )
+        clouds = CloudAnnotator(cast(NamedEstimator, estimator), points, min_confidence, poses)
+        annotators.append(clouds)
+        settings["clouds"] = clouds.settings
+    if config is not None:
+        local = os.environ.get("LOCAL_RANK", "0")
+        chosen = torch.device(device or (f"cuda:{local}" if torch.cuda.is_available() else "cpu"))
+        annotators += tower_annotators(*frozen_parts(config), chosen, precision)
+        settings["precision"] = precision
+    if not annotators:
+        raise ConfigurationError(
+            "nothing to make: give --config for the towers' outputs, --estimator for clouds, or both"
+        )
     cudnn = torch.backends.cudnn
     with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32):
-        return annotate_shards(shards, out, annotators, {"precision": precision}, *place, progress=progress)
+        return annotate_shards(shards, out, annotators, settings, *place, progress=progress)

@@ -110,6 +110,12 @@ class ColmapEstimator:
         self.seed = seed
         self.threads = threads
 
+    @property
+    def identity(self) -> str:
+        """Method, version and settings: what its results follow from."""
+        settings = ", ".join(f"{name}={value}" for name, value in vars(self).items())
+        return f"COLMAP, pycolmap {load_pycolmap().__version__}: {settings}"
+
     def estimate(
         self, images: Tensor, cameras: Cameras | None = None, names: Sequence[str] | None = None
     ) -> Reconstruction:

@@ -41,9 +41,9 @@ def test_clip_without_geometry() -> None:
     assert set(members) == {"json", "jpgs"}
     back = decode_clip(members, "there.tar")
     assert back.depth is None and back.confidence is None and back.cloud is None
-    assert decode_points(members, "there.tar", back.key, 0).shape == (0, 3)
+    assert decode_points(members, "there.tar", back.key, back.cameras.world_to_camera[0], 0).shape == (0, 3)
     with pytest.raises(BadDataError, match=r"there\.tar: clip clip-001: has no cloud.*points=0"):
-        decode_points(members, "there.tar", back.key, 5)
+        decode_points(members, "there.tar", back.key, back.cameras.world_to_camera[0], 5)
 
 
 def test_same_clip_gives_same_bytes() -> None:
@@ -87,10 +87,10 @@ def test_frames_not_asked_for_are_not_decoded() -> None:
 def test_prefix_of_the_cloud() -> None:
     clip = small_clip(4)
     members = encode_clip(clip)
-    assert torch.equal(decode_points(members, "s", clip.key, 7), clip.cloud.points[:7])
-    assert len(decode_points(members, "s", clip.key)) == POINTS
+    assert torch.equal(decode_points(members, "s", clip.key, clip.cameras.world_to_camera[0], 7), clip.cloud.points[:7])
+    assert len(decode_points(members, "s", clip.key, clip.cameras.world_to_camera[0])) == POINTS
     with pytest.raises(BadDataError, match=rf"s: clip clip-004: the cloud has {POINTS} points and 21"):
-        decode_points(members, "s", clip.key, POINTS + 1)
+        decode_points(members, "s", clip.key, clip.cameras.world_to_camera[0], POINTS + 1)
 
 
 @pytest.mark.parametrize("key", ["", "a.b", "__meta", "a//b", "/a", "../a", "a b", "x/__y__"])
@@ -148,7 +148,9 @@ def test_headers_that_contradict_themselves(changes: dict[str, object], message:
 def test_arrays_of_another_shape_or_kind() -> None:
     good = encode_clip(small_clip(0))
     other = encode_clip(small_clip(0, height=40))
-    with pytest.raises(BadDataError, match=r"depth\.npy is float32 \(2, 40, 48\), it must be float32 \(2, 32, 48\)"):
+    with pytest.raises(
+        BadDataError, match=r"depth\.npy is float32 \(2, 40, 48\), it must be float32 or float16 \(2, 32, 48\)"
+    ):
         decode_clip({**good, "depth.npy": other["depth.npy"]}, "s")
     with pytest.raises(BadDataError, match=r"cloud_rgb\.npy is float32"):
         decode_clip({**good, "cloud_rgb.npy": good["cloud.npy"]}, "s")

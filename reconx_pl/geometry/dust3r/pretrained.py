@@ -1,0 +1,93 @@
+"""DUSt3R with released weights, as an estimator that a command line or a YAML file can name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from reconx_pl.errors import MissingWeightsError
+from reconx_pl.geometry.alignment.options import AlignmentOptions
+from reconx_pl.geometry.alignment.result import MIN_CONFIDENCE
+from reconx_pl.geometry.dust3r.estimator import Dust3rEstimator
+from reconx_pl.geometry.dust3r.inference import InferenceOptions
+from reconx_pl.geometry.dust3r.preprocess import Preprocessing
+from reconx_pl.geometry.dust3r.weights import load_released
+from reconx_pl.geometry.estimator import Reconstruction
+from reconx_pl.geometry.pairs import PairGraph
+from reconx_pl.types import Cameras
+from reconx_pl.weights_file import fingerprint
+
+WEIGHTS = Path("weights/dust3r_512_dpt.safetensors")  # where ``reconx weights fetch dust3r-512-dpt`` puts them
+
+
+class PretrainedDust3r:
+    """``Dust3rEstimator`` from a file of weights, which is read at the first use.
+
+    Args:
+        weights: see ``reconx_pl.geometry.dust3r.weights.read_weights``. The released ones are non-commercial.
+        device: torch device; None takes a GPU if there is one.
+        preprocessing, graph, inference, alignment, min_confidence, closed_form, points: see ``Dust3rEstimator``.
+    """
+
+    def __init__(
+        self,
+        weights: Path = WEIGHTS,
+        device: str | None = None,
+        preprocessing: Preprocessing = Preprocessing(),  # noqa: B008 (frozen, as those below)
+        graph: PairGraph = PairGraph(),  # noqa: B008
+        inference: InferenceOptions = InferenceOptions(),  # noqa: B008
+        alignment: AlignmentOptions = AlignmentOptions(),  # noqa: B008
+        min_confidence: float = MIN_CONFIDENCE,
+        closed_form: bool = False,
+        points: int = 16384,
+    ) -> None:
+        self.weights = Path(weights)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._settings = (preprocessing, graph, inference, alignment, min_confidence, closed_form, points)
+        self._loaded: Dust3rEstimator | None = None
+
+    @property
+    def identity(self) -> str:
+        """Name, hash of the weights, and settings: what its results follow from.
+
+        Raises:
+            MissingWeightsError, BadWeightsError: of the file.
+        """
+        return f"DUSt3R {fingerprint(self._estimator().model, self._settings)[:16]} {self._settings}"
+
+    def estimate(
+        self,
+        images: Tensor,
+        cameras: Cameras | None = None,
+        known: Tensor | None = None,
+        names: Sequence[str] | None = None,
+    ) -> Reconstruction:
+        """See ``Dust3rEstimator.estimate``.
+
+        Raises:
+            MissingWeightsError, BadWeightsError: of the file.
+        """
+        return self._estimator().estimate(images, cameras, known, names)
+
+    def _estimator(self) -> Dust3rEstimator:
+        if self._loaded is None:
+            if not self.weights.exists():
+                raise MissingWeightsError(
+                    f"{self.weights}: no weights of DUSt3R; `reconx weights fetch dust3r-512-dpt` fetches the released "
+                    f"ones (2.3 GB, non-commercial) to {WEIGHTS}"
+                )
+            preprocessing, graph, inference, alignment, min_confidence, closed_form, points = self._settings
+            self._loaded = Dust3rEstimator(
+                load_released(self.weights).to(self.device),
+                preprocessing,
+                graph,
+                inference,
+                alignment,
+                min_confidence,
+                closed_form=closed_form,
+                points=points,
+            )
+        return self._loaded

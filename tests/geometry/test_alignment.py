@@ -138,6 +138,19 @@ def test_world_is_the_first_camera_and_nothing_is_random() -> None:
     assert len(one.losses) == 61
 
 
+@pytest.mark.parametrize(
+    "context",
+    [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)],
+    ids=["no_grad", "inference_mode", "autocast"],
+)
+def test_what_the_caller_computes_in_does_not_matter(context) -> None:
+    predictions = predictions_of(pair_scene(), noise=0.02)
+    alone = align(predictions, FEW)
+    with context():
+        inside = align(predictions_of(pair_scene(), noise=0.02), FEW)
+    assert inside.losses.equal(alone.losses) and inside.points[2].equal(alone.points[2])
+
+
 def test_early_stop_takes_fewer_steps_for_nearly_the_same_loss(caplog: pytest.LogCaptureFixture) -> None:
     predictions = predictions_of(pair_scene(), noise=0.05)
     whole = align(predictions, AlignmentOptions(steps=300))

@@ -12,7 +12,7 @@ from dust3r_networks import tiny_network
 from pair_scenes import PairScene, pair_scene, predictions_of
 from torch import Tensor
 
-from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.errors import BadCameraError, BadSceneError, ConfigurationError
 from reconx_pl.geometry.alignment.options import AlignmentOptions
 from reconx_pl.geometry.cameras import project, resize_cameras
 from reconx_pl.geometry.dust3r import estimator as module
@@ -172,5 +172,8 @@ def test_arguments_must_go_together() -> None:
         estimator.estimate(images(), known=torch.ones(4).bool())
     with pytest.raises(ConfigurationError, match="names"):
         estimator.estimate(images(), names=["a.jpg"])
+    cameras.intrinsics[1, 0, 0] = 0
+    with pytest.raises(BadCameraError, match="known cameras: camera 1 has focal"):
+        estimator.estimate(images(), cameras)
     with pytest.raises(ConfigurationError, match="min_confidence"):
         Dust3rEstimator(tiny_network(), min_confidence=0.5)

@@ -20,6 +20,11 @@ from reconx_pl.geometry.alignment.state import FOCAL_SCALE, AlignmentState, Gaug
 from reconx_pl.geometry.pair_predictions import PairPredictions
 
 
+# whatever the caller computes in: gradients are wanted here, and full precision
+@torch.inference_mode(False)
+@torch.enable_grad()
+@torch.autocast("cpu", enabled=False)
+@torch.autocast("cuda", enabled=False)
 def align(
     predictions: PairPredictions,
     options: AlignmentOptions = AlignmentOptions(),  # noqa: B008 (frozen)
@@ -50,7 +55,7 @@ def align(
     """
     sizes = checked_sizes(predictions, names)
     predictions = confident(predictions, names)
-    known = known or KnownViews.none(len(sizes))
+    known = known.cpu() if known else KnownViews.none(len(sizes))
     if len(known.poses) != len(sizes):
         raise ConfigurationError(f"{len(known.poses)} known views do not go with {len(sizes)} views of the edges")
     pixels = [

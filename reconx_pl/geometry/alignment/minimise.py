@@ -58,7 +58,9 @@ def minimise(
         adam.step()
         step += 1
         position += stride
-        if step % options.window == 0 and (progress or options.tolerance is not None or logger.isEnabledFor(10)):
+        if step % options.window == 0 and (
+            progress or options.tolerance is not None or logger.isEnabledFor(logging.DEBUG)
+        ):
             seen = losses[max(0, step - 2 * options.window) : step].cpu()
             if not settling and _flat(seen, options) and step > options.warmup:
                 settling, stride = True, max(1.0, (options.steps - position) / options.settle)

@@ -99,6 +99,9 @@ class KnownViews:
         if self.poses.dtype != torch.bool or self.lenses.dtype != torch.bool:
             raise ConfigurationError("poses and lenses say for every view whether it is known: bool tensors")
 
+    def cpu(self) -> KnownViews:
+        return KnownViews(self.world_to_camera.cpu(), self.intrinsics.cpu(), self.poses.cpu(), self.lenses.cpu())
+
     @classmethod
     def none(cls, views: int) -> KnownViews:
         unknown = torch.zeros(views, dtype=torch.bool)

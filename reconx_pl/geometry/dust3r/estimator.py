@@ -78,6 +78,7 @@ class Dust3rEstimator:
         self.points = points
         self.generator = generator
 
+    @torch.autocast("cpu", enabled=False)  # predict_pairs decides for the network
     def estimate(
         self,
         images: Tensor,
@@ -103,6 +104,7 @@ class Dust3rEstimator:
             BadSceneError: one image, images that are all the same, confidence at the floor or below the threshold,
                 images that no confident pair joins; the message names them.
             ConfigurationError: cameras or names that do not go with the images.
+            BadCameraError: a known camera that cannot be used.
         """
         views, _, height, width = images.shape
         called = view_names(views, names)
@@ -180,6 +182,8 @@ def _held(images: Tensor, cameras: Cameras | None, known: Tensor | None) -> Tens
     held = torch.ones(views, dtype=torch.bool) if known is None else known.cpu()
     if held.dtype != torch.bool or held.shape != (views,):
         raise ConfigurationError(f"known is one bool a view, got {held.dtype} {tuple(held.shape)} for {views} views")
+    if held.any():
+        cameras[held.nonzero()[:, 0]].check("the known cameras")
     return held
 
 

@@ -99,7 +99,7 @@ def _files(path: Path, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]
                 if len(data) < member.size:
                     raise tarfile.ReadError("unexpected end of data")
                 yield {"fname": member.name, "data": data, "__url__": str(path)}
-            tar.members = []  # it would remember every member
+            tar.members = []  # type: ignore[attr-defined]  # it would remember every member
 
 
 def read_shards(

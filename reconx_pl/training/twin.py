@@ -147,7 +147,7 @@ def remember_constants(network: ReconXDiffusion, batch: ClipBatch) -> None:
     with AnyValue():
         text: Any = network.text_tokens
         if isinstance(text, FrozenModule):
-            text([caption or network.caption for caption in batch["caption"]])
+            text([network.caption, *(caption or network.caption for caption in batch["caption"])])
             network.text_tokens.null()
         if isinstance(network.image_tokens, ClipImageTokens):
             network.image_tokens.tower.null()

@@ -16,11 +16,16 @@ def processor_seconds(alternatives: dict[str, Callable[[], object]], rounds: int
     return seconds_of(alternatives, rounds, "cpu")
 
 
-def seconds_of(alternatives: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
-    """As ``processor_seconds``; on "cuda" the time until the device has finished."""
+def seconds_of(
+    alternatives: dict[str, Callable[[], object]],
+    rounds: int,
+    device: str,
+    clock: Callable[[], float] | None = None,
+) -> dict[str, list[float]]:
+    """As ``processor_seconds``; on "cuda" the time until the device has finished, or that of another clock."""
     torch.set_num_threads(1)
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
-    clock = time.process_time if device == "cpu" else time.perf_counter
+    clock = clock or (time.process_time if device == "cpu" else time.perf_counter)
     for turn in range(rounds + 1):
         for name, function in alternatives.items():
             start = clock()

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningCLI
 
 from reconx_pl.data.datamodule import ShardDataModule
-from reconx_pl.training.cli import ReconXCLI
+from reconx_pl.training.cli import PlanCLI, ReconXCLI
 from reconx_pl.training.module import ReconXModule
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +40,22 @@ def train_parser() -> ArgumentParser:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # sys.argv is pytest's
         return _ParsedOnly(ReconXModule, ShardDataModule, args=arguments).parser
+
+
+class _PlanParsedOnly(PlanCLI):
+    """``train.py plan`` up to the point where it would plan."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+
+@cache
+def plan_parser() -> ArgumentParser:
+    """The parser of ``train.py plan``."""
+    return _PlanParsedOnly(["-c", str(ROOT / "configs" / "stage1.yaml")]).parser
 
 
 def fit_config(name: str) -> Namespace:

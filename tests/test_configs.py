@@ -86,6 +86,14 @@ def test_slurm_goes_over_any_stage() -> None:
     assert all(f"-c configs/{name}" in script for name in ("stage2.yaml", "trainer/fsdp.yaml", "slurm.yaml"))
 
 
+def test_overlays_are_tested_and_go_over_any_stage() -> None:
+    assert {path.stem for path in (ROOT / "configs" / "trainer").glob("*.yaml")} == {"fsdp", "profile"}
+    configs = [str(ROOT / "configs" / name) for name in ("stage2.yaml", "trainer/profile.yaml")]
+    config = train_parser().parse_args(["fit", *(part for path in configs for part in ("-c", path))]).fit
+    assert config.trainer.profiler.class_path == "reconx_pl.training.profile.TraceProfiler"
+    assert config.trainer.max_steps == 30_000
+
+
 def test_demo_is_one_network() -> None:
     networks = [fit_config(name).model.network for name in DEMO]
     assert networks[0] == networks[1] == networks[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import signal
 from collections.abc import Callable, Iterator
@@ -155,7 +156,7 @@ class ShardDataModule(LightningDataModule):
             return []
         rank, world = self._place()
         clips = ClipPass(folder, self.batch_size, rank, world, self.points, self.max_bad_share, cached)
-        return DataLoader(clips, **self._loader_arguments(min(self.num_workers, len(clips))))
+        return _Loader(clips, **self._loader_arguments(min(self.num_workers, len(clips))))
 
     def _cached_inputs(self) -> CachedInputs | None:
         """Which caches stand in for the towers of the network that is trained."""
@@ -243,7 +244,17 @@ def outlive_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class _StreamLoader(DataLoader[ClipBatch]):
+class _Loader(DataLoader[ClipBatch]):
+    """Ends its processes, which outlive signals, when Python ends with an iteration that nobody has ended."""
+
+    def __iter__(self) -> Any:
+        iterator = super().__iter__()
+        for worker in getattr(iterator, "_workers", ()):
+            atexit.register(worker.kill)  # runs before the standard library, which would ask and then wait for ever
+        return iterator
+
+
+class _StreamLoader(_Loader):
     """Asks where to begin whenever an iteration begins: Lightning begins one for every epoch that a limit ends."""
 
     def __init__(self, stream: ClipStream, consumed: Callable[[], int], **arguments: Any) -> None:

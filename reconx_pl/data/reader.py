@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,6 +34,7 @@ from reconx_pl.types import ClipBatch
 logger = logging.getLogger(__name__)
 
 TRAINING_MEMBERS = frozenset({HEADER, FRAMES, CLOUD})
+META = re.compile(r"__[^/]*__($|/)")  # not of a clip
 MIN_SEEN = 300
 LOOK_AHEAD = 20  # so many unreadable clips in a row, after a batch without a readable one, end the run
 
@@ -73,17 +75,31 @@ def read_shard(path: Path, shard: Shard, members: frozenset[str] | None = MEMBER
     count = 0
     remedy = "delete it and run the same pack command again (or copy it again)"
     try:
-        with path.open("rb") as file:
-            files = tariterators.tar_file_expander([{"url": str(path), "stream": file}], select_files=wanted)
-            for sample in tariterators.group_by_keys(files):
-                count += 1
-                yield RawClip(str(path), {k: v for k, v in sample.items() if k != "__url__"})
+        for sample in tariterators.group_by_keys(_files(path, wanted)):
+            count += 1
+            yield RawClip(str(path), {k: v for k, v in sample.items() if k != "__url__"})
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise BadDataError(
             f"{path}: damaged or truncated after {count} of {shard.clips} clips ({error}); {remedy}"
         ) from error
     if count != shard.clips:  # tarfile takes a cut between two members, or a broken header, for the end
         raise BadDataError(f"{path}: truncated or replaced: {count} clips instead of {shard.clips}; {remedy}")
+
+
+def _files(path: Path, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
+    """Name and content of the wanted files of a tar, as webdataset has them.
+
+    Its own reader takes a tar for a stream: it reads what it skips, and everything in pieces of 10 KiB that it joins.
+    """
+    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        for member in tar:
+            if member.isreg() and not META.match(member.name) and wanted(member.name):
+                file.seek(member.offset_data)
+                data = file.read(member.size)
+                if len(data) < member.size:
+                    raise tarfile.ReadError("unexpected end of data")
+                yield {"fname": member.name, "data": data, "__url__": str(path)}
+            tar.members = []  # type: ignore[attr-defined]  # it would remember every member
 
 
 def read_shards(
@@ -231,13 +247,19 @@ def collate(samples: Sequence[Sample], folder: Path) -> ClipBatch:
                     f"{folder}: clip {sample.key} has {what} {own}, clip {first.key} {other}; pack with one size and "
                     "one number of frames, or set batch_size=1"
                 )
+    world_to_camera, intrinsics, points, fps = _together(
+        torch.stack([sample.world_to_camera for sample in samples]),
+        torch.stack([sample.intrinsics for sample in samples]),
+        torch.stack([sample.points for sample in samples]),
+        torch.tensor([sample.fps for sample in samples], dtype=torch.float32),
+    )
     batch = ClipBatch(
         key=[sample.key for sample in samples],
         caption=[sample.caption for sample in samples],
-        world_to_camera=torch.stack([sample.world_to_camera for sample in samples]),
-        intrinsics=torch.stack([sample.intrinsics for sample in samples]),
-        fps=torch.tensor([sample.fps for sample in samples], dtype=torch.float32),
-        points=torch.stack([sample.points for sample in samples]),
+        world_to_camera=world_to_camera,
+        intrinsics=intrinsics,
+        fps=fps,
+        points=points,
     )
     # stacked in the memory order of the decoder: [B, T, H, W, 3]
     pixels = [sample.frames.permute(0, 2, 3, 1) for sample in samples if sample.frames is not None]
@@ -248,6 +270,13 @@ def collate(samples: Sequence[Sample], folder: Path) -> ClipBatch:
         batch["caches"] = {name: torch.stack([sample.caches[name] for sample in samples]) for name in first.caches}
         batch["folder"] = str(folder)
     return batch
+
+
+def _together(*tensors: Tensor) -> list[Tensor]:
+    """The same float32 tensors in one piece of memory: from worker to trainer every piece has a price of its own."""
+    whole = torch.cat([tensor.flatten() for tensor in tensors])
+    parts = whole.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def _sizes(sample: Sample, other: Sample) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:

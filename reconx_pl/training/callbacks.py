@@ -15,10 +15,11 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from reconx_pl.data.datamodule import ShardDataModule
 from reconx_pl.diffusion.painter import DiffusionPainter
-from reconx_pl.errors import ReconXError
+from reconx_pl.errors import ConfigurationError, ReconXError
 from reconx_pl.evaluation.painter import Painter, RecordedFrames, blind, scene_generator
 from reconx_pl.evaluation.ranks import all_or_none
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
@@ -40,6 +41,8 @@ class ThroughputCallback(L.Callback):
     """
 
     def __init__(self, every_n_steps: int = 20) -> None:
+        if every_n_steps < 1:
+            raise ConfigurationError(f"every_n_steps is at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self._clips, self._waited, self._seconds = 0, 0.0, 0.0
         self._ended: float | None = None
@@ -64,8 +67,13 @@ class ThroughputCallback(L.Callback):
         self._clips += len(batch["key"]) * trainer.world_size
         self._ended = now
         if (batch_idx + 1) % self.every_n_steps == 0:
-            pl_module.log("throughput/clips_per_second", self._clips / self._seconds, rank_zero_only=True)
-            pl_module.log("throughput/data_wait_share", self._waited / self._seconds, rank_zero_only=True)
+            values = {
+                "throughput/clips_per_second": self._clips / self._seconds,
+                "throughput/data_wait_share": self._waited / self._seconds,
+            }
+            # straight to the loggers: what self.log has been given once it writes again at every interval, old or new
+            for logger in trainer.loggers:
+                logger.log_metrics(values, max(trainer.global_step - 1, 0))  # beside train/loss, counted from 0
             self._clips, self._waited, self._seconds = 0, 0.0, 0.0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -77,10 +85,15 @@ class MediaCallback(L.Callback):
 
     Args:
         clips: how many validation clips to paint.
+        frames: of an animation at most; of longer clips every second, third ... frame is shown.
+        side: of an animation at most, pixels, truth and painting side by side. Each is a whole GIF in the event file,
+            at every validation.
     """
 
-    def __init__(self, clips: int = 1) -> None:
-        self.clips = clips
+    def __init__(self, clips: int = 1, frames: int = 16, side: int = 512) -> None:
+        if min(clips, frames, side) < 1:
+            raise ConfigurationError(f"clips, frames and side are at least 1, got {clips}, {frames}, {side}")
+        self.clips, self.frames, self.side = clips, frames, side
 
     @tolerated("painting clips for the log")
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -97,12 +110,24 @@ class MediaCallback(L.Callback):
         # nothing that rank 0 does alone comes between two clips: if it failed there the others would wait for it
         for clip, frames in zip(clips, painted, strict=True) if trainer.is_global_zero else ():
             both = torch.cat([clip.images, frames], dim=-1)  # [T, 3, H, 2 W]: truth | painted
-            add_animation(trainer.logger, f"painted/{clip.key}", both, clip.fps, trainer.global_step)
+            shown, fps = limited(both, clip.fps, self.frames, self.side)
+            add_animation(trainer.logger, f"painted/{clip.key}", shown, fps, trainer.global_step)
 
 
 def _data(trainer: L.Trainer) -> ShardDataModule:
     data: Any = trainer  # Lightning declares the attribute on no class
     return cast(ShardDataModule, data.datamodule)
+
+
+def limited(frames: Tensor, fps: float, count: int, side: int) -> tuple[Tensor, float]:
+    """Frames [T, 3, H, W] and their rate, thinned out to ``count`` and shrunk to a longest ``side`` of pixels."""
+    every = -(-len(frames) // count)
+    frames = frames[::every]
+    share = side / max(frames.shape[-2:])
+    if share < 1:
+        sides = [max(round(share * length), 1) for length in frames.shape[-2:]]
+        frames = functional.interpolate(frames, size=sides, mode="bilinear", antialias=True)
+    return frames, fps / every
 
 
 def add_animation(logger: TensorBoardLogger, tag: str, frames: Tensor, fps: float, step: int) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -13,6 +15,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from reconx_pl.data.datamodule import ShardDataModule
 from reconx_pl.errors import MissingWeightsError, ReconXError
 from reconx_pl.training.module import ReconXModule
+from reconx_pl.training.plan import PlanOptions, make_plan
+from reconx_pl.training.plan_text import plan_text
 from reconx_pl.training.preemption import NOTE
 from reconx_pl.training.resume import EitherCheckpointIO, newest_checkpoint
 from reconx_pl.training.saved_config import RunConfig
@@ -76,6 +80,27 @@ class ReconXCLI(LightningCLI):
         return found
 
 
+class PlanCLI(ReconXCLI):
+    """``plan``: parses what ``fit`` parses, builds nothing, and keeps the plan as ``plan``."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(ReconXModule, ShardDataModule, args=args, run=False, seed_everything_default=0)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_class_arguments(PlanOptions)
+        for name in ("ckpt_path", "weights_only"):  # of fit, whose files are read here
+            parser.add_argument(f"--{name}", type=Any, default=None, help="as for fit; a plan does not use it")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def instantiate_classes(self) -> None:
+        config = self.config.as_dict()
+        options = PlanOptions(**{item.name: config[item.name] for item in fields(PlanOptions)})
+        self.plan = make_plan(config, options)
+
+
 def _seed(value: bool | int) -> int:
     return 0 if isinstance(value, bool) else value
 
@@ -88,7 +113,11 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated.*")
     # nothing works in place on what a stage of the sharded U-Net returns
     warnings.filterwarnings("ignore", message=".*FSDP2-wrapped module .* returned a view tensor.*")
+    given = sys.argv[1:] if args is None else args
     try:
+        if given[:1] == ["plan"]:
+            sys.stdout.write(plan_text(PlanCLI(given[1:]).plan) + "\n")
+            return
         ReconXCLI(
             ReconXModule,
             ShardDataModule,
@@ -97,6 +126,7 @@ def main(args: list[str] | None = None) -> None:
             save_config_callback=RunConfig,
             # a run that is started again writes into the same folder; RunConfig sees to what is there
             save_config_kwargs={"overwrite": True},
+            parser_kwargs={"description": "Beside these there is plan: what fit would do, without doing it."},
         )
     except ReconXError as error:
         sys.exit(f"error: {error}")

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import time
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, cast
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from reconx_pl.diffusion.unet import UNet
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.training.module import ReconXModule
+from reconx_pl.training.peaks import peak_flops
+from reconx_pl.training.step_flops import count_step
+from reconx_pl.training.twin import meta_twin
 
-MATRIX = 2048  # side of the matrices whose product stands for what the device can do
+log = logging.getLogger(__name__)
 
 
 class ObserveCallback(L.Callback):
@@ -27,37 +27,51 @@ class ObserveCallback(L.Callback):
     - ``loss_by_step/000-099`` ...: mean loss of the diffusion steps in each range since the last time,
     - ``gates/<layer>``: lambda_F = tanh(alpha) of every cross-attention layer (stage with structure),
     - ``memory/peak_gib``: peak memory of rank 0's device since the last time; of its process, ever, on a processor,
-    - ``compute/tflops``: floating point operations of the U-Net a second on each rank, in 1e12, forward and backward
-      as this stage needs them; recomputation and frozen towers do not count as work. Waiting for data counts as time.
-    - ``compute/utilisation``: share of what a product of 2048 x 2048 matrices in the run's precision reached on the
-      same device when the run began.
+    - ``compute/tflops``: floating point operations a second on each rank, in 1e12, forward and backward as the stage
+      needs them, frozen towers included (``step_flops``, counted once for the first batch); recomputation does not
+      count as work, waiting for data counts as time,
+    - ``compute/utilisation``: their share of the device's peak, where it is known.
 
     Args:
         ranges: into how many the diffusion steps are divided.
+        peak_tflops: of the device in the run's precision, 1e12 operations a second. None takes the data sheet's for
+            bfloat16 on a GPU that ``peaks`` knows, and logs no utilisation otherwise.
     """
 
-    def __init__(self, ranges: int = 10) -> None:
+    def __init__(self, ranges: int = 10, peak_tflops: float | None = None) -> None:
         if ranges < 1:
             raise ConfigurationError(f"ranges is at least 1, got {ranges}")
-        self.ranges = ranges
+        if peak_tflops is not None and peak_tflops <= 0:
+            raise ConfigurationError(f"peak_tflops is positive, got {peak_tflops}")
+        self.ranges, self.peak_tflops = ranges, peak_tflops
+        self._peak: float | None = None
         self._sums: Tensor | None = None  # [2, ranges] loss and count
-        self._operations = self._peak = self._since = 0.0
+        self._operations: int | None = None  # of a batch; 0 where they cannot be counted
+        self._since = 0.0
         self._batches = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._sums = torch.zeros(2, self.ranges, device=pl_module.device)
-        half = "bf16" in str(trainer.precision)
-        self._peak = matrix_rate(pl_module.device, torch.bfloat16 if half else torch.float32)
-        unet = cast(ReconXModule, pl_module).network.unet
+        self._peak = self._known_peak(pl_module.device, str(trainer.precision))
 
-        def look(module: torch.nn.Module, args: tuple[Tensor, ...], given: dict[str, Tensor | None]) -> None:
-            seen.remove()
-            # counted on a twin without values: a counter around a real step would change its rounding, and a run
-            # that is resumed would no longer be the run that was never stopped
-            self._operations = unet_operations(unet, args, given)
-            self._since, self._batches = time.perf_counter(), 0
+    def _known_peak(self, device: torch.device, precision: str) -> float | None:
+        if self.peak_tflops is not None:
+            return self.peak_tflops * 1e12
+        return peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" and "bf16" in precision else None
 
-        seen = unet.register_forward_pre_hook(look, with_kwargs=True)
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._operations is None:
+            module = cast(ReconXModule, pl_module)
+            self._operations = 0
+            try:
+                twin = meta_twin(module.network, module.stage)
+                self._operations = count_step(twin, batch, module.uses_structure).total
+            except Exception as error:  # a network of foreign parts trains all the same
+                log.warning("what a step computes cannot be counted and is not logged: %s", error)
+        if not self._batches:
+            self._since = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -87,7 +101,9 @@ class ObserveCallback(L.Callback):
         values["memory/peak_gib"] = peak_memory(module.device) / 2**30
         if self._operations:
             rate = self._operations * self._batches / (time.perf_counter() - self._since)
-            values |= {"compute/tflops": rate / 1e12, "compute/utilisation": rate / self._peak}
+            values["compute/tflops"] = rate / 1e12
+            if self._peak is not None:
+                values["compute/utilisation"] = rate / self._peak
             self._since, self._batches = time.perf_counter(), 0
         # straight to the loggers: what self.log has been given once it writes again at every interval, old or new
         for logger in trainer.loggers:
@@ -95,30 +111,6 @@ class ObserveCallback(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._since, self._batches = time.perf_counter(), 0  # validation is not training
-
-
-def unet_operations(unet: UNet, args: tuple[Tensor, ...], given: Mapping[str, Tensor | None]) -> float:
-    """Floating point operations of a training step: forward, and backward to what is trained.
-
-    Args:
-        unet: whose parameters say whether they are trained.
-        args, given: of a call of ``forward``; their values do not matter.
-    """
-    trained = {name for name, parameter in unet.named_parameters() if parameter.requires_grad}
-    with torch.device("meta"):
-        twin = UNet(replace(unet.config, activation_checkpointing=False, compile=False))
-        for name, parameter in twin.named_parameters():
-            parameter.requires_grad_(name in trained)
-        inputs = [_hollow(value) for value in args]
-        options = {name: None if value is None else _hollow(value) for name, value in given.items()}
-        with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-            twin(*inputs, **options).sum().backward()
-    return float(counter.get_total_flops())
-
-
-def _hollow(value: Tensor) -> Tensor:
-    dtype = torch.float32 if value.is_floating_point() else value.dtype  # as the twin's weights
-    return torch.empty(value.shape, dtype=dtype, device="meta", requires_grad=value.requires_grad)
 
 
 def gates(unet: torch.nn.Module) -> dict[str, float]:
@@ -140,21 +132,3 @@ def peak_memory(device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         return peak
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating point operations a second of a product of two matrices, the best of three."""
-    a = torch.ones(MATRIX, MATRIX, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(3):
-        _wait(device)
-        start = time.perf_counter()
-        torch.mm(a, a)
-        _wait(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * MATRIX**3 / best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -22,6 +22,12 @@ from reconx_pl.training.sharded_checkpoint import restore_file, restore_folder, 
 from reconx_pl.training.stages import frozen_names
 
 
+def sharded_units(network: ReconXDiffusion) -> list[nn.Module]:
+    """What is gathered together, but for the rest of the network."""
+    units: list[nn.Module] = [module for module in network.unet.modules() if isinstance(module, Stage)]
+    return units + [module for module in (network.structure_encoder, network.image_tokens) if module is not None]
+
+
 def shard_network(network: ReconXDiffusion, mesh: DeviceMesh, policy: MixedPrecisionPolicy | None = None) -> None:
     """Shard the network over a one-dimensional mesh, in place; weights must be loaded, and stage applied, before.
 
@@ -37,10 +43,8 @@ def shard_network(network: ReconXDiffusion, mesh: DeviceMesh, policy: MixedPreci
     policy = policy or MixedPrecisionPolicy()
     towers = frozen_names(network)
     whole = {parameter for name, parameter in network.named_parameters() if name in towers}
-    units: list[nn.Module] = [module for module in network.unet.modules() if isinstance(module, Stage)]
-    units += [module for module in (network.structure_encoder, network.image_tokens) if module is not None]
     # the root too gives its weights back after a forward pass: validation, too, must leave it sharded
-    for module in (*units, network):
+    for module in (*sharded_units(network), network):
         fully_shard(module, mesh=mesh, mp_policy=policy, ignored_params=whole, reshard_after_forward=True)
     for module, methods in ((network, ("loss", "condition_sets")), (network.image_tokens, ("null", "project"))):
         for method in methods:

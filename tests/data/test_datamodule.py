@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -173,3 +175,16 @@ def test_arguments_from_the_command_line(folders: tuple[str, str]) -> None:
     assert (data.train, data.val, data.num_workers, data.max_bad_share) == (folders[0], None, 1, 0.5)
     text = " ".join(parser.format_help().split())
     assert "folder of the training shards" in text and "larger share of the clips cannot be read" in text
+
+
+def test_a_program_ends_in_the_middle_of_an_iteration(tmp_path: Path) -> None:
+    """The readers ignore the signal by which Python asks its processes to end."""
+    pack_numbers(tmp_path, 6)
+    program = (
+        "from reconx_pl.data.datamodule import ShardDataModule\n"
+        f"data = ShardDataModule({str(tmp_path)!r}, {str(tmp_path)!r}, num_workers=1, points=4)\n"
+        "running = [iter(data.train_dataloader()), iter(data.val_dataloader())]\n"
+        "print(*(len(next(iterator)['key']) for iterator in running))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0 and result.stdout == "1 1\n", result.stderr[-2000:]

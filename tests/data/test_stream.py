@@ -232,3 +232,16 @@ def test_pass_with_more_ranks_than_clips(tmp_path: Path) -> None:
     pack_numbers(tmp_path, 2)
     keys = [[batch["key"] for batch in ClipPass(tmp_path, 2, rank, 5, points=0)] for rank in range(5)]
     assert keys == [[["clip-000"]], [["clip-001"]], [["clip-000"]], [["clip-001"]], [["clip-000"]]]
+
+
+def test_small_tensors_of_a_batch_travel_in_one_piece(tmp_path: Path) -> None:
+    """A worker hands over each piece of memory by a message of its own."""
+    pack_numbers(tmp_path, 4)
+    batch = next(iter(ClipStream(tmp_path, batch_size=2, points=4, shuffle=False)))
+    small = [batch[name] for name in ("world_to_camera", "intrinsics", "points", "fps")]
+    assert len({tensor.untyped_storage().data_ptr() for tensor in small}) == 1
+    for number, clip in enumerate(islice(read_clips(tmp_path), 2)):
+        assert torch.equal(batch["world_to_camera"][number], clip.cameras.world_to_camera)
+        assert torch.equal(batch["intrinsics"][number], clip.cameras.intrinsics)
+        assert clip.cloud is not None and torch.equal(batch["points"][number], clip.cloud.points[:4])
+        assert float(batch["fps"][number]) == clip.fps

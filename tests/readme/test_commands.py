@@ -7,14 +7,19 @@ import shlex
 from pathlib import Path
 
 import pytest
-from command_parsers import ROOT, train_parser
+from command_parsers import ROOT, plan_parser, train_parser
 from jsonargparse import ArgumentParser
 
 from reconx_pl.cli import build_evaluate_parser, build_parser
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "data").glob("*.md"))]
-COMMAND = re.compile(r"^(?:\.venv/bin/)?(reconx|python train\.py|python evaluate\.py) (.+)$")
-PARSERS = {"reconx": build_parser, "python train.py": train_parser, "python evaluate.py": build_evaluate_parser}
+COMMAND = re.compile(r"^(?:\.venv/bin/)?(reconx|python train\.py plan|python train\.py|python evaluate\.py) (.+)$")
+PARSERS = {
+    "reconx": build_parser,
+    "python train.py plan": plan_parser,
+    "python train.py": train_parser,
+    "python evaluate.py": build_evaluate_parser,
+}
 
 
 def commands(text: str) -> list[tuple[str, str]]:
@@ -41,7 +46,7 @@ def parse(program: str, arguments: str, folder: Path) -> None:
     arguments = re.sub(r"<[^<>]+>|\b(SOURCE|OUT|SCENE)\b", str(folder / "placeholder"), arguments)
     parser: ArgumentParser = PARSERS[program]()
     parsed = parser.parse_args(shlex.split(arguments, comments=True))
-    if program != "python train.py":  # there it would build the network
+    if not program.startswith("python train.py"):  # there it would build the network
         parser.instantiate_classes(parsed)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from reconx_pl.errors import BadWeightsError, ConfigurationError, ReconXError
 
@@ -83,7 +84,9 @@ def network_config(network: ReconXDiffusion) -> dict[str, Any]:
 
 
 def _path(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+    # a sharded module has a class of its own, made on the spot, over the one that it was built with
+    built = next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
+    return f"{built.__module__}.{built.__qualname__}"
 
 
 def _refuse_foreign(value: Any, source: str, where: str = "") -> None:

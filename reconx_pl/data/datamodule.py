@@ -37,8 +37,8 @@ class ShardDataModule(LightningDataModule):
         val: folder of the validation shards; no validation without.
         test: folder for ``test``; the validation shards without.
         batch_size: clips a batch on each rank; clips of different sizes need 1.
-        num_workers: processes that read and decode, on each rank; 0 decodes in the training process. One core decodes
-            about 60 clips of 32 x 256 x 256 a second.
+        num_workers: processes that read and decode, on each rank; 0 decodes in the training process. One core gives
+            about 40 clips of 32 x 256 x 256 a second (benchmarks/README.md).
         points: points of each clip's cloud, a prefix of its farthest-point order; 0 for none.
         seed: of the training order.
         max_bad_share: stop when a larger share of the clips cannot be read; in a folder of fewer than 100 clips, 0.01

@@ -14,6 +14,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 
 from reconx_pl.conditioning.frozen import FrozenModule
 from reconx_pl.data.caches import CachedInputs
@@ -27,6 +28,7 @@ from reconx_pl.geometry.cameras import relative_to_first
 from reconx_pl.training.checkpoints import load_weights
 from reconx_pl.training.consolidate import NETWORK
 from reconx_pl.training.ema import AverageConfig, WeightAverage
+from reconx_pl.training.guards import clip_gradients
 from reconx_pl.training.sharding import ShardedStrategy, is_sharded, reshard, shard_network
 from reconx_pl.training.stages import Stage, apply_stage, frozen_names, group_of
 from reconx_pl.types import ClipBatch
@@ -247,6 +249,19 @@ class ReconXModule(L.LightningModule):
         self.log("train/loss", output.loss, prog_bar=True, batch_size=size)
         return {"loss": output.loss, "per_sample": output.per_sample, "t": output.t}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning's, which refuses fused optimizers under ``bf16-mixed``, where nothing has to be unscaled."""
+        if not gradient_clip_val:
+            return
+        if gradient_clip_algorithm == "value":
+            raise ConfigurationError("gradients are clipped by their norm: set trainer.gradient_clip_algorithm to norm")
+        clip_gradients(optimizer, gradient_clip_val)
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         done = any(parameter.grad is not None for parameter in self.network.parameters())
@@ -309,8 +324,9 @@ class ReconXModule(L.LightningModule):
             for parameters, multiplier in ((rest, 1.0), (structure, config.structure_multiplier))
             if parameters
         ]
+        # one operation a group: of sharded parameters every operation costs torch a search for its sharding
         optimizer = torch.optim.AdamW(
-            groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True
+            groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
         )
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: config.factor(step, total))

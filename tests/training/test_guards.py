@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reconx_pl.errors import BadDataError, ConfigurationError
 from reconx_pl.training.ema import AverageConfig
-from reconx_pl.training.guards import FiniteGuard, gradient_norm
+from reconx_pl.training.guards import FiniteGuard, clip_gradients, gradient_norm
 from reconx_pl.training.module import OptimizerConfig, ReconXModule
 from reconx_pl.training.stages import Stage
 
@@ -86,6 +86,18 @@ def test_too_many_in_a_row_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(BadDataError, match=r"3 steps in a row.*nonfinite"):
         fit(tmp_path, {1, 3, 4, 5}, steps=8, patience=3)
     assert len(list((tmp_path / "nonfinite").iterdir())) == 4
+
+
+def test_gradients_are_clipped_as_torch_clips_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    own, theirs = ([torch.nn.Parameter(torch.zeros(n)) for n in (2, 3, 4)] for _ in range(2))
+    for largest in (0.1, 100.0):
+        for mine, other in zip(own, theirs, strict=True):
+            mine.grad = torch.randn(mine.shape, generator=generator)
+            other.grad = mine.grad.clone()
+        clip_gradients(torch.optim.SGD(own), largest)
+        torch.nn.utils.clip_grad_norm_(theirs, largest)
+        assert all(torch.equal(m.grad, o.grad) for m, o in zip(own, theirs, strict=True))  # type: ignore[arg-type]
 
 
 def test_patience_is_positive() -> None:

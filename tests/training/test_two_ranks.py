@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 from golden_kits import REPOSITORY
@@ -77,7 +78,9 @@ def test_sharded_ranks_train_paint_and_score_and_one_process_goes_on(tmp_path: P
     results = json.loads((run / "evaluation" / "val-step0000002" / "results.json").read_text())
     assert results["complete"] and results["finished"] == 3
     assert logged(run, "val/reconx/psnr") and logged(run, "train/loss")
-    train(path, "--data.batch_size", "1", "--trainer.max_steps", "3")
+    with pytest.raises(AssertionError, match="ranks 2 -> 1. Start with the settings"):
+        train(path, "--data.batch_size", "1", "--trainer.max_steps", "3")
+    train(path, "--data.batch_size", "1", "--trainer.max_steps", "3", "--data.on_change", "next_epoch")
     assert sorted(logged(run, "train/loss")) == [0, 1, 2]
     after = newest_checkpoint(run / "checkpoints")
     assert after is not None and after.is_file() and after.resolve().name == "epoch=0-step=3.ckpt"

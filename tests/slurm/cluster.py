@@ -64,12 +64,15 @@ def require_slurm() -> None:
         raise SlurmUnavailable("Slurm's daemons need root here")
     if _missing() and os.environ.get("RECONX_INSTALL_SLURM") == "1" and shutil.which("apt-get"):
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        patience = ["-o", "Acquire::http::Timeout=15", "-o", "Acquire::Retries=1", "-o", "DPkg::Lock::Timeout=30"]
         for command in ("update", "install -y --no-install-recommends slurm-wlm munge"):
-            done = subprocess.run(
-                ["apt-get", "-qq", *command.split()], env=environment, capture_output=True, text=True, timeout=300
-            )
-            if done.returncode:
-                raise SlurmUnavailable(f"apt-get {command} failed: {done.stderr.strip()[-300:]}")
+            arguments = ["apt-get", "-qq", *patience, *command.split()]
+            try:
+                subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=150, check=True)
+            except subprocess.CalledProcessError as error:
+                raise SlurmUnavailable(f"apt-get {command} failed: {error.stderr.strip()[-300:]}") from error
+            except subprocess.TimeoutExpired as error:
+                raise SlurmUnavailable(f"apt-get {command} took more than 150 s") from error
     if missing := _missing():
         raise SlurmUnavailable(
             f"no {', '.join(missing)} here: apt-get install -y --no-install-recommends slurm-wlm munge, or "

@@ -48,7 +48,7 @@ runs/demo/%/weights.safetensors:
 	$(BIN)/python train.py fit -c configs/demo_$*.yaml
 
 test: $(STAMP) lint ## lint and the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -250,6 +250,7 @@ class _Loader(DataLoader[ClipBatch]):
     def __iter__(self) -> Any:
         iterator = super().__iter__()
         for worker in getattr(iterator, "_workers", ()):
+            atexit.unregister(worker.kill)  # processes that stay from one iteration to the next are listed once
             atexit.register(worker.kill)  # runs before the standard library, which would ask and then wait for ever
         return iterator
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reconx_pl.errors import MissingDependencyError
 from reconx_pl.geometry.cameras import fundamental_matrix
-from reconx_pl.geometry.pairs import PairGraph
+from reconx_pl.geometry.pairs import PairGraph, connected_parts
 from reconx_pl.types import Cameras
 
 Matching = Literal["exhaustive", "sequential"]
@@ -239,16 +239,7 @@ def mutual_matches(apart: Tensor) -> tuple[Tensor, Tensor]:
 
 def groups(views: int, pairs: Pairs) -> list[list[int]]:
     """Views that hang together by their pairs, the largest group first, in order of view within."""
-    root = list(range(views))
-
-    def find(view: int) -> int:
-        while root[view] != view:
-            view = root[view]
-        return view
-
-    for i, j in pairs:
-        root[find(j)] = find(i)
-    found = [[view for view in range(views) if find(view) == start] for start in range(views) if find(start) == start]
+    found = connected_parts(torch.tensor(list(pairs), dtype=torch.int64), views)
     return sorted(found, key=lambda group: (-len(group), group[0]))
 
 

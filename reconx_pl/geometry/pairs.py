@@ -6,7 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
@@ -122,3 +125,11 @@ class PairGraph:
         if self.distance_cyclic:
             distance = min(distance, views - distance)
         return self.max_distance is None or distance <= self.max_distance
+
+
+def connected_parts(edges: Tensor, views: int) -> list[list[int]]:
+    """Views that edges [E, 2] join, each part in ascending order, in the order of their first views."""
+    ones = np.ones(len(edges), dtype=bool)
+    rows, columns = edges.reshape(-1, 2).T.numpy()
+    count, part = connected_components(coo_array((ones, (rows, columns)), shape=(views, views)), directed=False)
+    return sorted(np.flatnonzero(part == number).tolist() for number in range(count))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.alignment.align import align
-from reconx_pl.geometry.alignment.checks import checked_sizes, confident, connected_parts
+from reconx_pl.geometry.alignment.checks import checked_sizes, confident
 from reconx_pl.geometry.alignment.focal import weiszfeld_focal
 from reconx_pl.geometry.alignment.initialisation import known_frame
 from reconx_pl.geometry.alignment.minimise import learning_rate
@@ -24,6 +24,7 @@ from reconx_pl.geometry.alignment.spanning_tree import edge_scores, spanning_tre
 from reconx_pl.geometry.alignment.state import AlignmentState, Gauge, geometry_of, matrices, quaternions, unsquashed
 from reconx_pl.geometry.cameras import pixel_rays
 from reconx_pl.geometry.pair_predictions import PairPredictions
+from reconx_pl.geometry.pairs import connected_parts
 from reconx_pl.types import Cameras
 
 MIXED = ((24, 32), (32, 24), (16, 32), (24, 32))

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.pair_predictions import PairPredictions
+from reconx_pl.geometry.pairs import connected_parts
 
 
 def view_names(views: int, names: Sequence[str] | None) -> list[str]:
@@ -90,12 +90,3 @@ def confident(predictions: PairPredictions, names: Sequence[str] | None = None) 
             f"no confident pair joins these groups of images: {told}. Add images between them, or pairs to the graph"
         )
     return kept
-
-
-def connected_parts(edges: Tensor, views: int) -> list[list[int]]:
-    """Views that edges join, each part in ascending order."""
-    part = list(range(views))
-    for i, j in edges.tolist():
-        low, high = sorted((part[i], part[j]))
-        part = [low if one == high else one for one in part]
-    return [[view for view in range(views) if part[view] == one] for one in sorted(set(part))]

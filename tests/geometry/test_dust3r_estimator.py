@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -12,13 +13,15 @@ from dust3r_networks import tiny_network
 from pair_scenes import PairScene, pair_scene, predictions_of
 from torch import Tensor
 
-from reconx_pl.errors import BadCameraError, BadSceneError, ConfigurationError
+from reconx_pl.errors import BadCameraError, BadSceneError, ConfigurationError, MissingWeightsError
 from reconx_pl.geometry.alignment.options import AlignmentOptions
 from reconx_pl.geometry.cameras import project, resize_cameras
 from reconx_pl.geometry.dust3r import estimator as module
-from reconx_pl.geometry.dust3r.estimator import Dust3rEstimator
+from reconx_pl.geometry.dust3r.estimator import Dust3rEstimator, Dust3rOptions
 from reconx_pl.geometry.dust3r.preprocess import Preprocessing, Window
+from reconx_pl.geometry.dust3r.pretrained import PretrainedDust3r
 from reconx_pl.geometry.dust3r.resample import to_photograph
+from reconx_pl.geometry.dust3r.weights import save_weights
 from reconx_pl.geometry.pair_predictions import PairPredictions
 from reconx_pl.geometry.pairs import PairGraph
 from reconx_pl.types import Cameras
@@ -34,7 +37,9 @@ def images(views: int = 4, height: int = 72, width: int = 96) -> Tensor:
 def estimator_of(predictions: PairPredictions, **options: object):
     """An estimator whose network says these predictions."""
     options = {"preprocessing": SMALL, "alignment": AlignmentOptions(steps=80), "points": 500, **options}
-    return patch.object(module, "predict_pairs", lambda *_: predictions), Dust3rEstimator(tiny_network(), **options)
+    return patch.object(module, "predict_pairs", lambda *_: predictions), Dust3rEstimator(
+        tiny_network(), Dust3rOptions(**options)
+    )
 
 
 def scene_48() -> PairScene:
@@ -59,14 +64,10 @@ def photograph_cameras(scene: PairScene) -> Cameras:
 def test_a_network_of_random_weights_runs_through(closed_form: bool) -> None:
     calls: list[tuple[str, int, int]] = []
     views = 2 if closed_form else 3
-    estimator = Dust3rEstimator(
-        tiny_network(),
-        SMALL,
-        alignment=AlignmentOptions(steps=20),
-        min_confidence=1.0,
-        closed_form=closed_form,
-        points=200,
+    options = Dust3rOptions(
+        SMALL, alignment=AlignmentOptions(steps=20), min_confidence=1.0, closed_form=closed_form, points=200
     )
+    estimator = Dust3rEstimator(tiny_network(), options)
     found = estimator.estimate(images(views, 60, 100), progress=lambda *call: calls.append(call))
     assert found.point_map.points.shape == (views, 60, 100, 3) and len(found.cameras) == views
     assert (found.cameras.height, found.cameras.width) == (60, 100)
@@ -126,7 +127,7 @@ def test_depth_at_the_pixels_of_the_photograph() -> None:
 
 
 def test_one_image_and_the_same_image_are_refused() -> None:
-    estimator = Dust3rEstimator(tiny_network(), SMALL)
+    estimator = Dust3rEstimator(tiny_network(), Dust3rOptions(SMALL))
     with pytest.raises(BadSceneError, match=r"a.jpg.*two images"):
         estimator.estimate(images(1), names=["a.jpg"])
     with pytest.raises(BadSceneError, match=r"a.jpg, b.jpg are one and the same image"):
@@ -162,7 +163,7 @@ def test_short_baselines_are_told(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_arguments_must_go_together() -> None:
-    estimator = Dust3rEstimator(tiny_network(), SMALL)
+    estimator = Dust3rEstimator(tiny_network(), Dust3rOptions(SMALL))
     cameras = photograph_cameras(scene_48())
     with pytest.raises(ConfigurationError, match="4 cameras"):
         estimator.estimate(images(3), cameras)
@@ -176,4 +177,22 @@ def test_arguments_must_go_together() -> None:
     with pytest.raises(BadCameraError, match="known cameras: camera 1 has focal"):
         estimator.estimate(images(), cameras)
     with pytest.raises(ConfigurationError, match="min_confidence"):
-        Dust3rEstimator(tiny_network(), min_confidence=0.5)
+        Dust3rOptions(min_confidence=0.5)
+
+
+def test_a_file_of_weights_is_the_estimator_that_it_holds(tmp_path: Path) -> None:
+    network, options = tiny_network(), Dust3rOptions(SMALL, min_confidence=1.0, closed_form=True, points=50)
+    save_weights(network, tmp_path / "tiny.safetensors")
+    views = images(2, 60, 100)
+    named = PretrainedDust3r(tmp_path / "tiny.safetensors", "cpu", options)
+    found, expected = named.estimate(views), Dust3rEstimator(network, options).estimate(views)
+    assert torch.equal(found.cloud.points, expected.cloud.points) and len(found.cloud) == 50
+    assert named.identity == PretrainedDust3r(tmp_path / "tiny.safetensors", "cpu", options).identity
+    others = replace(options, points=51)
+    assert named.identity != PretrainedDust3r(tmp_path / "tiny.safetensors", "cpu", others).identity
+    with torch.no_grad():
+        next(network.parameters()).add_(1)
+    save_weights(network, tmp_path / "other.safetensors")
+    assert named.identity != PretrainedDust3r(tmp_path / "other.safetensors", "cpu", options).identity
+    with pytest.raises(MissingWeightsError, match="reconx weights fetch dust3r-512-dpt"):
+        PretrainedDust3r(tmp_path / "none.safetensors").estimate(views)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,11 +33,11 @@ _SHORT_BASELINE = 0.01  # of the median depth
 StageProgress = Callable[[str, int, int], None]
 
 
-class Dust3rEstimator:
-    """DUSt3R and its global alignment behind the ``PointMapEstimator`` protocol.
+@dataclass(frozen=True)
+class Dust3rOptions:
+    """How photographs become points.
 
     Args:
-        model: on the device that computes, in evaluation mode.
         preprocessing: sizes that the network sees.
         graph: which pairs it is asked about.
         inference: memory and precision.
@@ -46,36 +46,44 @@ class Dust3rEstimator:
         clean: doubt points that stand in front of what a more confident view sees.
         closed_form: two views of unknown pose are solved without an optimiser (``align_two``).
         points: size of the cloud.
-        generator: see ``cloud_from_maps``.
 
     Raises:
         ConfigurationError: a threshold below 1, the floor of the confidence.
     """
 
+    preprocessing: Preprocessing = Preprocessing()
+    graph: PairGraph = PairGraph()
+    inference: InferenceOptions = InferenceOptions()
+    alignment: AlignmentOptions = AlignmentOptions()
+    min_confidence: float = MIN_CONFIDENCE
+    clean: bool = True
+    closed_form: bool = False
+    points: int = 16384
+
+    def __post_init__(self) -> None:
+        if self.min_confidence < 1:
+            raise ConfigurationError(
+                f"min_confidence is at least 1, the floor of the confidence, not {self.min_confidence}"
+            )
+
+
+class Dust3rEstimator:
+    """DUSt3R and its global alignment behind the ``PointMapEstimator`` protocol.
+
+    Args:
+        model: on the device that computes, in evaluation mode.
+        options: see there.
+        generator: see ``cloud_from_maps``.
+    """
+
     def __init__(
         self,
         model: Dust3r,
-        preprocessing: Preprocessing = Preprocessing(),  # noqa: B008 (frozen, as those below)
-        graph: PairGraph = PairGraph(),  # noqa: B008
-        inference: InferenceOptions = InferenceOptions(),  # noqa: B008
-        alignment: AlignmentOptions = AlignmentOptions(),  # noqa: B008
-        min_confidence: float = MIN_CONFIDENCE,
-        clean: bool = True,
-        closed_form: bool = False,
-        points: int = 16384,
+        options: Dust3rOptions = Dust3rOptions(),
         generator: torch.Generator | None = None,
     ) -> None:
-        if min_confidence < 1:
-            raise ConfigurationError(f"min_confidence is at least 1, the floor of the confidence, not {min_confidence}")
         self.model = model
-        self.preprocessing = preprocessing
-        self.graph = graph
-        self.inference = inference
-        self.alignment = alignment
-        self.min_confidence = min_confidence
-        self.clean = clean
-        self.closed_form = closed_form
-        self.points = points
+        self.options = options
         self.generator = generator
 
     @torch.autocast("cpu", enabled=False)  # predict_pairs decides for the network
@@ -110,37 +118,38 @@ class Dust3rEstimator:
         called = view_names(views, names)
         held = _held(images, cameras, known)
         _check_images(images, called)
-        prepared = [prepare_image(image, self.preprocessing) for image in images]
+        prepared = [prepare_image(image, self.options.preprocessing) for image in images]
         window = prepared[0].window
         predictions = predict_pairs(
             self.model,
             [one.pixels for one in prepared],
-            self.graph.edges(views),
-            self.inference,
+            self.options.graph.edges(views),
+            self.options.inference,
             None if progress is None else lambda done, total: progress("pairs", done, total),
         )
-        if self.closed_form and views == 2 and not held.any():
+        if self.options.closed_form and views == 2 and not held.any():
             found = align_two(predictions, names=called)
         else:
             found = align(
                 predictions,
-                self.alignment,
+                self.options.alignment,
                 None if cameras is None else KnownViews.of(window.cut(cameras), held, held),
                 called,
                 next(self.model.parameters()).device,
                 None if progress is None else lambda done, total, _: progress("alignment", done, total),
             )
         _warn_of_short_baseline(found, called)
-        if self.clean:
+        if self.options.clean:
             found = cleaned(found)
         restored = _restored(found, window, cameras, held)
-        point_map = photograph_maps(found, restored, window, self.min_confidence)
+        threshold = self.options.min_confidence
+        point_map = photograph_maps(found, restored, window, threshold)
         if not point_map.valid.any():
             raise BadSceneError(
-                f"no pixel of {', '.join(called)} has a confidence above {self.min_confidence:g} (the largest is "
+                f"no pixel of {', '.join(called)} has a confidence above {threshold:g} (the largest is "
                 f"{point_map.confidence.max():.3g}); lower min_confidence or use images that overlap"
             )
-        cloud = cloud_from_maps(point_map, images.float().cpu(), self.points, generator=self.generator)
+        cloud = cloud_from_maps(point_map, images.float().cpu(), self.options.points, generator=self.generator)
         return Reconstruction(restored, point_map, cloud)
 
 

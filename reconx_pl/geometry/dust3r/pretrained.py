@@ -9,14 +9,9 @@ import torch
 from torch import Tensor
 
 from reconx_pl.errors import MissingWeightsError
-from reconx_pl.geometry.alignment.options import AlignmentOptions
-from reconx_pl.geometry.alignment.result import MIN_CONFIDENCE
-from reconx_pl.geometry.dust3r.estimator import Dust3rEstimator
-from reconx_pl.geometry.dust3r.inference import InferenceOptions
-from reconx_pl.geometry.dust3r.preprocess import Preprocessing
+from reconx_pl.geometry.dust3r.estimator import Dust3rEstimator, Dust3rOptions
 from reconx_pl.geometry.dust3r.weights import load_released
 from reconx_pl.geometry.estimator import Reconstruction
-from reconx_pl.geometry.pairs import PairGraph
 from reconx_pl.types import Cameras
 from reconx_pl.weights_file import fingerprint
 
@@ -29,24 +24,18 @@ class PretrainedDust3r:
     Args:
         weights: see ``reconx_pl.geometry.dust3r.weights.read_weights``. The released ones are non-commercial.
         device: torch device; None takes a GPU if there is one.
-        preprocessing, graph, inference, alignment, min_confidence, closed_form, points: see ``Dust3rEstimator``.
+        options: see ``Dust3rOptions``.
     """
 
     def __init__(
         self,
         weights: Path = WEIGHTS,
         device: str | None = None,
-        preprocessing: Preprocessing = Preprocessing(),  # noqa: B008 (frozen, as those below)
-        graph: PairGraph = PairGraph(),  # noqa: B008
-        inference: InferenceOptions = InferenceOptions(),  # noqa: B008
-        alignment: AlignmentOptions = AlignmentOptions(),  # noqa: B008
-        min_confidence: float = MIN_CONFIDENCE,
-        closed_form: bool = False,
-        points: int = 16384,
+        options: Dust3rOptions = Dust3rOptions(),  # noqa: B008 (frozen)
     ) -> None:
         self.weights = Path(weights)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._settings = (preprocessing, graph, inference, alignment, min_confidence, closed_form, points)
+        self.options = options
         self._loaded: Dust3rEstimator | None = None
 
     @property
@@ -56,7 +45,7 @@ class PretrainedDust3r:
         Raises:
             MissingWeightsError, BadWeightsError: of the file.
         """
-        return f"DUSt3R {fingerprint(self._estimator().model, self._settings)[:16]} {self._settings}"
+        return f"DUSt3R {fingerprint(self._estimator().model, self.options)[:16]} {self.options}"
 
     def estimate(
         self,
@@ -79,15 +68,5 @@ class PretrainedDust3r:
                     f"{self.weights}: no weights of DUSt3R; `reconx weights fetch dust3r-512-dpt` fetches the released "
                     f"ones (2.3 GB, non-commercial) to {WEIGHTS}"
                 )
-            preprocessing, graph, inference, alignment, min_confidence, closed_form, points = self._settings
-            self._loaded = Dust3rEstimator(
-                load_released(self.weights).to(self.device),
-                preprocessing,
-                graph,
-                inference,
-                alignment,
-                min_confidence,
-                closed_form=closed_form,
-                points=points,
-            )
+            self._loaded = Dust3rEstimator(load_released(self.weights).to(self.device), self.options)
         return self._loaded

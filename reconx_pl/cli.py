@@ -27,6 +27,7 @@ from reconx_pl.diffusion.caching import cache_shards
 from reconx_pl.diffusion.weights.pretrained import convert
 from reconx_pl.diffusion.weights.releases import ReleaseName
 from reconx_pl.errors import ConfigurationError, ReconXError
+from reconx_pl.evaluation.capture_runner import fit_photographs
 from reconx_pl.geometry.estimator import PointMapEstimator
 
 console = Console(stderr=True)
@@ -189,6 +190,24 @@ def reconstruct(source: Path, out: Path, estimator: PointMapEstimator | None = N
     console.print(f"{out}: {made.views} views, {made.points} points")
 
 
+def fit(scenes: list[Path], config: Any = None, **options: Any) -> None:
+    """Fit 3D Gaussians to photographs, scene after scene, and score them on held-out ones.
+
+    The arguments are those of ``reconx_pl.evaluation.capture_runner.fit_photographs``.
+    """
+    with share_bar() as step:
+        results = fit_photographs(scenes, progress=step, **options)
+    for key, scene in results["scenes"].items():
+        scores = ", ".join(f"{name.upper()} {scene[name]:.3f}" for name in results["mean"])
+        console.print(f"{key}: {scores or 'nothing held out'} ({scene['points']} points, {scene['seconds']:.0f} s)")
+    if len(results["scenes"]) > 1 and results["mean"]:
+        console.print("mean: " + ", ".join(f"{name.upper()} {value:.3f}" for name, value in results["mean"].items()))
+    for name, why in results["absent"].items():
+        console.print(f"no {name.upper()}: {why}")
+    if results["failed"]:
+        raise ReconXError(f"{options['out']}: {_unfinished(results)}")
+
+
 def consolidate(checkpoint: Path, out: Path, ema: bool = False) -> None:
     """Write the network's weights out of a checkpoint, sharded or not, into one .safetensors file.
 
@@ -219,6 +238,7 @@ def run(function: Callable[[], Any]) -> None:
 COMMANDS: dict[str, Callable[..., None]] = {
     "cache": cache,
     "consolidate": consolidate,
+    "fit": fit,
     "pack": pack,
     "procedural": procedural,
     "reconstruct": reconstruct,
@@ -237,6 +257,10 @@ def build_parser() -> ArgumentParser:
             command.add_argument("--check", action="store_true", help="draw epipolar lines into OUT/check")
         elif name == "cache":
             command.add_function_arguments(cache_shards, as_positional=True, skip={"progress"})
+        elif name == "fit":
+            command.add_argument("scenes", type=Path, nargs="+", help="folders: posed scenes, or photographs")
+            command.add_argument("--config", action="config", help="YAML file with any of these options")
+            command.add_function_arguments(fit_photographs, skip={"scenes", "progress"})
         elif name == "consolidate":
             command.add_function_arguments(consolidate, as_positional=True, skip={"ema"})
             command.add_argument("--ema", action="store_true", help="averages instead of the weights")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import ArgumentParser
 
@@ -24,22 +22,20 @@ from reconx_pl.data.estimating import (
     with_points_of,
     without_poses,
 )
-from reconx_pl.data.formats import RawScene, UnreadableScene, read_scenes
+from reconx_pl.data.formats import only_scene
 from reconx_pl.data.formats.posed import write_posed
 from reconx_pl.data.stream import read_clips
 from reconx_pl.diffusion.painter import SamplingConfig
 from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsError
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
-from reconx_pl.geometry.colmap_estimator import ColmapEstimator
-from reconx_pl.geometry.dust3r.pretrained import WEIGHTS, PretrainedDust3r
+from reconx_pl.geometry.default_estimator import default_estimator
 from reconx_pl.geometry.estimator import PointMapEstimator
+from reconx_pl.splatting.renderer import chosen_device
 from reconx_pl.training.checkpoints import load_weights, painter_identity
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.training.resume import newest_checkpoint
 from reconx_pl.types import Clip
-
-log = logging.getLogger(__name__)
 
 
 def weights_of(run: Path, weights: Path | None = None) -> Path:
@@ -124,23 +120,6 @@ class SceneWindow:
         return list(range(start, start + span, self.stride))
 
 
-def default_estimator(source: Path, lacking: str) -> PointMapEstimator:
-    """The estimator where none was chosen: DUSt3R if its weights are at hand, or else structure from motion.
-
-    Says so in the log.
-    """
-    chosen: PointMapEstimator
-    if WEIGHTS.is_file():
-        chosen, why = PretrainedDust3r(), f"its weights are at {WEIGHTS}"
-    else:
-        chosen, why = ColmapEstimator(), f"there are no weights of DUSt3R at {WEIGHTS}"
-    log.info(
-        "%s: the photographs have no %s; %s finds them, as %s. Choose another with --estimator",
-        source, lacking, type(chosen).__name__, why,
-    )  # fmt: skip
-    return chosen
-
-
 def posed_clip(
     folder: Path,
     window: SceneWindow,
@@ -178,7 +157,7 @@ def posed_clip(
         found = scene_of_photographs([files[index] for index in window.indices(len(files), folder.name)], chosen)
         raw, indices = found.scene, list(range(window.frames))
     else:
-        raw = _only_scene(folder)
+        raw = only_scene(folder)
         indices = window.indices(len(raw), raw.name)
         if estimator is None and not has_geometry(raw, indices):
             estimator = default_estimator(folder, "points and no depth")
@@ -193,16 +172,6 @@ def posed_clip(
             "or add those of a reconstruction"
         )
     return clip if found is None else replace(clip, geometry=found.geometry, alignment=found.alignment)
-
-
-def _only_scene(folder: Path) -> RawScene:
-    scenes = read_scenes(folder)
-    raw = next(scenes)
-    if next(scenes, None) is not None:
-        raise BadSceneError(f"{folder} holds several scenes; name the folder of one of them")
-    if isinstance(raw, UnreadableScene):
-        raise BadSceneError(f"{folder}: {raw.name} cannot be read: {raw.reason}")
-    return raw
 
 
 @dataclass(frozen=True)
@@ -233,7 +202,7 @@ def reconstruct(source: Path, out: Path, estimator: PointMapEstimator | None = N
     if without_poses(source):
         found = scene_of_photographs(photograph_files(source), estimator or default_estimator(source, "poses"))
     else:
-        raw = _only_scene(source)
+        raw = only_scene(source)
         found = with_estimated_points(raw, estimator or default_estimator(source, "points"))
     write_posed(found.scene, out)
     assert found.scene.cloud is not None
@@ -307,7 +276,7 @@ def evaluate(
         What ``results.json`` holds; ``complete`` is False where a scene failed.
     """
     module = load_run(run, weights)
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    chosen = chosen_device(device)
     if not (sampling or module.sampling).offload:
         module.to(chosen)
     painter = module.painter(sampling, chosen)

@@ -9,7 +9,7 @@ import yaml
 from command_parsers import ROOT, fit_config, train_parser
 from jsonargparse import Namespace
 
-from reconx_pl.cli import build_evaluate_parser
+from reconx_pl.cli import build_evaluate_parser, build_parser
 from reconx_pl.diffusion.config import UNetConfig
 
 DEMO = ("demo_base", "demo_stage1", "demo_stage2")
@@ -37,7 +37,7 @@ def exported(config: Namespace) -> str:
 
 
 def test_every_config_is_tested() -> None:
-    assert {path.stem for path in (ROOT / "configs").glob("*.yaml")} == {*TRAINED, "demo_evaluate", "slurm"}
+    assert {path.stem for path in (ROOT / "configs").glob("*.yaml")} == {*TRAINED, "demo_evaluate", "fit_cpu", "slurm"}
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,13 @@ def test_demo_reads_what_the_makefile_writes(monkeypatch: pytest.MonkeyPatch) ->
     assert f"{exported(configs[-1])}\n" in makefile  # the target of `make demo`
     clip = parsed.window
     assert (clip.frames, clip.height, clip.width) == (8, 128, 128)  # the size of the procedural clips
+
+
+def test_fit_on_a_processor_spares_the_features() -> None:
+    parser = build_parser()
+    fit = parser.parse_args(["fit", "a", "--out", "b", "--config", str(ROOT / "configs" / "fit_cpu.yaml")]).fit
+    assert fit.capture.fit.lpips_net == "alex" and fit.capture.fit.lpips_every == 4
+    assert fit.capture.fit.loss.lpips == 0.5  # the paper's, and not left out
 
 
 def test_evaluate_refuses_an_option_that_does_not_exist(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:

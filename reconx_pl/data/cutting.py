@@ -186,7 +186,7 @@ def _frame(
     return torch.from_numpy(np.array(image)[top : top + height, left : left + width]).permute(2, 0, 1).contiguous()
 
 
-def _crop_depth(depth: np.ndarray, cameras: Cameras, resized: tuple[int, int], offset: tuple[int, int]) -> Tensor:
+def crop_depth(depth: np.ndarray, cameras: Cameras, resized: tuple[int, int], offset: tuple[int, int]) -> Tensor:
     """[H, W] float32 of a depth map of any size: the nearest value, as a mean over an edge is the depth of nothing."""
     (top, left), (rows, columns) = offset, resized
     y = ((np.arange(cameras.height) + top + 0.5) / rows * depth.shape[0]).astype(int).clip(0, depth.shape[0] - 1)
@@ -212,7 +212,7 @@ def _geometry(
     if maps[0] is not None or maps[1] is not None:
         empty = np.zeros((1, 1), dtype=np.float32)
         depth = torch.stack(
-            [_crop_depth(empty if one is None else one, cameras, resized, offset) for one in maps]
+            [crop_depth(empty if one is None else one, cameras, resized, offset) for one in maps]
         )  # [2, H, W]
         if bool((depth > 0).any()):
             single = cameras.to(dtype=torch.float32)

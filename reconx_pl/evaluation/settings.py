@@ -16,6 +16,17 @@ POSE_POLICIES = ("dataset", "interpolated")
 CONFIDENCES = ("reprojection", "uniform")
 
 
+def plain_settings(config: Any) -> dict[str, Any]:
+    """A dataclass of settings as plain values, ready for JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def hash_of(config: Any) -> str:
+    """SHA-256 of settings as JSON with sorted keys: equal settings, equal hash, on every machine."""
+    text = json.dumps(plain_settings(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Settings of an evaluation. The paper leaves most of them undisclosed; each is recorded with the scores.
@@ -73,13 +84,12 @@ class EvaluationConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        return plain_settings(self)
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the settings as JSON with sorted keys: equal settings, equal hash, on every machine."""
-        text = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        """See ``hash_of``."""
+        return hash_of(self)
 
     def target_frames(self, frames: int) -> list[int]:
         """Indices of the frames to score in a clip of ``frames`` frames.

@@ -80,6 +80,11 @@ def resolve_background(gaussians: Gaussians, cameras: Cameras, background: Tenso
     return color.to(gaussians.means).expand(views, 3)
 
 
+def chosen_device(device: str = "auto") -> str:
+    """The device that a command line asks for: "auto" is CUDA where torch sees a GPU, else the CPU."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
 def default_renderer(device: torch.device | str, alpha_max: float | None = None) -> Renderer:
     """The gsplat kernels on a CUDA device, ours on the CPU.
 

@@ -20,7 +20,7 @@ from reconx_pl.data.formats.posed import read_posed
 from reconx_pl.data.formats.realestate10k import is_camera_file, read_realestate10k
 from reconx_pl.data.formats.scene import RawFrame, RawScene
 from reconx_pl.data.formats.transforms import read_transforms
-from reconx_pl.errors import BadDataError, ConfigurationError, ReconXError
+from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError, ReconXError
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,22 @@ def read_scenes(path: Path, format: str = "auto", **options: Any) -> Iterator[Ra
             if len(pieces) == 1:
                 raise
             yield UnreadableScene(name, str(error))
+
+
+def only_scene(folder: Path) -> RawScene:
+    """The one scene of a folder.
+
+    Raises:
+        BadDataError: nothing readable in the folder.
+        BadSceneError: it holds several scenes, or its scene cannot be read.
+    """
+    scenes = read_scenes(folder)
+    raw = next(scenes)
+    if next(scenes, None) is not None:
+        raise BadSceneError(f"{folder} holds several scenes; name the folder of one of them")
+    if isinstance(raw, UnreadableScene):
+        raise BadSceneError(f"{folder}: {raw.name} cannot be read: {raw.reason}")
+    return raw
 
 
 def _pieces(path: Path, format: str, depth: int = _DEPTH) -> list[tuple[str, str, Path]]:

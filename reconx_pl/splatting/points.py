@@ -1,0 +1,169 @@
+"""The points that a fit starts from: chosen from point maps, filtered by confidence, thinned to a budget."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.types import PointCloud, PointMap
+
+_LOG = logging.getLogger(__name__)
+
+Thinning = Literal["random", "voxel"]
+_BISECTIONS = 24  # of the edge of a cell; each halves the interval of its logarithm
+
+
+@dataclass(frozen=True)
+class PointsConfig:
+    """Which points become Gaussians.
+
+    Args:
+        views: "ends" takes the maps of the first and the last frame (ReconX, section 4), "all" those of every frame.
+        min_confidence: points below are left out, on DUSt3R's scale, where 1 is the floor and keeps all.
+        budget: most points; more are thinned.
+        thinning: "random" keeps a random share, so that near surfaces, which fill more pixels, keep more points;
+            "voxel" keeps one point a cubic cell, the most confident one, with cells as small as the budget allows,
+            so that points are spread evenly over the world.
+    """
+
+    views: Literal["ends", "all"] = "ends"
+    min_confidence: float = 1.0
+    budget: int = 200_000
+    thinning: Thinning = "random"
+
+    def __post_init__(self) -> None:
+        if self.views not in ("ends", "all"):
+            raise ConfigurationError(f"points of views {self.views!r}: choose 'ends' or 'all'")
+        if self.thinning not in ("random", "voxel"):
+            raise ConfigurationError(f"thinning {self.thinning!r}: choose 'random' or 'voxel'")
+        if self.budget < 4:
+            raise ConfigurationError(f"a budget of {self.budget} points is too small; a fit needs at least 4")
+        if not self.min_confidence >= 0:
+            raise ConfigurationError(f"min_confidence must be a number >= 0, got {self.min_confidence}")
+
+
+def points_from_maps(
+    point_map: PointMap, images: Tensor, config: PointsConfig | None = None, generator: torch.Generator | None = None
+) -> PointCloud:
+    """One point a valid pixel of the chosen views, filtered and thinned.
+
+    Args:
+        point_map: V views in one world: of a global alignment, or of known depth.
+        images: [V, 3, H, W] in [0, 1], the colours.
+        config: see ``PointsConfig``.
+        generator: CPU generator of random thinning; None = seeded with 0.
+
+    Raises:
+        BadSceneError: no pixel is valid and confident enough, or points are NaN or infinite.
+        ConfigurationError: images that do not go with the maps.
+    """
+    config = config or PointsConfig()
+    if tuple(images.shape) != (len(point_map.valid), 3, *point_map.valid.shape[1:]):
+        raise ConfigurationError(
+            f"images {tuple(images.shape)} do not go with point maps of {tuple(point_map.valid.shape)} (V, H, W)"
+        )
+    ends = sorted({0, len(images) - 1})
+    chosen = ends if config.views == "ends" else list(range(len(images)))
+    valid = point_map.valid[chosen]
+    cloud = PointCloud(
+        point_map.points[chosen][valid],
+        images[chosen].permute(0, 2, 3, 1)[valid],
+        point_map.confidence[chosen][valid],
+    )
+    return select_points(cloud, config, generator)
+
+
+def select_points(
+    cloud: PointCloud, config: PointsConfig | None = None, generator: torch.Generator | None = None
+) -> PointCloud:
+    """The cloud without its doubtful points and thinned to the budget; says in the log what it left out.
+
+    Args:
+        cloud: N points; their order is kept.
+        config: see ``PointsConfig``; its ``views`` mean nothing here.
+        generator: CPU generator of random thinning; None = seeded with 0.
+
+    Raises:
+        BadSceneError: the cloud is empty, has NaN or infinite values, or no point is confident enough.
+    """
+    config = config or PointsConfig()
+    if len(cloud) == 0:
+        raise BadSceneError("the cloud has no points; reconstruct the scene again, or use views that overlap")
+    finite = torch.isfinite(torch.cat([cloud.points, cloud.colors, cloud.confidence[:, None]], dim=1)).all(dim=1)
+    if not bool(finite.all()):
+        raise BadSceneError(
+            f"{int((~finite).sum())} of {len(cloud)} points have NaN or infinite values; reconstruct the scene again, "
+            "or drop them"
+        )
+    confident = cloud.confidence >= config.min_confidence
+    if not bool(confident.any()):
+        raise BadSceneError(
+            f"none of {len(cloud)} points has a confidence of {config.min_confidence:g} (the highest is "
+            f"{float(cloud.confidence.max()):g}); lower min_confidence"
+        )
+    kept = cloud[confident]
+    thinned = thin(kept, config.budget, config.thinning, generator)
+    if len(thinned) < len(cloud):
+        _LOG.info(
+            "%d of %d points: %d below confidence %g, %d thinned away (%s)",
+            len(thinned), len(cloud), len(cloud) - len(kept), config.min_confidence, len(kept) - len(thinned),
+            config.thinning,
+        )  # fmt: skip
+    return thinned
+
+
+def thin(
+    cloud: PointCloud, budget: int, how: Thinning = "random", generator: torch.Generator | None = None
+) -> PointCloud:
+    """At most ``budget`` points of a cloud, in their order. See ``PointsConfig.thinning``.
+
+    Args:
+        cloud: N points, finite.
+        budget: most points.
+        how: "random" gives exactly the budget, "voxel" at most that.
+        generator: CPU generator of "random"; None = seeded with 0.
+    """
+    if len(cloud) <= budget:
+        return cloud
+    if how == "random":
+        generator = generator or torch.Generator().manual_seed(0)
+        chosen = torch.randperm(len(cloud), generator=generator)[:budget]
+    else:
+        chosen = _most_confident(cloud, _cells_within(cloud.points, budget))
+    return cloud[chosen.sort().values.to(cloud.points.device)]
+
+
+def _cell_numbers(points: Tensor, edge: float) -> Tensor:  # [N] int64
+    """Number of the cubic cell of each point, cells counted from 0; world units."""
+    cells = ((points - points.amin(dim=0)) / edge).floor().long()
+    span = cells.amax(dim=0) + 1
+    return torch.unique((cells[:, 0] * span[1] + cells[:, 1]) * span[2] + cells[:, 2], return_inverse=True)[1]
+
+
+def _cells_within(points: Tensor, budget: int) -> Tensor:  # [N] int64
+    """Cell numbers for the smallest edge that fills at most ``budget`` cells, to within a ten-thousandth of it."""
+    points = points.detach().cpu().double()
+    high = float((points.amax(dim=0) - points.amin(dim=0)).max()) * 1.001 or 1.0  # one cell holds all
+    low = high / 2**20  # so that three cell indices fit into 63 bits
+    best = _cell_numbers(points, high)
+    for _ in range(_BISECTIONS):
+        edge = (low * high) ** 0.5
+        cells = _cell_numbers(points, edge)
+        if int(cells.max()) < budget:
+            best, high = cells, edge
+        else:
+            low = edge
+    return best
+
+
+def _most_confident(cloud: PointCloud, cells: Tensor) -> Tensor:  # [cells] int64
+    """Index of the most confident point of each cell; of equals the first."""
+    order = torch.argsort(cloud.confidence.detach().cpu(), descending=True, stable=True)
+    first = torch.full((int(cells.max()) + 1,), len(cells), dtype=torch.long)
+    places = torch.arange(len(cells))
+    return order[first.scatter_reduce(0, cells[order], places, "amin")]

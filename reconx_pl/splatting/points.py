@@ -1,4 +1,4 @@
-"""The points that a fit starts from: chosen from point maps, filtered by confidence, thinned to a budget."""
+"""The points that a fit starts from: chosen from point maps, filtered by confidence, thinned or filled to a number."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import logging
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
@@ -16,6 +18,8 @@ _LOG = logging.getLogger(__name__)
 
 Thinning = Literal["random", "voxel"]
 _BISECTIONS = 24  # of the edge of a cell; each halves the interval of its logarithm
+_NEIGHBOURS = 3  # of a point, between which and itself midpoints may lie
+_REACH = 2.5  # times a point's median distance to them; a farther one most likely lies on another surface
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,15 @@ class PointsConfig:
         thinning: "random" keeps a random share, so that near surfaces, which fill more pixels, keep more points;
             "voxel" keeps one point a cubic cell, the most confident one, with cells as small as the budget allows,
             so that points are spread evenly over the world.
+        at_least: a cloud with fewer points is filled up with points half-way between near neighbours (``fill``), as
+            nothing is densified later; 0 leaves it as it is. For the few thousand points of structure from motion.
     """
 
     views: Literal["ends", "all"] = "ends"
     min_confidence: float = 1.0
     budget: int = 200_000
     thinning: Thinning = "random"
+    at_least: int = 0
 
     def __post_init__(self) -> None:
         if self.views not in ("ends", "all"):
@@ -43,6 +50,8 @@ class PointsConfig:
             raise ConfigurationError(f"thinning {self.thinning!r}: choose 'random' or 'voxel'")
         if self.budget < 4:
             raise ConfigurationError(f"a budget of {self.budget} points is too small; a fit needs at least 4")
+        if not 0 <= self.at_least <= self.budget:
+            raise ConfigurationError(f"at_least {self.at_least} is not within 0 and the budget of {self.budget} points")
         if not self.min_confidence >= 0:
             raise ConfigurationError(f"min_confidence must be a number >= 0, got {self.min_confidence}")
 
@@ -81,7 +90,7 @@ def points_from_maps(
 def select_points(
     cloud: PointCloud, config: PointsConfig | None = None, generator: torch.Generator | None = None
 ) -> PointCloud:
-    """The cloud without its doubtful points and thinned to the budget; says in the log what it left out.
+    """The cloud without its doubtful points, thinned to the budget or filled; says in the log what was done.
 
     Args:
         cloud: N points; their order is kept.
@@ -114,7 +123,39 @@ def select_points(
             len(thinned), len(cloud), len(cloud) - len(kept), config.min_confidence, len(kept) - len(thinned),
             config.thinning,
         )  # fmt: skip
-    return thinned
+    filled = fill(thinned, config.at_least)
+    if len(filled) > len(thinned):
+        _LOG.info("%d points filled up to %d with midpoints of neighbours", len(thinned), len(filled))
+    return filled
+
+
+def fill(cloud: PointCloud, count: int) -> PointCloud:
+    """The cloud with points added half-way between neighbours, in rounds, until there are ``count``.
+
+    A point and each of its three nearest get a midpoint unless they are farther apart than 2.5 times that point's
+    median distance to its nearest, so that surfaces are filled and gaps between them are not. Colours are averaged; of
+    the confidences the lower one counts. In the last round evenly spaced midpoints are taken.
+
+    Args:
+        cloud: N points, finite; they come first in the result.
+        count: points wanted. A cloud of one place, or of fewer than 2 points, stays as it is.
+    """
+    parts = (cloud.points, cloud.colors, cloud.confidence)
+    xyz, colors, confidence = (part.detach().cpu().numpy() for part in parts)
+    while 2 <= len(xyz) < count:
+        distance, near = cKDTree(xyz).query(xyz, k=min(_NEIGHBOURS + 1, len(xyz)))
+        distance, near = distance[:, 1:], near[:, 1:]
+        close = (distance > 0) & (distance <= _REACH * np.median(distance, axis=1, keepdims=True))
+        pairs = np.stack([np.broadcast_to(np.arange(len(xyz))[:, None], near.shape)[close], near[close]], axis=1)
+        pairs = np.unique(np.sort(pairs, axis=1), axis=0)
+        if len(pairs) == 0:
+            break
+        wanted = min(len(pairs), count - len(xyz))
+        one, other = pairs[np.linspace(0, len(pairs) - 1, wanted).round().astype(int)].T
+        xyz = np.concatenate([xyz, (xyz[one] + xyz[other]) / 2])
+        colors = np.concatenate([colors, (colors[one] + colors[other]) / 2])
+        confidence = np.concatenate([confidence, np.minimum(confidence[one], confidence[other])])
+    return PointCloud(*(torch.from_numpy(a).to(b) for a, b in zip((xyz, colors, confidence), parts, strict=True)))
 
 
 def thin(

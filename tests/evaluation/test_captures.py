@@ -77,6 +77,11 @@ def test_every_third_photograph_is_held_out(tmp_path: Path) -> None:
     assert load_capture(tmp_path / "a", replace(CONFIG, hold_out=0), None, nobody).held_out == []
 
 
+def test_few_photographs_are_not_filled() -> None:
+    config = CaptureConfig()
+    assert config.points_for(8).at_least == 30_000 and config.points_for(7).at_least == 0
+
+
 def test_too_few_photographs_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(BadSceneError, match=r"/a: of 7 photographs 4 are held out and 3 are left.*hold_out"):
         load_capture(write_scene(tmp_path / "a"), replace(CONFIG, hold_out=2, views=4), None, nobody)

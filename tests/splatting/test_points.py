@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.splatting.points import PointsConfig, points_from_maps, select_points, thin
+from reconx_pl.splatting.points import PointsConfig, fill, points_from_maps, select_points, thin
 from reconx_pl.types import PointCloud, PointMap
 
 
@@ -86,6 +86,31 @@ def test_coinciding_points_are_one_voxel() -> None:
     assert len(thin(same, 10, "voxel")) == 1
 
 
+def test_filling_puts_points_between_near_neighbours_and_not_across_a_gap() -> None:
+    grid = torch.cartesian_prod(torch.arange(5.0), torch.arange(5.0))
+    plane = torch.cat([grid, torch.zeros(25, 1)], dim=1)
+    xyz = torch.cat([plane, plane + torch.tensor([0.0, 0.0, 40.0])])  # two walls, far apart
+    colors = torch.cat([torch.zeros(25, 3), torch.ones(25, 3)])
+    cloud = PointCloud(xyz, colors, torch.arange(50.0) + 1)
+    filled = fill(cloud, 120)
+    assert len(filled) == 120
+    assert torch.equal(filled.points[:50], xyz)
+    added = filled.points[50:]
+    assert set(added[:, 2].tolist()) == {0.0, 40.0}  # on the walls, none between
+    assert torch.equal(filled.colors[50:], (added[:, 2:] / 40).expand(-1, 3))
+    nearest = torch.cdist(added, xyz).amin(dim=1)
+    assert float(nearest.max()) <= 0.75 and float(nearest.min()) > 0.2
+    assert float(filled.confidence[50:].max()) < 50.0  # the lower one of a pair
+
+
+def test_what_cannot_be_filled_stays_as_it_is() -> None:
+    cloud = _cloud(100)
+    assert len(fill(cloud, 100)) == 100
+    same = PointCloud(torch.ones(5, 3), torch.ones(5, 3), torch.ones(5))
+    assert len(fill(same, 10)) == 5
+    assert len(select_points(_cloud(40), PointsConfig(at_least=90))) == 90
+
+
 def test_bad_clouds_are_refused_with_the_remedy() -> None:
     cloud = _cloud(10)
     with pytest.raises(BadSceneError, match="no points"):
@@ -102,6 +127,12 @@ def test_bad_clouds_are_refused_with_the_remedy() -> None:
 
 
 def test_contradicting_settings_are_refused() -> None:
-    for options in ({"views": "some"}, {"thinning": "grid"}, {"budget": 3}, {"min_confidence": float("nan")}):
+    for options in (
+        {"views": "some"},
+        {"thinning": "grid"},
+        {"budget": 3},
+        {"at_least": 300_000},
+        {"min_confidence": float("nan")},
+    ):
         with pytest.raises(ConfigurationError):
             PointsConfig(**options)  # type: ignore[arg-type]

@@ -23,7 +23,8 @@ from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.evaluation.metrics import METRICS, MetricSuite
 from reconx_pl.evaluation.settings import hash_of
 from reconx_pl.geometry.cameras import resize_and_crop
-from reconx_pl.geometry.estimator import KnownDepth, PointMapEstimator
+from reconx_pl.geometry.estimator import PointMapEstimator
+from reconx_pl.geometry.point_maps import point_map_from_depth
 from reconx_pl.splatting.fit import FitConfig, FitResult, Progress, fit
 from reconx_pl.splatting.perceptual import LpipsDistance
 from reconx_pl.splatting.points import PointsConfig, points_from_maps, select_points
@@ -253,7 +254,7 @@ def _points(
     with_depth = [index for index in fitted if raw.frames[index].load_depth is not None]
     if with_depth:
         depth = torch.stack([_depth(raw, index, cameras) for index in with_depth])
-        maps = KnownDepth(depth).estimate(images[with_depth], cameras[with_depth]).point_map
+        maps = point_map_from_depth(depth, cameras[with_depth])
         return points_from_maps(maps, images[with_depth], chosen, generator)
     assert raw.cloud is not None
     seen = [raw.frames[index].observed for index in fitted]

@@ -17,8 +17,10 @@ from reconx_pl.evaluation.painter import HeldOutViews, Painter, blind, scene_gen
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.geometry.cameras import interpolate_cameras
 from reconx_pl.geometry.estimator import reprojection_confidence
+from reconx_pl.geometry.point_maps import point_map_from_depth
 from reconx_pl.splatting.fit import FitResult, fit
 from reconx_pl.splatting.perceptual import LpipsDistance
+from reconx_pl.splatting.points import points_from_maps, select_points
 from reconx_pl.splatting.renderer import Renderer, default_renderer
 from reconx_pl.types import Cameras, Clip, Gaussians, PointCloud
 
@@ -73,6 +75,19 @@ def _cloud(clip: Clip, device: torch.device) -> PointCloud:
     return PointCloud(
         *(part.detach().clone().float().to(device) for part in (cloud.points, cloud.colors, cloud.confidence))
     )
+
+
+def _start(clip: Clip, cloud: PointCloud, config: EvaluationConfig, device: torch.device) -> PointCloud:
+    """The points that the fits start from (ReconX, section 4: of the first and the last frame)."""
+    generator = scene_generator(config.seed, clip.key, "points")
+    if clip.depth is None:
+        return select_points(cloud, config.points, generator)
+    ends = [0, clip.frames.shape[0] - 1]
+    images, cameras = clip.images[ends].to(device), clip.cameras[ends].to(device, torch.float32)
+    depth, confidence = (None if part is None else part.float().to(device) for part in (clip.depth, clip.confidence))
+    assert depth is not None
+    maps = point_map_from_depth(depth, cameras, confidence)
+    return points_from_maps(maps, images, config.points, generator)
 
 
 def loss_network(config: EvaluationConfig, device: torch.device) -> LpipsDistance | None:
@@ -176,6 +191,7 @@ class _Evaluation:
         if not self.targets and held_out is None:
             raise BadSceneError(f"clip {clip.key} has {self.count} frames and no target to score; give at least one")
         self.cloud = _cloud(clip, self.device)
+        self.start = _start(clip, self.cloud, config, self.device)
         self.truth = clip.images.to(self.device)  # [T, 3, H, W]
         cameras = clip.cameras
         self.cameras = replace(
@@ -247,7 +263,7 @@ class _Evaluation:
                 frames,
                 cameras,
                 confidence,
-                self.cloud,
+                self.start,
                 self.config.fit,
                 renderer=self.renderer,
                 perceptual=self.perceptual,

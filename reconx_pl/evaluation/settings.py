@@ -11,6 +11,7 @@ from typing import Any
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.evaluation.metrics import METRICS
 from reconx_pl.splatting.fit import FitConfig
+from reconx_pl.splatting.points import PointsConfig
 
 POSE_POLICIES = ("dataset", "interpolated")
 CONFIDENCES = ("reprojection", "uniform")
@@ -33,6 +34,8 @@ class EvaluationConfig:
 
     Args:
         fit: the 3D Gaussian fit, the same for the method, the two-view baseline and the ceiling.
+        points: which points the fit starts from: of the depth maps of the two input views, or else of the clip's cloud.
+            The two-view baseline and the ceiling start from the same.
         pose_policy: cameras of the painted frames: "dataset" takes the poses of the clip's frames, "interpolated" moves
             between the cameras of the two input views and never looks at a target's pose before scoring. (The paper
             does not say; the input views keep their own cameras either way.)
@@ -53,6 +56,7 @@ class EvaluationConfig:
     """
 
     fit: FitConfig = field(default_factory=FitConfig)
+    points: PointsConfig = field(default_factory=PointsConfig)
     pose_policy: str = "dataset"
     confidence: str = "reprojection"
     targets: tuple[int, ...] | None = None
@@ -67,6 +71,10 @@ class EvaluationConfig:
     error_gain: float = 4.0
 
     def __post_init__(self) -> None:
+        if self.points.views != "ends":
+            raise ConfigurationError(
+                "points.views 'all' needs point maps of the painted frames, and none are made here; take 'ends'"
+            )
         if self.pose_policy not in POSE_POLICIES:
             raise ConfigurationError(f"pose_policy is {self.pose_policy!r}; choose from {', '.join(POSE_POLICIES)}")
         if self.confidence not in CONFIDENCES:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reconx_pl.errors import BadSceneError
 from reconx_pl.geometry.cameras import unproject
-from reconx_pl.geometry.point_maps import cloud_from_maps, view_cloud
+from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth, view_cloud
 from reconx_pl.types import Cameras, PointCloud, PointMap
 
 
@@ -70,11 +70,7 @@ class KnownDepth:
                 f"depth {tuple(self.depth.shape)} does not go with images {tuple(images.shape)}; "
                 "give one depth map a view, of the size of the images"
             )
-        valid = torch.isfinite(self.depth) & (self.depth > 0)
-        depth = torch.where(valid, self.depth, 0.0)
-        points = torch.where(valid[..., None], unproject(depth, cameras), 0.0)
-        confidence = torch.full_like(depth, 2.0) if self.confidence is None else self.confidence
-        point_map = PointMap(points, torch.where(valid, confidence, 1.0), valid)
+        point_map = point_map_from_depth(self.depth, cameras, self.confidence)
         cloud = cloud_from_maps(point_map, images, self.points, generator=self.generator)
         return Reconstruction(cameras, point_map, cloud)
 

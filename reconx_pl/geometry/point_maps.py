@@ -10,11 +10,26 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.geometry.cameras import project
+from reconx_pl.geometry.cameras import project, unproject
 from reconx_pl.geometry.farthest_point import farthest_point_order
 from reconx_pl.types import Cameras, PointCloud, PointMap
 
 _POOL = 4  # candidates for each point wanted; more changes the coverage little
+
+
+def point_map_from_depth(depth: Tensor, cameras: Cameras, confidence: Tensor | None = None) -> PointMap:
+    """Depth along the optical axis as a point map.
+
+    Args:
+        depth: [V, H, W] world units; 0, negative or not finite = none.
+        cameras: V views of H x W pixels.
+        confidence: [V, H, W] on DUSt3R's scale; None trusts every pixel alike, with 2 = 1 + exp(0).
+    """
+    valid = torch.isfinite(depth) & (depth > 0)
+    depth = torch.where(valid, depth, 0.0)
+    points = torch.where(valid[..., None], unproject(depth, cameras), 0.0)
+    trust = torch.full_like(depth, 2.0) if confidence is None else confidence
+    return PointMap(points, torch.where(valid, trust, 1.0), valid)
 
 
 def cloud_from_maps(

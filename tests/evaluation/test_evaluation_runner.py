@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_scenes import CONFIG, MODEL, QUICK, CrossFade, tiny_clip
 
-from reconx_pl.errors import MissingWeightsError
+from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.evaluation import scene as scene_module
 from reconx_pl.evaluation.baselines import ceiling_split, nearest_view
 from reconx_pl.evaluation.metrics import psnr
@@ -22,6 +22,7 @@ from reconx_pl.geometry.cameras import interpolate_cameras
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.splatting.perceptual_weights import ENVIRONMENT, FILE_NAMES, _shapes
+from reconx_pl.splatting.points import PointsConfig
 from reconx_pl.types import AlignmentQuality, Cameras, Clip
 
 
@@ -195,3 +196,17 @@ def test_nearest_view_by_centre_and_by_angle_where_centres_agree() -> None:
         turned[index, :3, :3] = torch.tensor([[turn.cos(), 0, turn.sin()], [0, 1, 0], [-turn.sin(), 0, turn.cos()]])
     panorama = Cameras(turned, torch.eye(3).repeat(3, 1, 1), 8, 8)
     assert nearest_view(panorama[1], panorama[[0, 2]]).tolist() == [1]
+
+
+def test_the_fit_starts_from_the_maps_of_the_input_views_or_else_from_the_cloud() -> None:
+    clip = tiny_clip(3)
+    assert clip.depth is not None and clip.cloud is not None
+    pixels = int((clip.depth > 0).sum())
+    assert pixels != len(clip.cloud)
+    assert len(evaluate_scene(clip, CrossFade(), CONFIG).gaussians) == pixels
+    thinned = replace(CONFIG, points=PointsConfig(budget=300))
+    assert len(evaluate_scene(clip, CrossFade(), thinned).gaussians) == 300
+    without = replace(clip, depth=None, confidence=None)
+    assert len(evaluate_scene(without, CrossFade(), CONFIG).gaussians) == len(clip.cloud)
+    with pytest.raises(ConfigurationError, match="painted frames"):
+        replace(CONFIG, points=PointsConfig(views="all"))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.splatting.cpu import CpuRenderer
-from reconx_pl.splatting.fit import FitConfig, LearningRates, fit, fit_memory
+from reconx_pl.splatting.fit import FitConfig, LearningRates, fit
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.types import Cameras, PointCloud
 
@@ -122,15 +122,6 @@ def test_refusals() -> None:
         fit(frames * float("nan"), cameras, None, cloud, config)
     with pytest.raises(ConfigurationError, match="known_views"):
         fit(frames, cameras, None, cloud, config, known_views=(3,))
-    with pytest.raises(ConfigurationError, match=r"points\[:20\]"):
-        fit(frames, cameras, None, cloud, replace(config, max_points=20))
-
-
-def test_refusal_prints_the_memory() -> None:
-    frames, cameras, cloud = _scene(50, 3, 16)
-    many = PointCloud(torch.zeros(2_000_000, 3), torch.zeros(2_000_000, 3), torch.ones(2_000_000))
-    with pytest.raises(ConfigurationError, match=f"{fit_memory(2_000_000, 3) / 2**30:.1f} GiB"):
-        fit(frames, cameras, None, many, FitConfig(loss=NO_LPIPS))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from benchmarks.corruption import Corrupted, corrupt, corrupted_views
 from benchmarks.posed_scenes import PosedScene, points_from, posed_scene
 from reconx_pl.evaluation.metrics import MetricSuite
 from reconx_pl.geometry.estimator import reprojection_confidence
+from reconx_pl.splatting.agreement import Agreement
 from reconx_pl.splatting.confidence import ConfidenceMode
 from reconx_pl.splatting.fit import FitConfig, FitResult, fit
 from reconx_pl.splatting.losses import LossWeights
@@ -35,26 +36,28 @@ from reconx_pl.types import Cameras, PointCloud
 
 @dataclass(frozen=True)
 class Variant:
-    """What a fit is given: which frames, which confidence, and whether poses may move."""
+    """What a fit is given: which frames and confidence, whether poses may move, whether agreement is judged."""
 
     frames: Literal["clean", "corrupted", "known"] = "corrupted"
     confidence: Literal["uniform", "reprojection", "mask"] = "uniform"
     mode: ConfidenceMode = "mean-log"
     poses: bool = False
+    agreement: bool = False
 
 
 VARIANTS = {
     "true frames": Variant("clean"),
     "known views only": Variant("known"),
     "corrupted": Variant(),
-    "confidence (mean-log)": Variant(confidence="reprojection"),
-    "confidence (log)": Variant(confidence="reprojection", mode="log"),
-    "confidence (linear)": Variant(confidence="reprojection", mode="linear"),
-    "pose refinement": Variant(poses=True),
-    "confidence (mean-log), pose refinement": Variant(confidence="reprojection", poses=True),
-    "confidence (linear), pose refinement": Variant(confidence="reprojection", mode="linear", poses=True),
-    "mask of what is wrong": Variant(confidence="mask"),
-    "mask of what is wrong, pose refinement": Variant(confidence="mask", poses=True),
+    "confidence, mean-log": Variant(confidence="reprojection"),
+    "confidence, log": Variant(confidence="reprojection", mode="log"),
+    "confidence, linear": Variant(confidence="reprojection", mode="linear"),
+    "poses": Variant(poses=True),
+    "confidence, poses": Variant(confidence="reprojection", poses=True),
+    "agreement": Variant(agreement=True),
+    "agreement, poses": Variant(poses=True, agreement=True),
+    "mask": Variant(confidence="mask"),
+    "mask, poses": Variant(confidence="mask", poses=True),
 }
 
 
@@ -81,7 +84,12 @@ class Case:
 
     def fit(self, variant: Variant, config: FitConfig) -> FitResult:
         """Fit one variant."""
-        config = replace(config, confidence=variant.mode, poses=PoseRefinement() if variant.poses else None)
+        config = replace(
+            config,
+            confidence=variant.mode,
+            poses=PoseRefinement() if variant.poses else None,
+            agreement=Agreement() if variant.agreement else None,
+        )
         if variant.frames == "clean":
             return fit(self.frames, self.cameras, None, self.cloud, config, known_views=self.known)
         frames, cameras = self.corrupted.frames, self.corrupted.cameras
@@ -152,9 +160,11 @@ def main() -> None:
                 note = ""
                 if VARIANTS[name].poses:
                     before, after = case.pose_error(case.corrupted.cameras), case.pose_error(result.cameras)
-                    note = f"  poses off by {before[0]:.2f} -> {after[0]:.2f} degrees, {before[1]:.3g} -> {after[1]:.3g}"
+                    note = (
+                        f"  poses off by {before[0]:.2f} -> {after[0]:.2f} degrees, {before[1]:.3g} -> {after[1]:.3g}"
+                    )
                 shown = "  ".join(f"{metric} {float(value):.4g}" for metric, value in values.items())
-                print(f"  {name:40s} {shown}  {time.process_time() - start:.0f} s{note}", flush=True)
+                print(f"  {name:22s} {shown}  {time.process_time() - start:.0f} s{note}", flush=True)
                 if options.pictures:
                     save_pictures(options.pictures, case, name, pictures)
     table(scores, suite.names)
@@ -178,11 +188,17 @@ def save_pictures(folder: Path, case: Case, name: str, pictures: Tensor) -> None
     if not first.is_file():
         confidence = reprojection_confidence(case.corrupted.frames, case.corrupted.cameras, case.cloud)
         rows = [case.frames[case.bad], case.corrupted.frames[case.bad]]
-        rows += [(confidence[case.bad, None] / 10).expand_as(rows[0]), case.corrupted.wrong[case.bad, None].expand_as(rows[0])]
+        rows += [
+            (confidence[case.bad, None] / 10).expand_as(rows[0]),
+            case.corrupted.wrong[case.bad, None].expand_as(rows[0]),
+        ]
         save_image(torch.cat([row[:6] for row in rows]), first, nrow=min(6, len(case.bad)))
     plain = name.replace(" ", "-").replace("(", "").replace(")", "").replace(",", "")
-    save_image(torch.cat([case.truth[:6], pictures[:6].clamp(0, 1)]), folder / f"{case.scene.name}-{plain}.png",
-               nrow=min(6, len(case.truth)))
+    save_image(
+        torch.cat([case.truth[:6], pictures[:6].clamp(0, 1)]),
+        folder / f"{case.scene.name}-{plain}.png",
+        nrow=min(6, len(case.truth)),
+    )
 
 
 if __name__ == "__main__":

@@ -25,12 +25,12 @@ class ExposureCompensation:
     Args:
         transform: ``"channels"`` has a gain and an offset a channel, 6 numbers; ``"affine"`` has 12, which also mixes
             channels.
-        rate: Adam's learning rate of gains and offsets, in the steps that draw the frame.
+        rate: about what Adam moves gains and offsets by in each step that draws their frame.
         final: share of it that is left at the last step; it decays exponentially.
     """
 
     transform: Literal["channels", "affine"] = "channels"
-    rate: float = 1e-2
+    rate: float = 0.05
     final: float = 0.1
 
     def __post_init__(self) -> None:

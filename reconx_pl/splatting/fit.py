@@ -19,7 +19,7 @@ from reconx_pl.splatting.fit_config import FitConfig, LearningRates
 from reconx_pl.splatting.fit_memory import check_memory, fit_memory
 from reconx_pl.splatting.fit_parameters import FitOptimizer, SceneParameters, scene_extent
 from reconx_pl.splatting.initialise import gaussians_from_points
-from reconx_pl.splatting.losses import Crop, TargetStatistics, confidence_loss
+from reconx_pl.splatting.losses import Crop, TargetStatistics, confidence_loss, ssim_map
 from reconx_pl.splatting.perceptual import LpipsDistance, TargetFeatures
 from reconx_pl.splatting.pose_refinement import RefinedPoses, pose_changes
 from reconx_pl.splatting.renderer import Renderer, default_renderer
@@ -106,10 +106,7 @@ def fit(
     poses = None if config.poses is None else RefinedPoses(cameras, known, start.means, config.poses)
     exposures = None if config.exposure is None else Exposures(views, known, config.exposure).to(device)
     renderer = renderer or default_renderer(device)
-    if config.loss.lpips == 0:
-        perceptual = None
-    else:
-        perceptual = (perceptual or LpipsDistance(config.lpips_net)).to(device)
+    perceptual = (perceptual or LpipsDistance(config.lpips_net)).to(device) if config.loss.lpips > 0 else None
 
     scene = SceneParameters(start, config).to(device)
     extent = scene_extent(cameras, scene.means.detach())
@@ -118,20 +115,29 @@ def fit(
     features = _target_features(targets, perceptual, config)
     rise = max(1, round(config.steps * config.sh_interval))
 
+    def picture_of(gaussians: Gaussians, chosen: list[int]) -> Tensor:  # [len(chosen), 3, H, W]
+        color = renderer.render(gaussians, cameras[chosen] if poses is None else poses.pick(chosen)).color
+        return color if exposures is None else exposures.apply_to(color, chosen)
+
     losses: list[Tensor] = []
+    counting = weights
     for step in range(config.steps):
         chosen = next(order)
-        moving = poses is not None and config.poses is not None and step >= config.poses.start * config.steps
-        picked = poses.pick(chosen) if poses is not None and moving else cameras[chosen]
-        picture = renderer.render(scene.gaussians(min(config.sh_degree, step // rise)), picked).color
-        if exposures is not None:
-            picture = exposures.apply_to(picture, chosen)
+        gaussians = scene.gaussians(min(config.sh_degree, step // rise))
+        if config.agreement is not None and config.agreement.due(step, config.steps):
+            with torch.no_grad():
+                similarity = [
+                    ssim_map(picture_of(gaussians, [view]), targets[[view]], statistics[[view]])
+                    for view in range(views)
+                ]
+                counting = weights * config.agreement.factors(torch.cat(similarity), sorted(known))
+        picture = picture_of(gaussians, chosen)
         with_lpips = perceptual is not None and step % config.lpips_every == 0
         crop = Crop.random(config.lpips_crop, height, width, generator) if with_lpips and config.lpips_crop else None
         loss = confidence_loss(
             picture,
             targets[chosen],
-            weights[chosen],
+            counting[chosen],
             config.loss,
             perceptual=perceptual if with_lpips else None,
             perceptual_factor=float(config.lpips_every) if config.lpips_compensate else 1.0,
@@ -211,6 +217,8 @@ def _target_features(targets: Tensor, perceptual: LpipsDistance | None, config: 
     if first.bytes * len(targets) > config.lpips_memory:
         _LOG.info("LPIPS features of %d targets exceed lpips_memory; computing them in each step", len(targets))
         return None
-    rest = [perceptual.features(targets[view : view + 1]) for view in range(1, len(targets))]
-    layers = zip(*(part.layers for part in (first, *rest)), strict=True)
-    return TargetFeatures(tuple(torch.cat(layer) for layer in layers), first.height, first.width)
+    kept = tuple(layer.new_empty(len(targets), *layer.shape[1:]) for layer in first.layers)
+    for view in range(len(targets)):
+        for layer, part in zip(kept, perceptual.features(targets[view : view + 1]).layers, strict=True):
+            layer[view] = part[0]
+    return TargetFeatures(kept, first.height, first.width)

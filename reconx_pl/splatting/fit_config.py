@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from reconx_pl.errors import ConfigurationError
+from reconx_pl.splatting.agreement import Agreement
 from reconx_pl.splatting.confidence import ConfidenceMode
 from reconx_pl.splatting.exposure import ExposureCompensation
 from reconx_pl.splatting.initialise import InitialiseConfig
@@ -62,6 +63,8 @@ class FitConfig:
         rates: learning rates.
         poses: refines the poses of the frames that are not known; None keeps all poses.
         exposure: compensates brightness and tint of the frames that are not known; None takes them as they are.
+        agreement: lets the pixels of frames that are not known count by their agreement with the scene so far, beside
+            ``confidence``; None lets confidence alone decide.
         initialise: opacity and widths at the start; its ``sh_degree`` is replaced by the one above.
         background: colour behind the scene, in [0, 1].
         max_memory: GiB that the fit may take; more is refused before it starts, with the numbers. None = four fifths
@@ -84,6 +87,7 @@ class FitConfig:
     rates: LearningRates = field(default_factory=LearningRates)
     poses: PoseRefinement | None = None
     exposure: ExposureCompensation | None = None
+    agreement: Agreement | None = None
     initialise: InitialiseConfig = field(default_factory=InitialiseConfig)
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     max_memory: float | None = None

@@ -42,7 +42,9 @@ def check_memory(
     else:
         free = free_memory(device)
         if free is None:
-            _LOG.info("the free memory of %s is unknown; a fit of %.2f GiB is not checked against it", device, need / GIB)
+            _LOG.info(
+                "the free memory of %s is unknown; a fit of %.2f GiB is not checked against it", device, need / GIB
+            )
             return
         budget, source = round(SHARE * free), f"{SHARE:.0%} of the {free / GIB:.2f} GiB free on {device}"
     if need <= budget:
@@ -56,7 +58,8 @@ def check_memory(
     )
     raise ConfigurationError(
         f"a fit of {points} points with sh_degree {config.sh_degree} to {views} frames of {height} x {width} needs "
-        f"about {need / GIB:.3g} GiB, and the budget is {budget / GIB:.3g} GiB ({source}): {remedy}, or raise max_memory"
+        f"about {need / GIB:.3g} GiB, and the budget is {budget / GIB:.3g} GiB ({source}): {remedy}, or raise "
+        "max_memory"
     )
 
 
@@ -75,12 +78,28 @@ def free_memory(device: torch.device | str) -> int | None:
     return None
 
 
+# Floats, fitted to measured peaks of the CPU backend (benchmarks/README.md).
+_RENDERER = 160  # a point, beside six copies of its parameters
+_KEPT = 20  # a pixel of every frame: weights, local statistics, and what arises on the way to them
+_STEP = 150  # a pixel of the frames of a step: picture, losses, gradients
+_LPIPS_STEP = {"vgg": 1300, "alex": 100}  # a pixel that LPIPS sees in a step
+_LPIPS_KEPT = {"vgg": 122, "alex": 11}  # a pixel of every frame: features of the targets
+
+
 def _bytes_per_point(config: FitConfig) -> int:
     """Parameters, gradients, Adam's two moments, the start and its copies, and the renderer's rows."""
     parameters = 11 + 3 * (config.sh_degree + 1) ** 2
-    return 4 * (6 * parameters + 120)
+    return 4 * (6 * parameters + _RENDERER)
 
 
 def _bytes_of_pictures(views: int, height: int, width: int, config: FitConfig) -> int:
-    pixels = height * width
-    return 4 * 10 * views * pixels
+    pixels, drawn = height * width, min(config.frames_per_step, views)
+    total = 4 * pixels * (_KEPT * views + _STEP * drawn)
+    if config.loss.lpips > 0:
+        crop = config.lpips_crop
+        seen = pixels if crop is None else min(crop, height) * min(crop, width)
+        total += 4 * drawn * seen * _LPIPS_STEP[config.lpips_net]
+        features = 4 * views * pixels * _LPIPS_KEPT[config.lpips_net]
+        if crop is None and features <= config.lpips_memory:
+            total += features
+    return total

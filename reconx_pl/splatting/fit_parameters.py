@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -64,10 +66,13 @@ class FitOptimizer:
         rates = config.rates
         self.config = config
         self.exposures = exposures
-        self.means = {"params": [scene.means], "lr": rates.means * extent}
+        self.means: dict[str, Any] = {"params": [scene.means], "lr": rates.means * extent}
         self.first_means_rate = rates.means * extent
-        self.poses = {"params": [] if poses is None else list(poses.twists.values()), "lr": 1.0}
-        self.exposure = {"params": [] if exposures is None else list(exposures.differences.values()), "lr": 0.0}
+        self.poses: dict[str, Any] = {"params": [] if poses is None else list(poses.twists.values()), "lr": 1.0}
+        self.exposure: dict[str, Any] = {
+            "params": [] if exposures is None else list(exposures.differences.values()),
+            "lr": 0.0,
+        }
         groups = [
             self.means,
             {"params": [scene.quaternions], "lr": rates.quaternions},
@@ -90,6 +95,9 @@ class FitOptimizer:
             self.exposure["lr"] = self.config.exposure.rate * self.config.exposure.factor(progress)
         self.adam.zero_grad(set_to_none=True)
         loss.backward()
+        if self.poses["lr"] == 0.0:
+            for twist in self.poses["params"]:
+                twist.grad = None  # what a scene without shape asks for shall not enter Adam's moments
         self.adam.step()
         if self.exposures is not None:
             self.exposures.hold_mean()

@@ -41,8 +41,12 @@ class TargetStatistics:
     @classmethod
     def of(cls, target: Tensor) -> TargetStatistics:
         """Statistics of images [V, 3, H, W] in [0, 1]."""
-        mean, square = _blur(torch.cat([target, target * target], dim=1)).chunk(2, dim=1)
-        return cls(mean, square - mean * mean)
+        parts = []
+        for view in target.split(1):  # one by one: of many at once, the blur's copies would be the peak of a fit
+            mean, square = _blur(torch.cat([view, view * view], dim=1)).chunk(2, dim=1)
+            parts.append((mean, square - mean * mean))
+        means, variances = zip(*parts, strict=True)
+        return cls(torch.cat(means), torch.cat(variances))
 
     def __getitem__(self, views: Tensor | slice | list[int]) -> TargetStatistics:
         return TargetStatistics(self.mean[views], self.variance[views])
@@ -151,8 +155,8 @@ def confidence_loss(
         weights: factors of the terms; None = the paper's.
         perceptual: the LPIPS network; None leaves the term out (no weights, or not in this step).
         perceptual_factor: multiplies the LPIPS term (k, where it is computed in every k-th step only).
-        perceptual_crop: where LPIPS is computed, confidence included; None = on the whole picture. Over random places its
-            mean is about that of the whole, but pixels at the border are seen less often.
+        perceptual_crop: where LPIPS is computed, confidence included; None = on the whole picture. Over random places
+            its mean is about that of the whole, but pixels at the border are seen less often.
         statistics: of the target, if kept.
         features: of the target (with a crop: of that crop) by ``perceptual.features``, if kept.
     """

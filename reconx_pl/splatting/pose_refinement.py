@@ -20,20 +20,24 @@ from reconx_pl.types import Cameras
 
 @dataclass(frozen=True)
 class PoseRefinement:
-    """How fast poses may move. A rate is about what Adam moves a pose in each step that draws its frame.
+    """How fast poses may move. A rate is about what Adam moves a pose by in each step that draws its frame.
+
+    A frame that is drawn n times can thus go about n (1 - final) / ln(1 / final) rates, with the defaults a third of n:
+    more steps, or higher rates, for more frames.
 
     Args:
         rotation: degrees.
         translation: share of the median distance between the points and the camera. A share of 0.01 moves the picture
             as far as a turn of 0.57 degrees.
         final: share of both rates that is left at the last step; they decay exponentially.
-        start: share of the steps before poses move, so that they do not follow a scene that has no shape yet.
+        start: share of the steps before poses move. 0 measures best: the scene is smooth at first, and so is the way to
+            the right pose; later it has taken the shape that the wrong pose gave it.
     """
 
-    rotation: float = 0.05
-    translation: float = 1e-3
+    rotation: float = 0.2
+    translation: float = 4e-3
     final: float = 0.05
-    start: float = 0.1
+    start: float = 0.0
 
     def __post_init__(self) -> None:
         if not (0 <= self.rotation < math.inf and 0 <= self.translation < math.inf):
@@ -51,8 +55,8 @@ class PoseRefinement:
 def se3_exp(twists: Tensor) -> Tensor:
     """Rigid transforms [*, 4, 4] of twists [*, 6] = (omega, v): radians and units of length.
 
-    The matrix exponential of [[omega^, v], [0, 0]]: exact, and differentiable at zero, where the closed form by Rodrigues
-    divides by the angle.
+    The matrix exponential of [[omega^, v], [0, 0]]: exact, and differentiable at zero, where the closed form by
+    Rodrigues divides by the angle.
     """
     x, y, z, *v = twists.unbind(-1)
     zero = torch.zeros_like(x)
@@ -69,7 +73,7 @@ class RefinedPoses(nn.Module):
         cameras: V views as given.
         known: indices of the views that never move.
         means: [N, 3] points of the scene; their distance is the unit of translations.
-        config: rates.
+        config: see ``PoseRefinement``.
 
     Raises:
         ConfigurationError: no view is known, so that nothing holds the coordinate system.
@@ -85,7 +89,7 @@ class RefinedPoses(nn.Module):
         self.given = cameras
         self.config = config
         self.free = [view for view in range(len(cameras)) if view not in known]
-        # Twists in units of their rates, so that one learning rate does for all: radians and world units.
+        # Twists are in units of their first rates, so that one learning rate, 1, does for radians and world units.
         distance = torch.cdist(cameras.centers, means).median(dim=1).values  # [V]
         units = cameras.world_to_camera.new_full((len(cameras), 6), math.radians(config.rotation))
         units[:, 3:] = (config.translation * distance)[:, None]

@@ -81,6 +81,17 @@ def test_confidence_zero_pixels_do_not_pull() -> None:
     assert scores[1] > scores[0] + 3.0
 
 
+def test_a_known_view_weight_of_zero_leaves_the_known_views_out() -> None:
+    frames, cameras, cloud = _scene(100, 3, 24)
+    wrong = frames.clone()
+    wrong[0] = 0.0
+    config = FitConfig(steps=20, loss=NO_LPIPS, sh_degree=0, known_view_weight=0.0)
+    one, two = (fit(images, cameras, None, cloud, config, known_views=(0,)) for images in (frames, wrong))
+    assert one.history == two.history
+    with pytest.raises(ConfigurationError, match="ever be drawn"):
+        fit(frames, cameras, None, cloud, config, known_views=(0, 1, 2))
+
+
 def test_known_views_weigh_more() -> None:
     frames, cameras, cloud = _scene(150, 4, 24)
     painted = frames.clone()
@@ -114,6 +125,12 @@ def test_refusals() -> None:
         fit(frames[:1], cameras[0], None, cloud, config)
     with pytest.raises(BadSceneError, match="no pixel has a confidence"):
         fit(frames, cameras, torch.zeros(3, 16, 16), cloud, config)
+    broken = cloud.points.clone()
+    broken[7] = float("nan")
+    with pytest.raises(BadSceneError, match="1 of 50 points have NaN"):
+        fit(frames, cameras, None, replace(cloud, points=broken), config)
+    with pytest.raises(BadSceneError, match="cloud is empty"):
+        fit(frames, cameras, None, cloud[:0], config)
     with pytest.raises(BadSceneError, match="does not go with frames"):
         fit(frames, cameras, torch.ones(3, 8, 8), cloud, config)
     with pytest.raises(BadSceneError, match="divide uint8"):
@@ -125,7 +142,17 @@ def test_refusals() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"steps": 0}, {"sh_degree": 4}, {"lpips_every": 0}, {"known_view_weight": -1.0}, {"sh_interval": 0.0}]
+    "options",
+    [
+        {"steps": 0},
+        {"sh_degree": 4},
+        {"lpips_every": 0},
+        {"known_view_weight": -1.0},
+        {"known_view_weight": float("inf")},
+        {"sh_interval": 0.0},
+        {"max_memory": 0.0},
+        {"background": (0.0, 0.0, 2.0)},
+    ],
 )
 def test_unusable_options(options: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from scipy.spatial.transform import Rotation
+from scipy.stats import rankdata
 from torch import Tensor
 
 from reconx_pl.geometry.cameras import project
@@ -73,6 +74,14 @@ def corrupt(frames: Tensor, cameras: Cameras, cloud: PointCloud, views: Sequence
         wrong[view, rows, columns] = torch.maximum(wrong[view, rows, columns], ellipse.float())
         poses[view] = _shifted(poses[view], _distance(cloud, cameras[view]), g)
     return Corrupted(frames, replace(cameras, world_to_camera=poses), wrong, tuple(views))
+
+
+def told_apart(score: Tensor, wrong: Tensor) -> float:
+    """Share of the pairs of a wrong and a right pixel in which the right one has the higher score: 0.5 is chance."""
+    ranks = torch.from_numpy(rankdata(score.double().flatten().numpy()))
+    bad = wrong.flatten() > 0
+    good_count, bad_count = int((~bad).sum()), int(bad.sum())
+    return float((ranks[~bad].sum() - good_count * (good_count + 1) / 2) / (good_count * bad_count))
 
 
 def _window(frames: Tensor, g: torch.Generator) -> tuple[slice, slice]:

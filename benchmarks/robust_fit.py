@@ -3,7 +3,7 @@
 ``python -m benchmarks.robust_fit SCENE [SCENE ...]``: folders of posed photographs in any format that ``reconx pack``
 reads. Every 8th view is held out. Of the others every third is corrupted (``benchmarks.corruption``) and stands for a
 painted frame; the rest are the known views, and points are triangulated from these alone. What a user has is used and
-nothing more: the confidence of a corrupted frame is its agreement with the cloud.
+nothing more: the confidence of every frame is its agreement with the cloud (``reprojection_confidence``).
 
 Scores are those of the held-out views at their true poses, mean over the scenes.
 """
@@ -14,6 +14,7 @@ import argparse
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -21,14 +22,14 @@ import torch
 from torch import Tensor
 from torchvision.utils import save_image
 
-from benchmarks.corruption import Corrupted, corrupt, corrupted_views
+from benchmarks.corruption import Corrupted, corrupt, corrupted_views, told_apart
 from benchmarks.posed_scenes import PosedScene, points_from, posed_scene
 from reconx_pl.evaluation.metrics import MetricSuite
 from reconx_pl.geometry.estimator import reprojection_confidence
 from reconx_pl.splatting.agreement import Agreement
 from reconx_pl.splatting.confidence import ConfidenceMode
 from reconx_pl.splatting.fit import FitConfig, FitResult, fit
-from reconx_pl.splatting.losses import LossWeights
+from reconx_pl.splatting.losses import LossWeights, ssim_map
 from reconx_pl.splatting.pose_refinement import PoseRefinement, pose_changes
 from reconx_pl.splatting.renderer import default_renderer
 from reconx_pl.types import Cameras, PointCloud
@@ -105,7 +106,22 @@ class Case:
             case "mask":
                 return torch.where(self.corrupted.wrong > 0, 0.0, 2.0)
             case _:
-                return reprojection_confidence(self.corrupted.frames, self.corrupted.cameras, self.cloud)
+                return self.reprojection
+
+    @cached_property
+    def reprojection(self) -> Tensor:  # [V, H, W]
+        """What a user has: the agreement of every frame with the cloud of the known views."""
+        return reprojection_confidence(self.corrupted.frames, self.corrupted.cameras, self.cloud)
+
+    def similarity(self, result: FitResult) -> Tensor:  # [V, H, W]
+        """SSIM of the corrupted frames with the scene that was fitted to them."""
+        with torch.no_grad():
+            pictures = default_renderer("cpu").render(result.gaussians, result.cameras).color
+            return ssim_map(pictures.clamp(0, 1), self.corrupted.frames)
+
+    def told_apart(self, score: Tensor) -> float:
+        """``corruption.told_apart`` in the corrupted frames."""
+        return told_apart(score[self.bad], self.corrupted.wrong[self.bad])
 
     def render(self, result: FitResult) -> Tensor:  # [M, 3, H, W]
         """The held-out views."""
@@ -148,7 +164,8 @@ def main() -> None:
             case = Case(folder, options.size, options.seed, options.cache or Path(temporary))
             print(
                 f"{case.scene.name}: {len(case.known)} known and {len(case.bad)} corrupted views of "
-                f"{case.cameras.height} x {case.cameras.width}, {len(case.truth)} held out, {len(case.cloud)} points",
+                f"{case.cameras.height} x {case.cameras.width}, {len(case.truth)} held out, {len(case.cloud)} points; "
+                f"wrong pixels told apart by confidence: {case.told_apart(case.reprojection):.2f}",
                 flush=True,
             )
             for name in options.only:
@@ -158,11 +175,11 @@ def main() -> None:
                 values = {metric: value.mean() for metric, value in suite(pictures, case.truth).items()}
                 scores[name][case.scene.name] = torch.stack(list(values.values()))
                 note = ""
+                if VARIANTS[name].agreement:
+                    note += f"  told apart: {case.told_apart(case.similarity(result)):.2f}"
                 if VARIANTS[name].poses:
                     before, after = case.pose_error(case.corrupted.cameras), case.pose_error(result.cameras)
-                    note = (
-                        f"  poses off by {before[0]:.2f} -> {after[0]:.2f} degrees, {before[1]:.3g} -> {after[1]:.3g}"
-                    )
+                    note += f"  poses off by {before[0]:.2f} -> {after[0]:.2f}°, {before[1]:.3g} -> {after[1]:.3g}"
                 shown = "  ".join(f"{metric} {float(value):.4g}" for metric, value in values.items())
                 print(f"  {name:22s} {shown}  {time.process_time() - start:.0f} s{note}", flush=True)
                 if options.pictures:
@@ -186,14 +203,13 @@ def save_pictures(folder: Path, case: Case, name: str, pictures: Tensor) -> None
     folder.mkdir(parents=True, exist_ok=True)
     first = folder / f"{case.scene.name}-frames.png"
     if not first.is_file():
-        confidence = reprojection_confidence(case.corrupted.frames, case.corrupted.cameras, case.cloud)
         rows = [case.frames[case.bad], case.corrupted.frames[case.bad]]
         rows += [
-            (confidence[case.bad, None] / 10).expand_as(rows[0]),
+            (case.reprojection[case.bad, None] / 10).expand_as(rows[0]),
             case.corrupted.wrong[case.bad, None].expand_as(rows[0]),
         ]
         save_image(torch.cat([row[:6] for row in rows]), first, nrow=min(6, len(case.bad)))
-    plain = name.replace(" ", "-").replace("(", "").replace(")", "").replace(",", "")
+    plain = name.replace(",", "").replace(" ", "-")
     save_image(
         torch.cat([case.truth[:6], pictures[:6].clamp(0, 1)]),
         folder / f"{case.scene.name}-{plain}.png",

@@ -79,7 +79,7 @@ def free_memory(device: torch.device | str) -> int | None:
 
 
 # Floats, fitted to measured peaks of the CPU backend (benchmarks/README.md).
-_RENDERER = 160  # a point, beside six copies of its parameters
+_RENDERER = 200  # a point, beside six copies of its parameters
 _KEPT = 20  # a pixel of every frame: weights, local statistics, and what arises on the way to them
 _STEP = 150  # a pixel of the frames of a step: picture, losses, gradients
 _LPIPS_STEP = {"vgg": 1300, "alex": 100}  # a pixel that LPIPS sees in a step

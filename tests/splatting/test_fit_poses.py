@@ -14,6 +14,7 @@ from reconx_pl.data.procedural import procedural_clip
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.splatting.cpu import CpuRenderer
 from reconx_pl.splatting.fit import FitConfig, fit
+from reconx_pl.splatting.fit_parameters import FitOptimizer, SceneParameters
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.splatting.pose_refinement import PoseRefinement, RefinedPoses, pose_changes, se3_exp
 from reconx_pl.types import Cameras, PointCloud
@@ -101,6 +102,21 @@ def test_poses_stay_without_refinement_and_until_it_starts() -> None:
     found = [fit(frames, cameras, None, cloud, option, known_views=(0, 2)) for option in (config, late, early)]
     assert found[0].history[:11] == found[1].history[:11] != found[2].history[:11]
     assert not torch.equal(found[1].cameras.world_to_camera[1], cameras.world_to_camera[1])
+
+
+def test_nothing_before_the_start_enters_the_moments() -> None:
+    scene, cameras = random_gaussians(60, sh_degree=0), ring_cameras(3, 24)
+    config = FitConfig(steps=10, sh_degree=0, poses=PoseRefinement(start=0.5))
+    assert config.poses is not None
+    poses = RefinedPoses(cameras, {0, 2}, scene.means, config.poses)
+    parameters = SceneParameters(scene, config)
+    optimizer = FitOptimizer(parameters, config, 1.0, poses)
+    moved = []
+    for step in (4, 5):
+        loss = CpuRenderer().render(parameters.gaussians(0), poses.pick([1])).color.square().sum()
+        optimizer.step(loss, step)
+        moved.append((bool(poses.twists["1"].any()), len(optimizer.adam.state[poses.twists["1"]]) > 0))
+    assert moved == [(False, False), (True, True)]
 
 
 def test_changes_are_measured_exactly() -> None:

@@ -5,108 +5,47 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.splatting.confidence import ConfidenceMode, normalise_confidence
-from reconx_pl.splatting.initialise import InitialiseConfig, gaussians_from_points
-from reconx_pl.splatting.losses import LossWeights, TargetStatistics, confidence_loss
+from reconx_pl.splatting.confidence import normalise_confidence
+from reconx_pl.splatting.drawing import drawn_frames
+from reconx_pl.splatting.exposure import Exposures
+from reconx_pl.splatting.fit_config import FitConfig, LearningRates
+from reconx_pl.splatting.fit_memory import check_memory, fit_memory
+from reconx_pl.splatting.fit_parameters import FitOptimizer, SceneParameters, scene_extent
+from reconx_pl.splatting.initialise import gaussians_from_points
+from reconx_pl.splatting.losses import Crop, TargetStatistics, confidence_loss, ssim_map
 from reconx_pl.splatting.perceptual import LpipsDistance, TargetFeatures
+from reconx_pl.splatting.pose_refinement import RefinedPoses, pose_changes
 from reconx_pl.splatting.renderer import Renderer, default_renderer
 from reconx_pl.types import Cameras, Gaussians, PointCloud
+
+__all__ = ["FitConfig", "FitResult", "LearningRates", "Progress", "fit", "fit_memory", "scene_extent"]
 
 _LOG = logging.getLogger(__name__)
 Progress = Callable[[int, int, float], None]  # step done, steps in all, loss
 
 
 @dataclass(frozen=True)
-class LearningRates:
-    """Adam's learning rates. The paper is silent; these are 3DGS's, times 4 where 1,000 steps have to do.
-
-    Args:
-        means: times the extent of the cameras, world units; decays exponentially to ``means_final`` of it.
-        means_final: share of the first rate that is left at the last step.
-        quaternions, log_scales, opacity_logits, sh_base, sh_higher: of the unconstrained parameters.
-    """
-
-    means: float = 1.6e-3
-    means_final: float = 0.01
-    quaternions: float = 4e-3
-    log_scales: float = 2e-2
-    opacity_logits: float = 5e-2
-    sh_base: float = 1e-2
-    sh_higher: float = 5e-4
-
-    def __post_init__(self) -> None:
-        if any(rate < 0 for rate in vars(self).values()) or not 0 < self.means_final <= 1:
-            raise ConfigurationError(f"learning rates must be >= 0 and means_final within (0, 1], got {self}")
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How a fit runs; the defaults are the paper's where it says something.
-
-    Args:
-        steps: of the optimiser.
-        frames_per_step: frames a step, drawn in shuffled order without repetition until all had their turn.
-        sh_degree: highest degree of the spherical harmonics, 0 to 3.
-        sh_interval: share of the steps after which the degree rises by one (3DGS's every 1,000 steps would leave a
-            1,000-step fit at degree 0).
-        loss: factors of L1, SSIM and LPIPS; an LPIPS factor of 0 needs no weights.
-        lpips_net: ``"vgg"``, or ``"alex"`` at a twelfth of the cost.
-        lpips_every: compute LPIPS in every k-th step only.
-        lpips_compensate: multiply its factor by k in those steps, which keeps the expected gradient. Off, because Adam
-            then divides every other step by those spikes: with k = 4 a fit to inconsistent frames at 128 x 128 scored
-            PSNR 30.3, LPIPS 0.209 on held-out views so, and 31.5, 0.161 without (k = 1: 31.0, 0.173).
-        lpips_memory: bytes; target features of all frames are kept if they fit, else computed in each step.
-        confidence: how DUSt3R's confidence becomes weights, see ``normalise_confidence``.
-        known_view_weight: times the weight of the frames that are photographs (``known_views`` of ``fit``).
-        rates: learning rates.
-        initialise: opacity and widths at the start; its ``sh_degree`` is replaced by the one above.
-        background: colour behind the scene, in [0, 1].
-        max_points: most Gaussians; more are refused with the memory that they would take.
-        seed: of the order of the frames, where ``fit`` gets no generator.
-    """
-
-    steps: int = 1000
-    frames_per_step: int = 1
-    sh_degree: int = 3
-    sh_interval: float = 0.25
-    loss: LossWeights = field(default_factory=LossWeights)
-    lpips_net: Literal["vgg", "alex"] = "vgg"
-    lpips_every: int = 1
-    lpips_compensate: bool = False
-    lpips_memory: int = 2**30
-    confidence: ConfidenceMode = "mean-log"
-    known_view_weight: float = 1.0
-    rates: LearningRates = field(default_factory=LearningRates)
-    initialise: InitialiseConfig = field(default_factory=InitialiseConfig)
-    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    max_points: int = 1_000_000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "frames_per_step", "lpips_every", "max_points"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.sh_degree <= 3 or self.sh_interval <= 0:
-            raise ConfigurationError(
-                f"need sh_degree 0 to 3 and sh_interval > 0, got {self.sh_degree}, {self.sh_interval}"
-            )
-        if self.known_view_weight < 0 or self.lpips_memory < 0:
-            raise ConfigurationError("known_view_weight and lpips_memory must be >= 0")
-
-
-@dataclass(frozen=True)
 class FitResult:
-    """The fitted scene and the loss of every step."""
+    """The fitted scene, what was fitted beside it, and the loss of every step.
+
+    Attributes:
+        gaussians: the scene.
+        cameras: of the frames; refined where ``FitConfig.poses`` asks for it, else the given ones.
+        exposure: [V, 3, 4] colour transform [A | b] of each frame; None without ``FitConfig.exposure``.
+        history: loss of every step.
+        seconds: wall clock.
+    """
 
     gaussians: Gaussians
+    cameras: Cameras
+    exposure: Tensor | None
     history: list[float]
     seconds: float
 
@@ -129,7 +68,7 @@ def fit(
     generator: torch.Generator | None = None,
     known_views: Sequence[int] = (),
 ) -> FitResult:
-    """Fit a scene to posed frames.
+    """Fit a scene to posed frames: two views, the frames painted between them, or a whole capture.
 
     Args:
         frames: [V, 3, H, W] in [0, 1]; their device is where the fit runs.
@@ -140,62 +79,73 @@ def fit(
         renderer: None = ``default_renderer`` of the device.
         perceptual: the LPIPS network; None = made from ``config.lpips_net`` if the loss uses it.
         progress: called after every step of ten, and after the last.
-        generator: CPU generator for the order of the frames; None = seeded with ``config.seed``.
-        known_views: indices of frames that are photographs, see ``FitConfig.known_view_weight``.
+        generator: CPU generator for the order of the frames and the places of crops; None = seeded with
+            ``config.seed``.
+        known_views: indices of frames that are photographs: ``FitConfig.known_view_weight`` says how often they are
+            drawn; they keep their poses and are the reference of exposure.
 
     Raises:
         BadSceneError: frames of different sizes or not of the cameras' size, fewer than two different views, bad
             confidence (``normalise_confidence``) or points (``gaussians_from_points``), a loss that is not finite.
-        ConfigurationError: more points than ``config.max_points``.
+        ConfigurationError: more memory than there is (``check_memory``), poses to refine and no known view, known views
+            that are not among the frames, no frame that would ever be drawn.
         MissingWeightsError: LPIPS is in the loss and its weights are not there.
     """
     config = config or FitConfig()
     started = time.monotonic()
     targets = _check_frames(frames, cameras)
-    _check_memory(len(points), config)
-    device, views = targets.device, len(targets)
+    device, (views, _, height, width) = targets.device, targets.shape
+    check_memory(len(points), views, height, width, config, device)
     cameras = cameras.to(device, torch.float32)
-    weights = _weights(targets, confidence, config, known_views)
-    renderer = renderer or default_renderer(device)
-    if config.loss.lpips > 0 and perceptual is None:
-        perceptual = LpipsDistance(config.lpips_net)
-    if perceptual is not None:
-        perceptual = perceptual.to(device)
+    weights = _weights(targets, confidence, config)
+    known = _known(known_views, views)
     generator = generator or torch.Generator().manual_seed(config.seed)
+    frequencies = [config.known_view_weight if view in known else 1.0 for view in range(views)]
+    order = drawn_frames(frequencies, config.frames_per_step, generator)
+    start = gaussians_from_points(points, cameras, replace(config.initialise, sh_degree=config.sh_degree))
+    poses = None if config.poses is None else RefinedPoses(cameras, known, start.means, config.poses)
+    exposures = None if config.exposure is None else Exposures(views, known, config.exposure).to(device)
+    renderer = renderer or default_renderer(device)
+    perceptual = (perceptual or LpipsDistance(config.lpips_net)).to(device) if config.loss.lpips > 0 else None
 
-    scene = _Parameters(gaussians_from_points(points, cameras, _initial(config)), config)
-    scene.to(device)
+    scene = SceneParameters(start, config).to(device)
     extent = scene_extent(cameras, scene.means.detach())
-    optimizer = scene.optimizer(config.rates, extent)
+    optimizer = FitOptimizer(scene, config, extent, poses, exposures)
     statistics = TargetStatistics.of(targets)
     features = _target_features(targets, perceptual, config)
     rise = max(1, round(config.steps * config.sh_interval))
-    singles = [cameras[view] for view in range(views)]
+
+    def picture_of(gaussians: Gaussians, chosen: list[int]) -> Tensor:  # [len(chosen), 3, H, W]
+        color = renderer.render(gaussians, cameras[chosen] if poses is None else poses.pick(chosen)).color
+        return color if exposures is None else exposures.apply_to(color, chosen)
 
     losses: list[Tensor] = []
-    order = _shuffled(views, config.frames_per_step, generator)
+    counting = weights
     for step in range(config.steps):
         chosen = next(order)
-        optimizer.param_groups[0]["lr"] = (
-            config.rates.means * extent * config.rates.means_final ** (step / config.steps)
-        )
         gaussians = scene.gaussians(min(config.sh_degree, step // rise))
-        picked = singles[chosen[0]] if len(chosen) == 1 else cameras[chosen]
-        output = renderer.render(gaussians, picked)
+        if config.agreement is not None and config.agreement.due(step, config.steps):
+            with torch.no_grad():
+                similarity = [
+                    ssim_map(picture_of(gaussians, [view]), targets[[view]], statistics[[view]])
+                    for view in range(views)
+                ]
+                counting = weights * config.agreement.factors(torch.cat(similarity), sorted(known))
+        picture = picture_of(gaussians, chosen)
         with_lpips = perceptual is not None and step % config.lpips_every == 0
+        crop = Crop.random(config.lpips_crop, height, width, generator) if with_lpips and config.lpips_crop else None
         loss = confidence_loss(
-            output.color,
+            picture,
             targets[chosen],
-            weights[chosen],
+            counting[chosen],
             config.loss,
             perceptual=perceptual if with_lpips else None,
             perceptual_factor=float(config.lpips_every) if config.lpips_compensate else 1.0,
+            perceptual_crop=crop,
             statistics=statistics[chosen],
             features=None if features is None or not with_lpips else features[chosen],
         )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        optimizer.step(loss, step)
         losses.append(loss.detach())
         if step % 10 == 9 or step == config.steps - 1:
             value = float(losses[-1])
@@ -207,67 +157,18 @@ def fit(
                 progress(step + 1, config.steps, value)
     seconds = time.monotonic() - started
     _LOG.info("fitted %d Gaussians to %d frames: %d steps in %.1f s", len(points), views, config.steps, seconds)
-    return FitResult(scene.detached(), torch.stack(losses).tolist(), seconds)
+    refined = cameras if poses is None else _refined(poses)
+    exposure = None if exposures is None else exposures.result()
+    return FitResult(scene.detached(), refined, exposure, torch.stack(losses).tolist(), seconds)
 
 
-def scene_extent(cameras: Cameras, means: Tensor) -> float:
-    """World units that the learning rate of the means is measured in: 1.1 times the radius of the cameras (3DGS), but
-    at least a tenth of the median distance of the points, since a clip's cameras may hardly move."""
-    centers = cameras.centers
-    middle = centers.mean(dim=0)
-    radius = 1.1 * float((centers - middle).norm(dim=1).max())
-    return max(radius, 0.1 * float((means - middle).norm(dim=1).median()))
-
-
-def fit_memory(points: int, sh_degree: int) -> int:
-    """Bytes that a fit holds for its Gaussians: parameters, gradients, Adam's two moments, and the renderer's rows."""
-    parameters = 11 + 3 * (sh_degree + 1) ** 2
-    return points * 4 * (6 * parameters + 120)
-
-
-class _Parameters(nn.Module):
-    """The optimised tensors. One tensor a degree, so that Adam leaves alone what is not yet in use."""
-
-    def __init__(self, start: Gaussians, config: FitConfig) -> None:
-        super().__init__()
-        self.means = nn.Parameter(start.means)
-        self.quaternions = nn.Parameter(start.quaternions)
-        self.log_scales = nn.Parameter(start.log_scales)
-        self.opacity_logits = nn.Parameter(start.opacity_logits)
-        bands = start.sh.split([2 * degree + 1 for degree in range(config.sh_degree + 1)], dim=1)
-        self.sh = nn.ParameterList(nn.Parameter(band.contiguous()) for band in bands)
-        self.register_buffer("background", torch.tensor(config.background))
-
-    def optimizer(self, rates: LearningRates, extent: float) -> torch.optim.Adam:
-        groups = [
-            {"params": [self.means], "lr": rates.means * extent},
-            {"params": [self.quaternions], "lr": rates.quaternions},
-            {"params": [self.log_scales], "lr": rates.log_scales},
-            {"params": [self.opacity_logits], "lr": rates.opacity_logits},
-            {"params": [self.sh[0]], "lr": rates.sh_base},
-            {"params": list(self.sh)[1:], "lr": rates.sh_higher},
-        ]
-        return torch.optim.Adam([group for group in groups if group["params"]], eps=1e-15, fused=True)
-
-    def gaussians(self, degree: int) -> Gaussians:
-        bands = list(self.sh)[: degree + 1]
-        return Gaussians(
-            self.means,
-            self.quaternions,
-            self.log_scales,
-            self.opacity_logits,
-            bands[0] if degree == 0 else torch.cat(bands, dim=1),
-            self.get_buffer("background"),
-        )
-
-    def detached(self) -> Gaussians:
-        values = self.gaussians(len(self.sh) - 1)
-        return Gaussians(**{name: tensor.detach().clone() for name, tensor in vars(values).items()})
-
-
-def _initial(config: FitConfig) -> InitialiseConfig:
-    start = config.initialise
-    return InitialiseConfig(config.sh_degree, start.opacity, start.max_width, start.min_pixels)
+def _refined(poses: RefinedPoses) -> Cameras:
+    """The refined cameras; how far each moved goes into the log."""
+    refined = poses.refined()
+    angles, distances = pose_changes(poses.given, refined)
+    for view in poses.free:
+        _LOG.info("pose of frame %d: %.3f degrees, %.4g world units", view, float(angles[view]), float(distances[view]))
+    return refined
 
 
 def _check_frames(frames: Tensor | Sequence[Tensor], cameras: Cameras) -> Tensor:  # [V, 3, H, W]
@@ -293,48 +194,31 @@ def _check_frames(frames: Tensor | Sequence[Tensor], cameras: Cameras) -> Tensor
     return frames.detach().float()
 
 
-def _check_memory(count: int, config: FitConfig) -> None:
-    if count > config.max_points:
-        need = fit_memory(count, config.sh_degree) / 2**30
-        raise ConfigurationError(
-            f"a fit of {count} points with sh_degree {config.sh_degree} needs about {need:.1f} GiB, and max_points is "
-            f"{config.max_points}: take a prefix of the cloud (points[:{config.max_points}]), or raise max_points"
-        )
-
-
-def _weights(targets: Tensor, confidence: Tensor | None, config: FitConfig, known: Sequence[int]) -> Tensor:
+def _weights(targets: Tensor, confidence: Tensor | None, config: FitConfig) -> Tensor:  # [V, H, W]
     views, _, height, width = targets.shape
     if confidence is None:
-        weights = targets.new_ones(views, height, width)
-    elif tuple(confidence.shape) != (views, height, width):
+        return targets.new_ones(views, height, width)
+    if tuple(confidence.shape) != (views, height, width):
         raise BadSceneError(f"confidence {tuple(confidence.shape)} does not go with frames {tuple(targets.shape)}")
-    else:
-        weights = normalise_confidence(confidence.to(targets), config.confidence).clone()
-    if any(not -views <= view < views for view in known):
-        raise ConfigurationError(f"known_views {list(known)} are not all among the {views} frames")
-    for view in {view % views for view in known}:
-        weights[view] *= config.known_view_weight
-    return weights
+    return normalise_confidence(confidence.to(targets), config.confidence)
+
+
+def _known(known_views: Sequence[int], views: int) -> set[int]:
+    if any(not -views <= view < views for view in known_views):
+        raise ConfigurationError(f"known_views {list(known_views)} are not all among the {views} frames")
+    return {view % views for view in known_views}
 
 
 def _target_features(targets: Tensor, perceptual: LpipsDistance | None, config: FitConfig) -> TargetFeatures | None:
-    """Features of all targets, or None if there is no LPIPS or they do not fit into the memory allowed."""
-    if perceptual is None:
+    """Features of all targets, or None if there is no use for them or they do not fit into the memory allowed."""
+    if perceptual is None or config.lpips_crop is not None:
         return None
     first = perceptual.features(targets[:1])
     if first.bytes * len(targets) > config.lpips_memory:
         _LOG.info("LPIPS features of %d targets exceed lpips_memory; computing them in each step", len(targets))
         return None
-    rest = [perceptual.features(targets[view : view + 1]) for view in range(1, len(targets))]
-    layers = zip(*(part.layers for part in (first, *rest)), strict=True)
-    return TargetFeatures(tuple(torch.cat(layer) for layer in layers), first.height, first.width)
-
-
-def _shuffled(views: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """Endless batches of frame indices, every frame once before any comes again."""
-    waiting: list[int] = []
-    while True:
-        while len(waiting) < min(size, views):
-            waiting += torch.randperm(views, generator=generator).tolist()
-        batch, waiting = waiting[: min(size, views)], waiting[min(size, views) :]
-        yield batch
+    kept = tuple(layer.new_empty(len(targets), *layer.shape[1:]) for layer in first.layers)
+    for view in range(len(targets)):
+        for layer, part in zip(kept, perceptual.features(targets[view : view + 1]).layers, strict=True):
+            layer[view] = part[0]
+    return TargetFeatures(kept, first.height, first.width)

@@ -41,8 +41,12 @@ class TargetStatistics:
     @classmethod
     def of(cls, target: Tensor) -> TargetStatistics:
         """Statistics of images [V, 3, H, W] in [0, 1]."""
-        mean, square = _blur(torch.cat([target, target * target], dim=1)).chunk(2, dim=1)
-        return cls(mean, square - mean * mean)
+        parts = []
+        for view in target.split(1):  # one by one: of many at once, the blur's copies would be the peak of a fit
+            mean, square = _blur(torch.cat([view, view * view], dim=1)).chunk(2, dim=1)
+            parts.append((mean, square - mean * mean))
+        means, variances = zip(*parts, strict=True)
+        return cls(torch.cat(means), torch.cat(variances))
 
     def __getitem__(self, views: Tensor | slice | list[int]) -> TargetStatistics:
         return TargetStatistics(self.mean[views], self.variance[views])
@@ -104,6 +108,28 @@ class LossWeights:
             raise ConfigurationError(f"loss weights must be >= 0 and not all 0, got {self}")
 
 
+@dataclass(frozen=True)
+class Crop:
+    """A window of an image, pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @classmethod
+    def random(cls, size: int, height: int, width: int, generator: torch.Generator) -> Crop:
+        """A square of ``size`` pixels, as much of it as the image has, anywhere in an image of height x width."""
+        rows, columns = min(size, height), min(size, width)
+        top = int(torch.randint(height - rows + 1, (1,), generator=generator))
+        left = int(torch.randint(width - columns + 1, (1,), generator=generator))
+        return cls(top, left, rows, columns)
+
+    def of(self, images: Tensor) -> Tensor:  # [*, height, width]
+        """The window of images or maps [*, H, W]."""
+        return images[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+
 def confidence_loss(
     prediction: Tensor,
     target: Tensor,
@@ -112,6 +138,7 @@ def confidence_loss(
     *,
     perceptual: LpipsDistance | None = None,
     perceptual_factor: float = 1.0,
+    perceptual_crop: Crop | None = None,
     statistics: TargetStatistics | None = None,
     features: TargetFeatures | None = None,
 ) -> Tensor:
@@ -128,8 +155,10 @@ def confidence_loss(
         weights: factors of the terms; None = the paper's.
         perceptual: the LPIPS network; None leaves the term out (no weights, or not in this step).
         perceptual_factor: multiplies the LPIPS term (k, where it is computed in every k-th step only).
+        perceptual_crop: where LPIPS is computed, confidence included; None = on the whole picture. Over random places
+            its mean is about that of the whole, but pixels at the border are seen less often.
         statistics: of the target, if kept.
-        features: of the target by ``perceptual.features``, if kept.
+        features: of the target (with a crop: of that crop) by ``perceptual.features``, if kept.
     """
     factors = weights or LossWeights()
     total = prediction.new_zeros(())
@@ -138,6 +167,8 @@ def confidence_loss(
     if factors.ssim > 0:
         total = total + factors.ssim * ((1.0 - ssim_map(prediction, target, statistics)) * confidence).mean()
     if factors.lpips > 0 and perceptual is not None:
+        if perceptual_crop is not None:
+            prediction, target, confidence = map(perceptual_crop.of, (prediction, target, confidence))
         reference = perceptual.features(target) if features is None else features
         distance = perceptual(prediction.clamp(0.0, 1.0), reference, weights=confidence).mean()
         total = total + factors.lpips * perceptual_factor * distance

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.splatting.cpu import CpuRenderer
-from reconx_pl.splatting.fit import FitConfig, LearningRates, fit, fit_memory
+from reconx_pl.splatting.fit import FitConfig, LearningRates, fit
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.types import Cameras, PointCloud
 
@@ -81,6 +81,17 @@ def test_confidence_zero_pixels_do_not_pull() -> None:
     assert scores[1] > scores[0] + 3.0
 
 
+def test_a_known_view_weight_of_zero_leaves_the_known_views_out() -> None:
+    frames, cameras, cloud = _scene(100, 3, 24)
+    wrong = frames.clone()
+    wrong[0] = 0.0
+    config = FitConfig(steps=20, loss=NO_LPIPS, sh_degree=0, known_view_weight=0.0)
+    one, two = (fit(images, cameras, None, cloud, config, known_views=(0,)) for images in (frames, wrong))
+    assert one.history == two.history
+    with pytest.raises(ConfigurationError, match="ever be drawn"):
+        fit(frames, cameras, None, cloud, config, known_views=(0, 1, 2))
+
+
 def test_known_views_weigh_more() -> None:
     frames, cameras, cloud = _scene(150, 4, 24)
     painted = frames.clone()
@@ -114,6 +125,12 @@ def test_refusals() -> None:
         fit(frames[:1], cameras[0], None, cloud, config)
     with pytest.raises(BadSceneError, match="no pixel has a confidence"):
         fit(frames, cameras, torch.zeros(3, 16, 16), cloud, config)
+    broken = cloud.points.clone()
+    broken[7] = float("nan")
+    with pytest.raises(BadSceneError, match="1 of 50 points have NaN"):
+        fit(frames, cameras, None, replace(cloud, points=broken), config)
+    with pytest.raises(BadSceneError, match="cloud is empty"):
+        fit(frames, cameras, None, cloud[:0], config)
     with pytest.raises(BadSceneError, match="does not go with frames"):
         fit(frames, cameras, torch.ones(3, 8, 8), cloud, config)
     with pytest.raises(BadSceneError, match="divide uint8"):
@@ -122,19 +139,20 @@ def test_refusals() -> None:
         fit(frames * float("nan"), cameras, None, cloud, config)
     with pytest.raises(ConfigurationError, match="known_views"):
         fit(frames, cameras, None, cloud, config, known_views=(3,))
-    with pytest.raises(ConfigurationError, match=r"points\[:20\]"):
-        fit(frames, cameras, None, cloud, replace(config, max_points=20))
-
-
-def test_refusal_prints_the_memory() -> None:
-    frames, cameras, cloud = _scene(50, 3, 16)
-    many = PointCloud(torch.zeros(2_000_000, 3), torch.zeros(2_000_000, 3), torch.ones(2_000_000))
-    with pytest.raises(ConfigurationError, match=f"{fit_memory(2_000_000, 3) / 2**30:.1f} GiB"):
-        fit(frames, cameras, None, many, FitConfig(loss=NO_LPIPS))
 
 
 @pytest.mark.parametrize(
-    "options", [{"steps": 0}, {"sh_degree": 4}, {"lpips_every": 0}, {"known_view_weight": -1.0}, {"sh_interval": 0.0}]
+    "options",
+    [
+        {"steps": 0},
+        {"sh_degree": 4},
+        {"lpips_every": 0},
+        {"known_view_weight": -1.0},
+        {"known_view_weight": float("inf")},
+        {"sh_interval": 0.0},
+        {"max_memory": 0.0},
+        {"background": (0.0, 0.0, 2.0)},
+    ],
 )
 def test_unusable_options(options: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError):

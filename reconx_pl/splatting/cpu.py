@@ -139,10 +139,9 @@ def _use_threads(threads: int | None) -> None:
 
 
 def _camera_vector(world_to_camera: Tensor, intrinsics: Tensor, settings: _Settings) -> np.ndarray:  # float64 [21]
-    pose, k = world_to_camera.double(), intrinsics.double()
-    center = torch.linalg.inv(pose)[:3, 3]
-    values = [*pose[:3, :3].reshape(-1), *pose[:3, 3], k[0, 0], k[1, 1], k[0, 2], k[1, 2]]
-    return np.array([float(v) for v in values] + [settings.width, settings.height] + center.tolist(), np.float64)
+    pose, k = world_to_camera.double().numpy(), intrinsics.double().numpy()
+    inner = (k[0, 0], k[1, 1], k[0, 2], k[1, 2], settings.width, settings.height)
+    return np.concatenate([pose[:3, :3].reshape(-1), pose[:3, 3], inner, np.linalg.inv(pose)[:3, 3]])
 
 
 class _Rasterize(torch.autograd.Function):
@@ -188,16 +187,16 @@ class _Rasterize(torch.autograd.Function):
         views = len(ctx.states)
         grad_poses = torch.zeros(views, 4, 4, dtype=torch.float64)
         gradient = _numpy(grads[0])
-        for view, (camera, splats, (starts, members, offsets, slots), planes) in enumerate(ctx.states):
+        for view, (camera, splats, (starts, members, offsets, places), planes) in enumerate(ctx.states):
             rows = np.empty((len(members), kernels.GRADIENT_COLUMNS), np.float32)
             raster.rasterise_backward(
-                splats, starts, members, ctx.backgrounds[view], np.float32(settings.alpha_max), planes,
+                splats, starts, members, places, ctx.backgrounds[view], np.float32(settings.alpha_max), planes,
                 gradient[view], rows,
             )  # fmt: skip
             blocks = (len(means) + kernels.BLOCK - 1) // kernels.BLOCK
             partial = np.zeros((blocks, 15), np.float64)
             kernels.project_backward(
-                means, quaternions, scales, sh, settings.degree, camera, splats, offsets, slots, rows, *outputs, partial
+                means, quaternions, scales, sh, settings.degree, camera, splats, offsets, rows, *outputs, partial
             )
             grad_poses[view] = _pose_gradient(camera, partial.sum(axis=0))
         grad_background = None

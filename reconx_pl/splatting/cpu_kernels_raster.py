@@ -1,8 +1,8 @@
 """Numba kernels: splats to pixels, and gradients of pixels back to splats.
 
-The image is cut into tiles of 8 x 16 pixels. A tile's splats are kept front to back; each row of 8 pixels is one
-vector operation, so all inner loops run over constant lanes and use selects instead of branches. The exponential is a
-polynomial for the same reason.
+The image is cut into tiles of 8 x 16 pixels. A tile's splats are kept front to back; what a splat does to its pixels is
+one loop over contiguous planes with selects instead of branches, which LLVM turns into vector operations. The
+exponential is a polynomial for the same reason.
 
 Per pixel, front to back (Kerbl et al. 2023): sigma = (A dx^2 + C dy^2) / 2 + B dx dy, alpha = min(alpha_max,
 opacity * exp(-sigma)), skipped below 1 / 255; weight = alpha * T; T *= 1 - alpha; stop before T would reach 1e-4.
@@ -16,7 +16,6 @@ import numpy as np
 from numba import njit, prange
 
 from reconx_pl.splatting.cpu_kernels_project import (
-    GRADIENT_COLUMNS,
     SPLAT_A,
     SPLAT_B,
     SPLAT_BLUE,
@@ -70,7 +69,8 @@ def sort_into_tiles(splats, depth_bits, width, height):
         depth_bits: uint32 [N], the depths' bit patterns; depths are positive, so that their order is that of the bits.
 
     Returns:
-        starts [tiles + 1], members [P] (splat of each pair), offsets [N + 1] and slots [P] (pairs of each splat).
+        starts [tiles + 1], members [P]: the splats of each tile. offsets [N + 1]: where the pairs of each splat begin
+        if they are ordered splat by splat. places [P]: where in that order each pair of ``members`` stands.
     """
     count = splats.shape[0]
     tiles_x = (width + TILE_WIDTH - 1) // TILE_WIDTH
@@ -125,7 +125,7 @@ def sort_into_tiles(splats, depth_bits, width, height):
         starts[tile + 1] += starts[tile]
     cursor = starts[:-1].copy()
     members = np.empty(starts[-1], np.int32)
-    slots = np.empty(starts[-1], np.int32)
+    places = np.empty(starts[-1], np.int32)
     for i in range(visible):
         n = order[i]
         pair = offsets[n]
@@ -134,9 +134,9 @@ def sort_into_tiles(splats, depth_bits, width, height):
                 slot = cursor[row * tiles_x + column]
                 cursor[row * tiles_x + column] += 1
                 members[slot] = n
-                slots[pair] = slot
+                places[slot] = pair
                 pair += 1
-    return starts, members, offsets, slots
+    return starts, members, offsets, places
 
 
 @njit(inline="always", **_OPTIONS)
@@ -238,7 +238,7 @@ _BT, _BREST, _BLAST, _BRED, _BGREEN, _BBLUE, _BDEPTH, _BALPHA, _BCOLUMN, _BROW =
 
 @njit(inline="never", **_SUMS)
 def _splat_backward(s, order, alpha_max, splat, x, y, row):
-    """Write the gradient ``row`` [10] that one splat gets from the tile's pixels, and take it away from the state ``s``.
+    """Write the gradient ``row`` [10] that one splat gets from the tile's pixels, and take the splat out of the state.
     One loop over pixels with ten sums, which become ten vector registers."""
     a, b, c = splat[SPLAT_A], splat[SPLAT_B], splat[SPLAT_C]
     opacity, z = splat[SPLAT_OPACITY], splat[SPLAT_DEPTH]
@@ -280,13 +280,13 @@ def _splat_backward(s, order, alpha_max, splat, x, y, row):
 
 
 @njit(parallel=True, **_OPTIONS)
-def rasterise_backward(splats, starts, members, background, alpha_max, planes, gradient, rows):
+def rasterise_backward(splats, starts, members, places, background, alpha_max, planes, gradient, rows):
     """Gradient of each (tile, splat) pair, back to front.
 
     Args:
         planes: as ``rasterise`` left them.
         gradient: float32 [5, H, W] of the loss by red, green, blue, accumulated depth and alpha.
-        rows: float32 [P, 10], output, by splat columns.
+        rows: float32 [P, 10], output, by splat columns; a splat's rows stand together.
     """
     height, width = planes.shape[1], planes.shape[2]
     tiles_x = (width + TILE_WIDTH - 1) // TILE_WIDTH
@@ -314,10 +314,11 @@ def rasterise_backward(splats, starts, members, background, alpha_max, planes, g
                 s[_BBLUE + i] = gradient[2, py, px]
                 s[_BDEPTH + i] = gradient[3, py, px]
                 s[_BALPHA + i] = gradient[4, py, px]
-        rows[starts[tile] + deepest : starts[tile + 1]] = _ZERO
+        for slot in range(starts[tile] + deepest, starts[tile + 1]):
+            rows[places[slot]] = _ZERO
         for place in range(deepest - 1, -1, -1):
             slot = starts[tile] + place
             splat = splats[members[slot]]
             x = splat[SPLAT_X] - np.float32(left) - _HALF
             y = splat[SPLAT_Y] - np.float32(top) - _HALF
-            _splat_backward(s, np.float32(place + 1), alpha_max, splat, x, y, rows[slot])
+            _splat_backward(s, np.float32(place + 1), alpha_max, splat, x, y, rows[places[slot]])

@@ -61,33 +61,73 @@ class GsplatRenderer:
             )
         degree = resolve_degree(gaussians, sh_degree)
         backgrounds = resolve_background(gaussians, cameras, background)
-        device = gaussians.means.device
-        cameras = cameras.to(device, torch.float32)
-        load_kernels()
-        from gsplat.rendering import rasterization
+        return RenderOutput(
+            *rasterize(
+                gaussians.means,
+                gaussians.quaternions,
+                torch.exp(gaussians.log_scales),
+                torch.sigmoid(gaussians.opacity_logits),
+                gaussians.sh,
+                cameras.world_to_camera,
+                cameras.intrinsics,
+                cameras.height,
+                cameras.width,
+                sh_degree=degree,
+                background=backgrounds,
+            )
+        )
 
-        # What decides the picture is said here and not left to defaults, which are those of the installed version.
-        images, alphas, _ = rasterization(
-            gaussians.means.float(),
-            gaussians.quaternions.float(),
-            torch.exp(gaussians.log_scales.float()),
-            torch.sigmoid(gaussians.opacity_logits.float()),
-            gaussians.sh[:, : (degree + 1) ** 2].float(),
-            cameras.world_to_camera,
-            cameras.intrinsics,
-            cameras.width,
-            cameras.height,
-            near_plane=0.01,
-            far_plane=1e10,
-            radius_clip=0.0,
-            eps2d=0.3,
-            sh_degree=degree,
-            packed=False,  # faster where a view sees most of the Gaussians
-            backgrounds=backgrounds.float().contiguous(),
-            render_mode="RGB+ED",
-            rasterize_mode="classic",
-        )  # [V, H, W, 4], [V, H, W, 1]
-        return RenderOutput(images[..., :3].permute(0, 3, 1, 2), alphas[..., 0], images[..., 3])
+
+def rasterize(
+    means: Tensor,  # [N, 3]
+    quaternions: Tensor,  # [N, 4]
+    scales: Tensor,  # [N, 3]
+    opacities: Tensor,  # [N]
+    sh: Tensor,  # [N, K, 3]
+    world_to_camera: Tensor,  # [V, 4, 4]
+    intrinsics: Tensor,  # [V, 3, 3]
+    height: int,
+    width: int,
+    *,
+    sh_degree: int,
+    background: Tensor,  # [V, 3]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Render linear parameters with gsplat: scales as standard deviations, opacities in [0, 1].
+
+    All tensors go to the device of ``means`` and to float32. Gradients reach all but the intrinsics.
+
+    Returns:
+        color [V, 3, H, W], alpha [V, H, W], expected depth [V, H, W] (0 where nothing was hit).
+
+    Raises:
+        BackendUnavailableError: the kernels do not compile or load.
+    """
+    load_kernels()
+    from gsplat.rendering import rasterization
+
+    like = means.float()
+    # What decides the picture is said here and not left to defaults, which are those of the installed version.
+    images, alphas, _ = rasterization(
+        like,
+        quaternions.to(like),
+        scales.to(like),
+        opacities.to(like),
+        sh[:, : (sh_degree + 1) ** 2].to(like),
+        world_to_camera.to(like),
+        intrinsics.to(like),
+        width,
+        height,
+        near_plane=0.01,
+        far_plane=1e10,
+        radius_clip=0.0,
+        eps2d=0.3,
+        sh_degree=sh_degree,
+        packed=False,  # faster where a view sees most of the Gaussians
+        backgrounds=background.to(like).contiguous(),
+        render_mode="RGB+ED",
+        rasterize_mode="classic",
+    )  # [V, H, W, 4], [V, H, W, 1]
+    return images[..., :3].permute(0, 3, 1, 2), alphas[..., 0], images[..., 3]
 
 
 def _is_cuda(tensor: Tensor) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -212,15 +213,24 @@ def test_nothing_is_said_where_the_kernels_are_there(tmp_path: Path, caplog: pyt
     assert not caplog.records
 
 
-def _fake_gsplat(monkeypatch: pytest.MonkeyPatch, folder: Path, backend: str) -> None:
-    """A package gsplat whose ``cuda/_backend.py`` is the given text."""
-    _script(folder / "gsplat" / "__init__.py", "")
-    _script(folder / "gsplat" / "cuda" / "__init__.py", "")
-    _script(folder / "gsplat" / "cuda" / "_backend.py", backend)
-    for name in [name for name in sys.modules if name.split(".")[0] == "gsplat"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(folder / "extensions"))
+@pytest.fixture
+def fake_gsplat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Makes a package gsplat whose ``cuda/_backend.py`` is the given text; takes it away afterwards."""
+
+    def remove() -> dict[str, ModuleType]:
+        return {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "gsplat"}
+
+    def make(backend: str) -> None:
+        _script(tmp_path / "gsplat" / "__init__.py", "")
+        _script(tmp_path / "gsplat" / "cuda" / "__init__.py", "")
+        _script(tmp_path / "gsplat" / "cuda" / "_backend.py", backend)
+
+    before = remove()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    yield make
+    remove()
+    sys.modules.update(before)
 
 
 @pytest.mark.parametrize(
@@ -233,29 +243,29 @@ def _fake_gsplat(monkeypatch: pytest.MonkeyPatch, folder: Path, backend: str) ->
         ("_C = None", "found no CUDA toolkit when it was imported"),
     ],
 )
-def test_failure_of_the_compilation(
-    machine: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str, said: str
-) -> None:
-    _fake_gsplat(monkeypatch, tmp_path, backend)
+def test_failure_of_the_compilation(machine: Path, fake_gsplat: Callable[[str], None], backend: str, said: str) -> None:
+    fake_gsplat(backend)
     for _ in range(2):  # the second time the module may be there already
         with pytest.raises(BackendUnavailableError, match=said):
             load_kernels()
 
 
 def test_compilation_finds_ninja_and_leaves_the_path_alone(
-    machine: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    machine: Path, fake_gsplat: Callable[[str], None], tmp_path: Path
 ) -> None:
     (tmp_path / "tools" / "ninja").unlink()
     _script(tmp_path / "venv" / "ninja", "#!/bin/sh\n")
-    _fake_gsplat(monkeypatch, tmp_path, "import shutil\n_C = shutil.which('ninja')\n")
+    fake_gsplat("import shutil\n_C = shutil.which('ninja')\n")
     load_kernels()
     found = sys.modules["gsplat.cuda._backend"]._C
     assert found == str(tmp_path / "venv" / "ninja")
     assert gsplat_build.os.environ["PATH"] == str(tmp_path / "tools")
 
 
-def test_folder_that_cannot_be_written(machine: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _fake_gsplat(monkeypatch, tmp_path, "_C = 1")
+def test_folder_that_cannot_be_written(
+    machine: Path, fake_gsplat: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake_gsplat("_C = 1")
     monkeypatch.setattr(gsplat_build.os, "access", lambda path, mode: False)
     with pytest.raises(BackendUnavailableError, match="TORCH_EXTENSIONS_DIR"):
         load_kernels()
@@ -263,7 +273,7 @@ def test_folder_that_cannot_be_written(machine: Path, monkeypatch: pytest.Monkey
     load_kernels()  # compiled by somebody else
     file = tmp_path / "a file"
     file.touch()
-    monkeypatch.delitem(sys.modules, "gsplat.cuda._backend")
+    sys.modules.pop("gsplat.cuda._backend")
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(file / "below"))
     with pytest.raises(BackendUnavailableError, match="TORCH_EXTENSIONS_DIR"):
         load_kernels()

@@ -6,13 +6,17 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from splat_scenes import random_gaussians, ring_cameras
 
 from benchmarks.torch_renderer import TorchRenderer
+from reconx_pl import splatting
 from reconx_pl.errors import BackendUnavailableError, ConfigurationError
+from reconx_pl.splatting import cpu
 from reconx_pl.splatting.cpu import CpuRenderer
 from reconx_pl.splatting.renderer import Renderer, default_renderer
 from reconx_pl.types import Cameras, Gaussians
@@ -117,6 +121,14 @@ def test_views_are_independent() -> None:
     assert not torch.equal(together[0], together[2])
 
 
+def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own, with the paths of this one."""
+    paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    known = {**os.environ, **paths, **environment}
+    known.pop("OMP_NUM_THREADS", None)  # so that numba starts with all cores
+    return subprocess.run([sys.executable, "-c", code], env=known, capture_output=True, text=True, check=False)
+
+
 def test_threads_of_torch_stay_as_they_were() -> None:
     """In a process of its own, because numba's start is what would change them."""
     code = (
@@ -127,9 +139,7 @@ def test_threads_of_torch_stay_as_they_were() -> None:
         "CpuRenderer().render(scene, ring_cameras(1, 16)).color.sum().backward()\n"
         "import numba; assert (torch.get_num_threads(), numba.get_num_threads()) == (1, 1)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    environment.pop("OMP_NUM_THREADS", None)
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    result = _python(code)
     assert result.returncode == 0, result.stderr
 
 
@@ -154,3 +164,42 @@ def test_errors_name_the_remedy() -> None:
     on_meta = Gaussians(**{name: value.to("meta") for name, value in vars(scene).items()})
     with pytest.raises(BackendUnavailableError, match="default_renderer"):
         CpuRenderer().render(on_meta, cameras)
+
+
+def test_without_a_folder_for_its_cache_the_remedy_is_named(tmp_path: Path) -> None:
+    """A package and a home that cannot be written, played by files where numba would make folders."""
+    source = Path(splatting.__file__).parents[1]
+    for file in (
+        "__init__.py",
+        "types.py",
+        "errors.py",
+        *(f"splatting/{f.name}" for f in source.glob("splatting/*.py")),
+    ):
+        target = tmp_path / "reconx_pl" / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((source / file).read_bytes())
+    (tmp_path / "reconx_pl" / "splatting" / "__pycache__").touch()
+    (tmp_path / "home").touch()
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from reconx_pl.splatting.cpu import _kernels\n"
+        "print(_kernels()[1].rasterise.stats.cache_path)"
+    )
+    home = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "home"), "IPYTHONDIR": ""}
+    refused = _python(code, **home, NUMBA_CACHE_DIR="")
+    assert "BackendUnavailableError" in refused.stderr and "set NUMBA_CACHE_DIR" in refused.stderr
+    named = _python(code, **home, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    assert named.stdout.startswith(str(tmp_path / "cache")), named.stderr
+    assert "compiling the CPU renderer's kernels, once" in named.stderr
+
+
+def test_cache_is_that_of_the_source_as_it_stands(tmp_path: Path) -> None:
+    module = SimpleNamespace(__file__=str(tmp_path / "kernels.py"), __name__="package.kernels")
+    (tmp_path / "kernels.py").touch()
+    assert not cpu._cached(tmp_path / "cache", module, "project")
+    index = tmp_path / "kernels.project-5.py311.nbi"
+    index.touch()
+    assert cpu._cached(tmp_path, module, "project")
+    assert not cpu._cached(tmp_path, module, "rasterise")
+    os.utime(tmp_path / "kernels.py", (index.stat().st_mtime + 10,) * 2)
+    assert not cpu._cached(tmp_path, module, "project")

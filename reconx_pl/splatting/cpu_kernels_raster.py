@@ -149,6 +149,20 @@ def _pixels(splat, y):
     return np.uint64(first * 2 * TILE_WIDTH), np.uint64(max(first, last) * 2 * TILE_WIDTH)
 
 
+@njit(inline="never", **_OPTIONS)
+def _spread(rows):
+    """A step through the rows of tiles that visits each once and neighbours far apart in time. Threads get contiguous
+    shares of the work; in image order one of them would get the sky and another the floor."""
+    step = int(0.618 * rows) | 1
+    while True:
+        a, b = rows, step
+        while b:
+            a, b = b, a % b
+        if a == 1:
+            return step
+        step += 2
+
+
 # Where the planes of the forward scratch start; the last two say where a pixel is in the tile. One flat array for all,
 # with constant distances: otherwise LLVM cannot rule out that planes overlap, and gives up on vectors.
 _T, _ALIVE, _LAST, _RED, _GREEN, _BLUE, _DEPTH, _COLUMN, _ROW = (np.uint64(PIXELS * plane) for plane in range(9))
@@ -202,8 +216,11 @@ def rasterise(splats, starts, members, background, alpha_max, planes):
     """
     height, width = planes.shape[1], planes.shape[2]
     tiles_x = (width + TILE_WIDTH - 1) // TILE_WIDTH
-    for tile in prange(starts.shape[0] - 1):
-        left, top = (tile % tiles_x) * TILE_WIDTH, (tile // tiles_x) * TILE_HEIGHT
+    tiles_y = (height + TILE_HEIGHT - 1) // TILE_HEIGHT
+    step = _spread(tiles_y)
+    for item in prange(tiles_x * tiles_y):
+        tile_x, tile_y = item % tiles_x, (item // tiles_x * step) % tiles_y
+        tile, left, top = tile_y * tiles_x + tile_x, tile_x * TILE_WIDTH, tile_y * TILE_HEIGHT
         s = np.zeros(9 * PIXELS, np.float32)
         for row in range(TILE_HEIGHT):
             for column in range(TILE_WIDTH):
@@ -290,8 +307,11 @@ def rasterise_backward(splats, starts, members, places, background, alpha_max, p
     """
     height, width = planes.shape[1], planes.shape[2]
     tiles_x = (width + TILE_WIDTH - 1) // TILE_WIDTH
-    for tile in prange(starts.shape[0] - 1):
-        left, top = (tile % tiles_x) * TILE_WIDTH, (tile // tiles_x) * TILE_HEIGHT
+    tiles_y = (height + TILE_HEIGHT - 1) // TILE_HEIGHT
+    step = _spread(tiles_y)
+    for item in prange(tiles_x * tiles_y):
+        tile_x, tile_y = item % tiles_x, (item // tiles_x * step) % tiles_y
+        tile, left, top = tile_y * tiles_x + tile_x, tile_x * TILE_WIDTH, tile_y * TILE_HEIGHT
         s = np.zeros(10 * PIXELS, np.float32)
         deepest = 0
         for row in range(TILE_HEIGHT):

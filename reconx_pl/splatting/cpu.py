@@ -129,8 +129,8 @@ def _numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().to(torch.float32).contiguous().numpy()
 
 
-def _use_threads(threads: int | None) -> None:
-    """Set numba's threads for the calling thread; never more than numba was started with.
+def _use_threads(threads: int | None) -> int:
+    """Set numba's threads for the calling thread, never more than numba was started with, and return their number.
 
     Numba and torch share one OpenMP runtime, and numba's start sets that runtime to all cores. Torch gets back what it
     had: with more threads than free cores, its small operations spend their time waiting for each other.
@@ -139,9 +139,11 @@ def _use_threads(threads: int | None) -> None:
     import numba
 
     wanted = of_torch if threads is None else threads
-    numba.set_num_threads(max(1, min(wanted, vars(numba.config)["NUMBA_NUM_THREADS"])))
+    used = max(1, min(wanted, vars(numba.config)["NUMBA_NUM_THREADS"]))
+    numba.set_num_threads(used)
     if torch.get_num_threads() != of_torch:
         torch.set_num_threads(of_torch)
+    return used
 
 
 @cache
@@ -185,8 +187,9 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         means, quaternions, scales, opacities, sh, poses, background, intrinsics, settings = inputs
-        _use_threads(settings.threads)
+        threads = _use_threads(settings.threads)
         kernels, raster = _kernels()
+        order = raster.interleaved_rows(settings.height, threads)
         arrays = [_numpy(t) for t in (means, quaternions, scales, opacities, sh)]
         backgrounds = _numpy(background)
         views = poses.shape[0]
@@ -200,7 +203,7 @@ class _Rasterize(torch.autograd.Function):
             depth_bits = np.ascontiguousarray(splats[:, kernels.SPLAT_DEPTH]).view(np.uint32)
             tiles = raster.sort_into_tiles(splats, depth_bits, settings.width, settings.height)
             planes = np.empty((6, settings.height, settings.width), np.float32)
-            raster.rasterise(splats, tiles[0], tiles[1], backgrounds[view], alpha_max, planes)
+            raster.rasterise(splats, tiles[0], tiles[1], order, backgrounds[view], alpha_max, planes)
             output[view] = torch.from_numpy(planes[:5])
             output[view, 4].neg_().add_(1.0)  # transmittance to alpha
             states.append((camera, splats, tiles, planes))
@@ -212,7 +215,7 @@ class _Rasterize(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         kernels, raster = _kernels()
         settings, arrays = ctx.settings, ctx.arrays
-        _use_threads(settings.threads)
+        order = raster.interleaved_rows(settings.height, _use_threads(settings.threads))
         means, quaternions, scales, _, sh = arrays
         outputs = [np.zeros_like(array) for array in arrays]
         views = len(ctx.states)
@@ -221,7 +224,7 @@ class _Rasterize(torch.autograd.Function):
         for view, (camera, splats, (starts, members, offsets, places), planes) in enumerate(ctx.states):
             rows = np.empty((len(members), kernels.GRADIENT_COLUMNS), np.float32)
             raster.rasterise_backward(
-                splats, starts, members, places, ctx.backgrounds[view], np.float32(settings.alpha_max), planes,
+                splats, starts, members, places, order, ctx.backgrounds[view], np.float32(settings.alpha_max), planes,
                 gradient[view], rows,
             )  # fmt: skip
             blocks = (len(means) + kernels.BLOCK - 1) // kernels.BLOCK

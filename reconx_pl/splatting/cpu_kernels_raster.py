@@ -149,18 +149,13 @@ def _pixels(splat, y):
     return np.uint64(first * 2 * TILE_WIDTH), np.uint64(max(first, last) * 2 * TILE_WIDTH)
 
 
-@njit(inline="never", **_OPTIONS)
-def _spread(rows):
-    """A step through the rows of tiles that visits each once and neighbours far apart in time. Threads get contiguous
-    shares of the work; in image order one of them would get the sky and another the floor."""
-    step = int(0.618 * rows) | 1
-    while True:
-        a, b = rows, step
-        while b:
-            a, b = b, a % b
-        if a == 1:
-            return step
-        step += 2
+def interleaved_rows(height: int, threads: int) -> np.ndarray:  # int64 [rows of tiles]
+    """Rows of tiles in the order of the work: every ``threads``-th from the first on, then from the second on, ...
+
+    Threads get contiguous shares of the work. In image order one of them would get the sky and another the floor.
+    """
+    rows = (height + TILE_HEIGHT - 1) // TILE_HEIGHT
+    return np.concatenate([np.arange(first, rows, threads) for first in range(threads)])
 
 
 # Where the planes of the forward scratch start; the last two say where a pixel is in the tile. One flat array for all,
@@ -206,20 +201,19 @@ def _alive(s):
 
 
 @njit(parallel=True, **_OPTIONS)
-def rasterise(splats, starts, members, background, alpha_max, planes):
+def rasterise(splats, starts, members, order, background, alpha_max, planes):
     """Blend every tile front to back.
 
     Args:
+        order: rows of tiles as ``interleaved_rows`` gives them.
         background: float32 [3].
         planes: float32 [6, H, W], output: red, green, blue, accumulated depth, final transmittance and the place in the
             tile's list after the last splat that counted.
     """
     height, width = planes.shape[1], planes.shape[2]
     tiles_x = (width + TILE_WIDTH - 1) // TILE_WIDTH
-    tiles_y = (height + TILE_HEIGHT - 1) // TILE_HEIGHT
-    step = _spread(tiles_y)
-    for item in prange(tiles_x * tiles_y):
-        tile_x, tile_y = item % tiles_x, (item // tiles_x * step) % tiles_y
+    for item in prange(starts.shape[0] - 1):
+        tile_x, tile_y = item % tiles_x, order[item // tiles_x]
         tile, left, top = tile_y * tiles_x + tile_x, tile_x * TILE_WIDTH, tile_y * TILE_HEIGHT
         s = np.zeros(9 * PIXELS, np.float32)
         for row in range(TILE_HEIGHT):
@@ -297,7 +291,7 @@ def _splat_backward(s, order, alpha_max, splat, x, y, row):
 
 
 @njit(parallel=True, **_OPTIONS)
-def rasterise_backward(splats, starts, members, places, background, alpha_max, planes, gradient, rows):
+def rasterise_backward(splats, starts, members, places, order, background, alpha_max, planes, gradient, rows):
     """Gradient of each (tile, splat) pair, back to front.
 
     Args:
@@ -307,10 +301,8 @@ def rasterise_backward(splats, starts, members, places, background, alpha_max, p
     """
     height, width = planes.shape[1], planes.shape[2]
     tiles_x = (width + TILE_WIDTH - 1) // TILE_WIDTH
-    tiles_y = (height + TILE_HEIGHT - 1) // TILE_HEIGHT
-    step = _spread(tiles_y)
-    for item in prange(tiles_x * tiles_y):
-        tile_x, tile_y = item % tiles_x, (item // tiles_x * step) % tiles_y
+    for item in prange(starts.shape[0] - 1):
+        tile_x, tile_y = item % tiles_x, order[item // tiles_x]
         tile, left, top = tile_y * tiles_x + tile_x, tile_x * TILE_WIDTH, tile_y * TILE_HEIGHT
         s = np.zeros(10 * PIXELS, np.float32)
         deepest = 0

@@ -16,7 +16,7 @@ from splat_scenes import random_gaussians, ring_cameras
 from benchmarks.torch_renderer import TorchRenderer
 from reconx_pl import splatting
 from reconx_pl.errors import BackendUnavailableError, ConfigurationError
-from reconx_pl.splatting import cpu
+from reconx_pl.splatting import cpu, cpu_kernels_raster
 from reconx_pl.splatting.cpu import CpuRenderer
 from reconx_pl.splatting.renderer import Renderer, default_renderer
 from reconx_pl.types import Cameras, Gaussians
@@ -141,6 +141,32 @@ def test_threads_of_torch_stay_as_they_were() -> None:
     )
     result = _python(code)
     assert result.returncode == 0, result.stderr
+
+
+def test_kernels_are_cached_between_processes() -> None:
+    """Numba caches no kernel that refers to something of this process; a warning would be all that one sees of it."""
+    step = (
+        "from splat_scenes import random_gaussians, ring_cameras\n"
+        "from reconx_pl.splatting import cpu, cpu_kernels_project as project, cpu_kernels_raster as raster\n"
+        "scene = random_gaussians(20); scene.means.requires_grad_()\n"
+        "cpu.CpuRenderer().render(scene, ring_cameras(1, 16)).color.sum().backward()\n"
+        "kernels = (project.project, project.project_backward, raster.sort_into_tiles, raster.rasterise)\n"
+        "for kernel in (*kernels, raster.rasterise_backward):\n"
+        "    assert kernel.stats.cache_hits and not kernel.stats.cache_misses, kernel\n"
+    )
+    scene = random_gaussians(20)
+    scene.means.requires_grad_()
+    CpuRenderer().render(scene, ring_cameras(1, 16)).color.sum().backward()
+    result = _python(step)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(("rows", "threads"), [(1, 1), (4, 2), (5, 2), (3, 8)])
+def test_every_row_of_tiles_has_its_turn(rows: int, threads: int) -> None:
+    order = cpu_kernels_raster.interleaved_rows(rows * cpu_kernels_raster.TILE_HEIGHT - 3, threads).tolist()
+    assert sorted(order) == list(range(rows))
+    share = order[: rows // threads]
+    assert all(row % threads == 0 for row in share)
 
 
 def test_default_renderer_of_the_cpu() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import statistics
 import time
@@ -46,6 +47,20 @@ def table(seconds: dict[str, list[float]], against: str) -> None:
         print(f"{statistics.median(ratios):6.3f} {spread:16s} {statistics.median(values) * 1000:8.1f} ms   {name}")
 
 
+def added_bytes(call: Callable[[], object], device: str) -> int:
+    """The most memory that ``call`` adds to what this process, or on "cuda" the device for it, held before. Linux."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # or the call would use what others freed
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew
+    before = _held("VmRSS")
+    call()
+    return _held("VmHWM") - before
+
+
 def peak_bytes(device: str) -> int:
     """The most memory that this process, or on "cuda" the device for it, has held. Linux.
 
@@ -53,6 +68,11 @@ def peak_bytes(device: str) -> int:
     """
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    return _held("VmHWM")
+
+
+def _held(entry: str) -> int:
+    """An entry of Linux's account of this process, bytes."""
+    found = re.search(rf"{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     assert found is not None
     return int(found[1]) * 1024

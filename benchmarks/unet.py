@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.timing import seconds_of, table
+from benchmarks.timing import added_bytes, seconds_of, table
 from reconx_pl.diffusion import attention
 from reconx_pl.diffusion.attention import DualCrossAttention, Projection, Tokens
 from reconx_pl.diffusion.config import UNetConfig
@@ -173,25 +172,9 @@ def report_memory(name: str, case: str, device: str) -> None:
     size = SIZES[name]
     chosen = (CASES | COMPILED)[case]
     unet = built(size, device, chosen.compiled)
-    call = step_of(unet, size, chosen, device)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        peak = torch.cuda.max_memory_allocated()
-    else:
+    if device == "cpu":
         torch.set_num_threads(1)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        before = _kilobytes("VmRSS") * 1024
-        call()
-        peak = _kilobytes("VmHWM") * 1024
-    print(json.dumps({"bytes": peak - before}))
-
-
-def _kilobytes(entry: str) -> int:
-    """An entry of Linux's account of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith(f"{entry}:")))
+    print(json.dumps({"bytes": added_bytes(step_of(unet, size, chosen, device), device)}))
 
 
 def measure(name: str, device: str, rounds: int, compiled: bool) -> None:

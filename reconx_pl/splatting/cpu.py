@@ -7,7 +7,11 @@ included, does not depend on the number of threads.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,13 +22,15 @@ from reconx_pl.errors import BackendUnavailableError, ConfigurationError
 from reconx_pl.splatting.renderer import RenderOutput, resolve_background, resolve_degree
 from reconx_pl.types import Cameras, Gaussians
 
+_LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class CpuRenderer:
     """Differentiable Gaussian splatting on the CPU (implements ``Renderer``).
 
-    The kernels compile at the first call (about 20 s) and are cached on disk by numba, beside the package or, where
-    that is read-only, in numba's user cache (``NUMBA_CACHE_DIR``).
+    The kernels compile at the first call (a log line says so) and are cached on disk by numba: in ``NUMBA_CACHE_DIR``
+    if that is set, else beside the package, else, where that is read-only, in the user's cache.
 
     Args:
         alpha_max: highest alpha of one Gaussian at one pixel: 0.999 as gsplat 1.5.3, 0.99 as gsplat >= 1.6 and 3DGS.
@@ -50,7 +56,7 @@ class CpuRenderer:
         """See ``Renderer.render``.
 
         Raises:
-            BackendUnavailableError: the tensors are not on the CPU.
+            BackendUnavailableError: the tensors are not on the CPU, or there is no folder to cache the kernels in.
             ConfigurationError: see ``Renderer.render``.
         """
         color, alpha, depth = rasterize(
@@ -95,7 +101,7 @@ def rasterize(
         color [V, 3, H, W], alpha [V, H, W], expected depth [V, H, W] (0 where nothing was hit).
 
     Raises:
-        BackendUnavailableError: a tensor is not on the CPU.
+        BackendUnavailableError: a tensor is not on the CPU, or there is no folder to cache the kernels in.
     """
     if means.device.type != "cpu":
         raise BackendUnavailableError(
@@ -123,8 +129,8 @@ def _numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().to(torch.float32).contiguous().numpy()
 
 
-def _use_threads(threads: int | None) -> None:
-    """Set numba's threads for the calling thread; never more than numba was started with.
+def _use_threads(threads: int | None) -> int:
+    """Set numba's threads for the calling thread, never more than numba was started with, and return their number.
 
     Numba and torch share one OpenMP runtime, and numba's start sets that runtime to all cores. Torch gets back what it
     had: with more threads than free cores, its small operations spend their time waiting for each other.
@@ -133,16 +139,46 @@ def _use_threads(threads: int | None) -> None:
     import numba
 
     wanted = of_torch if threads is None else threads
-    numba.set_num_threads(max(1, min(wanted, vars(numba.config)["NUMBA_NUM_THREADS"])))
+    used = max(1, min(wanted, vars(numba.config)["NUMBA_NUM_THREADS"]))
+    numba.set_num_threads(used)
     if torch.get_num_threads() != of_torch:
         torch.set_num_threads(of_torch)
+    return used
+
+
+@cache
+def _kernels() -> tuple[ModuleType, ModuleType]:
+    """The modules of the kernels. Numba loads or compiles each kernel at its first call.
+
+    Raises:
+        BackendUnavailableError: numba finds no folder that it may write its cache into.
+    """
+    try:
+        from reconx_pl.splatting import cpu_kernels_project, cpu_kernels_raster
+    except RuntimeError as error:
+        if "no locator available" not in str(error):
+            raise
+        raise BackendUnavailableError(
+            f"numba cannot cache the CPU renderer's kernels ({error}): set NUMBA_CACHE_DIR to a folder that is writable"
+        ) from error
+    folder = Path(cpu_kernels_project.project_backward.stats.cache_path)
+    if not _cached(folder, cpu_kernels_project, "project_backward"):  # the last one that a first step compiles
+        _LOG.warning("compiling the CPU renderer's kernels, once; about 20 s (kept in %s)", folder)
+    return cpu_kernels_project, cpu_kernels_raster
+
+
+def _cached(folder: Path, module: ModuleType, kernel: str) -> bool:
+    """Whether numba's cache has the kernel as it stands in the module's file now."""
+    assert module.__file__ is not None
+    changed = Path(module.__file__).stat().st_mtime
+    indices = folder.glob(f"{module.__name__.rpartition('.')[2]}.{kernel}-*.nbi")
+    return any(index.stat().st_mtime >= changed for index in indices)
 
 
 def _camera_vector(world_to_camera: Tensor, intrinsics: Tensor, settings: _Settings) -> np.ndarray:  # float64 [21]
-    pose, k = world_to_camera.double(), intrinsics.double()
-    center = torch.linalg.inv(pose)[:3, 3]
-    values = [*pose[:3, :3].reshape(-1), *pose[:3, 3], k[0, 0], k[1, 1], k[0, 2], k[1, 2]]
-    return np.array([float(v) for v in values] + [settings.width, settings.height] + center.tolist(), np.float64)
+    pose, k = world_to_camera.double().numpy(), intrinsics.double().numpy()
+    inner = (k[0, 0], k[1, 1], k[0, 2], k[1, 2], settings.width, settings.height)
+    return np.concatenate([pose[:3, :3].reshape(-1), pose[:3, 3], inner, np.linalg.inv(pose)[:3, 3]])
 
 
 class _Rasterize(torch.autograd.Function):
@@ -151,10 +187,9 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         means, quaternions, scales, opacities, sh, poses, background, intrinsics, settings = inputs
-        _use_threads(settings.threads)
-        from reconx_pl.splatting import cpu_kernels_project as kernels
-        from reconx_pl.splatting import cpu_kernels_raster as raster
-
+        threads = _use_threads(settings.threads)
+        kernels, raster = _kernels()
+        order = raster.interleaved_rows(settings.height, threads)
         arrays = [_numpy(t) for t in (means, quaternions, scales, opacities, sh)]
         backgrounds = _numpy(background)
         views = poses.shape[0]
@@ -168,7 +203,7 @@ class _Rasterize(torch.autograd.Function):
             depth_bits = np.ascontiguousarray(splats[:, kernels.SPLAT_DEPTH]).view(np.uint32)
             tiles = raster.sort_into_tiles(splats, depth_bits, settings.width, settings.height)
             planes = np.empty((6, settings.height, settings.width), np.float32)
-            raster.rasterise(splats, tiles[0], tiles[1], backgrounds[view], alpha_max, planes)
+            raster.rasterise(splats, tiles[0], tiles[1], order, backgrounds[view], alpha_max, planes)
             output[view] = torch.from_numpy(planes[:5])
             output[view, 4].neg_().add_(1.0)  # transmittance to alpha
             states.append((camera, splats, tiles, planes))
@@ -178,26 +213,24 @@ class _Rasterize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        from reconx_pl.splatting import cpu_kernels_project as kernels
-        from reconx_pl.splatting import cpu_kernels_raster as raster
-
+        kernels, raster = _kernels()
         settings, arrays = ctx.settings, ctx.arrays
-        _use_threads(settings.threads)
+        order = raster.interleaved_rows(settings.height, _use_threads(settings.threads))
         means, quaternions, scales, _, sh = arrays
         outputs = [np.zeros_like(array) for array in arrays]
         views = len(ctx.states)
         grad_poses = torch.zeros(views, 4, 4, dtype=torch.float64)
         gradient = _numpy(grads[0])
-        for view, (camera, splats, (starts, members, offsets, slots), planes) in enumerate(ctx.states):
+        for view, (camera, splats, (starts, members, offsets, places), planes) in enumerate(ctx.states):
             rows = np.empty((len(members), kernels.GRADIENT_COLUMNS), np.float32)
             raster.rasterise_backward(
-                splats, starts, members, ctx.backgrounds[view], np.float32(settings.alpha_max), planes,
+                splats, starts, members, places, order, ctx.backgrounds[view], np.float32(settings.alpha_max), planes,
                 gradient[view], rows,
             )  # fmt: skip
             blocks = (len(means) + kernels.BLOCK - 1) // kernels.BLOCK
             partial = np.zeros((blocks, 15), np.float64)
             kernels.project_backward(
-                means, quaternions, scales, sh, settings.degree, camera, splats, offsets, slots, rows, *outputs, partial
+                means, quaternions, scales, sh, settings.degree, camera, splats, offsets, rows, *outputs, partial
             )
             grad_poses[view] = _pose_gradient(camera, partial.sum(axis=0))
         grad_background = None

@@ -176,13 +176,13 @@ def project(means, quaternions, scales, opacities, sh, degree, camera, splats):
 
 @njit(parallel=True, **_OPTIONS)
 def project_backward(
-    means, quaternions, scales, sh, degree, camera, splats, offsets, slots, rows,
+    means, quaternions, scales, sh, degree, camera, splats, offsets, rows,
     grad_means, grad_quaternions, grad_scales, grad_opacities, grad_sh, partial,
 ):  # fmt: skip
     """Sum each Gaussian's gradient rows in their fixed order and carry them back to its parameters.
 
     Args:
-        offsets [N + 1], slots [P]: rows of Gaussian n are ``rows[slots[offsets[n]:offsets[n + 1]]]``.
+        offsets [N + 1]: rows of Gaussian n are ``rows[offsets[n]:offsets[n + 1]]``.
         rows: float32 [P, 10], gradient of the loss by splat columns, one row for each (tile, Gaussian) pair.
         grad_*: float32, added to (several cameras share them).
         partial: float64 [blocks, 15], sums over the block for R (9), t (3) and the camera centre (3).
@@ -201,8 +201,7 @@ def project_backward(
             if offsets[n] == offsets[n + 1]:
                 continue
             g[:] = 0.0
-            for pair in range(offsets[n], offsets[n + 1]):
-                row = slots[pair]
+            for row in range(offsets[n], offsets[n + 1]):
                 for column in range(GRADIENT_COLUMNS):
                     g[column] += rows[row, column]
             grad_opacities[n] += g[SPLAT_OPACITY]

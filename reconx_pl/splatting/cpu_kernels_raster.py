@@ -1,8 +1,8 @@
 """Numba kernels: splats to pixels, and gradients of pixels back to splats.
 
-The image is cut into tiles of 8 x 16 pixels. A tile's splats are kept front to back; each row of 8 pixels is one
-vector operation, so all inner loops run over constant lanes and use selects instead of branches. The exponential is a
-polynomial for the same reason.
+The image is cut into tiles of 8 x 16 pixels. A tile's splats are kept front to back; what a splat does to its pixels is
+one loop over contiguous planes with selects instead of branches, which LLVM turns into vector operations. The
+exponential is a polynomial for the same reason.
 
 Per pixel, front to back (Kerbl et al. 2023): sigma = (A dx^2 + C dy^2) / 2 + B dx dy, alpha = min(alpha_max,
 opacity * exp(-sigma)), skipped below 1 / 255; weight = alpha * T; T *= 1 - alpha; stop before T would reach 1e-4.
@@ -16,7 +16,6 @@ import numpy as np
 from numba import njit, prange
 
 from reconx_pl.splatting.cpu_kernels_project import (
-    GRADIENT_COLUMNS,
     SPLAT_A,
     SPLAT_B,
     SPLAT_BLUE,
@@ -33,6 +32,7 @@ from reconx_pl.splatting.cpu_kernels_project import (
 
 TILE_WIDTH = 8  # one AVX register of float32
 TILE_HEIGHT = 16
+PIXELS = TILE_WIDTH * TILE_HEIGHT
 MIN_ALPHA = np.float32(1.0 / 255.0)
 MIN_TRANSMITTANCE = np.float32(1e-4)
 CHECK_EVERY = 16  # splats between two looks at whether the whole tile is opaque
@@ -45,6 +45,8 @@ _EIGHTH = np.float32(-0.125)
 _ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 
 _OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+# Sums may be taken in another order (that of the vector's lanes), which is the same for any number of threads.
+_SUMS: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "nsz", "arcp", "reassoc"}}
 
 
 @njit(inline="always", **_OPTIONS)
@@ -67,7 +69,8 @@ def sort_into_tiles(splats, depth_bits, width, height):
         depth_bits: uint32 [N], the depths' bit patterns; depths are positive, so that their order is that of the bits.
 
     Returns:
-        starts [tiles + 1], members [P] (splat of each pair), offsets [N + 1] and slots [P] (pairs of each splat).
+        starts [tiles + 1], members [P]: the splats of each tile. offsets [N + 1]: where the pairs of each splat begin
+        if they are ordered splat by splat. places [P]: where in that order each pair of ``members`` stands.
     """
     count = splats.shape[0]
     tiles_x = (width + TILE_WIDTH - 1) // TILE_WIDTH
@@ -122,7 +125,7 @@ def sort_into_tiles(splats, depth_bits, width, height):
         starts[tile + 1] += starts[tile]
     cursor = starts[:-1].copy()
     members = np.empty(starts[-1], np.int32)
-    slots = np.empty(starts[-1], np.int32)
+    places = np.empty(starts[-1], np.int32)
     for i in range(visible):
         n = order[i]
         pair = offsets[n]
@@ -131,195 +134,203 @@ def sort_into_tiles(splats, depth_bits, width, height):
                 slot = cursor[row * tiles_x + column]
                 cursor[row * tiles_x + column] += 1
                 members[slot] = n
-                slots[pair] = slot
+                places[slot] = pair
                 pair += 1
-    return starts, members, offsets, slots
+    return starts, members, offsets, places
 
 
-# Planes of the forward scratch.
-_T, _ALIVE, _LAST, _RED, _GREEN, _BLUE, _DEPTH = 0, 1, 2, 3, 4, 5, 6
+@njit(inline="always", **_OPTIONS)
+def _pixels(splat, y):
+    """The tile's pixels, first and last + 1, in whole pairs of rows, that a splat may touch whose centre is ``y`` below
+    the first row's. Pairs of rows fill AVX-512 registers. Unsigned, or else each index would be tested for wrapping."""
+    radius = splat[SPLAT_RADIUS_Y] + np.float32(0.01)
+    first = int(max(np.ceil(y - radius), _ZERO)) // 2
+    last = (int(np.floor(min(y + radius, np.float32(TILE_HEIGHT - 1)))) + 2) // 2
+    return np.uint64(first * 2 * TILE_WIDTH), np.uint64(max(first, last) * 2 * TILE_WIDTH)
+
+
+def interleaved_rows(height: int, threads: int) -> np.ndarray:  # int64 [rows of tiles]
+    """Rows of tiles in the order of the work: every ``threads``-th from the first on, then from the second on, ...
+
+    Threads get contiguous shares of the work. In image order one of them would get the sky and another the floor.
+    """
+    rows = (height + TILE_HEIGHT - 1) // TILE_HEIGHT
+    return np.concatenate([np.arange(first, rows, threads) for first in range(threads)])
+
+
+# Where the planes of the forward scratch start; the last two say where a pixel is in the tile. One flat array for all,
+# with constant distances: otherwise LLVM cannot rule out that planes overlap, and gives up on vectors.
+_T, _ALIVE, _LAST, _RED, _GREEN, _BLUE, _DEPTH, _COLUMN, _ROW = (np.uint64(PIXELS * plane) for plane in range(9))
+
+
+@njit(inline="never", **_SUMS)
+def _splat_forward(s, order, alpha_max, splat, x, y):
+    """Blend one splat, with its centre at (x, y) from the first pixel's, into the tile's state ``s``."""
+    a, b, c = splat[SPLAT_A], splat[SPLAT_B], splat[SPLAT_C]
+    opacity, z = splat[SPLAT_OPACITY], splat[SPLAT_DEPTH]
+    red, green, blue = splat[SPLAT_RED], splat[SPLAT_GREEN], splat[SPLAT_BLUE]
+    first, last = _pixels(splat, y)
+    for i in range(first, last):
+        dx, dy = x - s[_COLUMN + i], y - s[_ROW + i]
+        sigma = (_HALF * a * dx + b * dy) * dx + _HALF * c * dy * dy
+        alpha = opacity * _exp_minus(sigma)
+        alpha = alpha if alpha < alpha_max else alpha_max
+        alpha = alpha * s[_ALIVE + i]
+        alpha = alpha if alpha >= MIN_ALPHA else _ZERO
+        alpha = alpha if sigma >= _ZERO else _ZERO
+        before = s[_T + i]
+        after = before * (_ONE - alpha)
+        go = after > MIN_TRANSMITTANCE
+        weight = alpha * before if go else _ZERO
+        s[_T + i] = after if go else before
+        s[_ALIVE + i] = s[_ALIVE + i] if go else _ZERO
+        s[_LAST + i] = order if weight > _ZERO else s[_LAST + i]
+        s[_RED + i] += weight * red
+        s[_GREEN + i] += weight * green
+        s[_BLUE + i] += weight * blue
+        s[_DEPTH + i] += weight * z
+
+
+@njit(inline="never", **_SUMS)
+def _alive(s):
+    """How many of the tile's pixels still see through."""
+    total = _ZERO
+    for i in range(np.uint64(PIXELS)):
+        total += s[_ALIVE + i]
+    return total
 
 
 @njit(parallel=True, **_OPTIONS)
-def rasterise(splats, starts, members, background, alpha_max, planes):
+def rasterise(splats, starts, members, order, background, alpha_max, planes):
     """Blend every tile front to back.
 
     Args:
+        order: rows of tiles as ``interleaved_rows`` gives them.
         background: float32 [3].
         planes: float32 [6, H, W], output: red, green, blue, accumulated depth, final transmittance and the place in the
             tile's list after the last splat that counted.
     """
     height, width = planes.shape[1], planes.shape[2]
     tiles_x = (width + TILE_WIDTH - 1) // TILE_WIDTH
-    for tile in prange(starts.shape[0] - 1):
-        left, top = (tile % tiles_x) * TILE_WIDTH, (tile // tiles_x) * TILE_HEIGHT
-        s = np.zeros((7, TILE_HEIGHT, TILE_WIDTH), np.float32)
+    for item in prange(starts.shape[0] - 1):
+        tile_x, tile_y = item % tiles_x, order[item // tiles_x]
+        tile, left, top = tile_y * tiles_x + tile_x, tile_x * TILE_WIDTH, tile_y * TILE_HEIGHT
+        s = np.zeros(9 * PIXELS, np.float32)
         for row in range(TILE_HEIGHT):
-            for i in range(TILE_WIDTH):
-                s[_T, row, i] = _ONE
-                s[_ALIVE, row, i] = _ONE if top + row < height and left + i < width else _ZERO
+            for column in range(TILE_WIDTH):
+                i = np.uint64(row * TILE_WIDTH + column)
+                s[_COLUMN + i], s[_ROW + i], s[_T + i] = column, row, _ONE
+                s[_ALIVE + i] = _ONE if top + row < height and left + column < width else _ZERO
         for slot in range(starts[tile], starts[tile + 1]):
             place = slot - starts[tile]
-            if place % CHECK_EVERY == CHECK_EVERY - 1:
-                alive = _ZERO
-                for row in range(TILE_HEIGHT):
-                    for i in range(TILE_WIDTH):
-                        alive = max(alive, s[_ALIVE, row, i])
-                if alive == _ZERO:
-                    break
-            n = members[slot]
-            a, b, c = splats[n, SPLAT_A], splats[n, SPLAT_B], splats[n, SPLAT_C]
-            opacity, z = splats[n, SPLAT_OPACITY], splats[n, SPLAT_DEPTH]
-            red, green, blue = splats[n, SPLAT_RED], splats[n, SPLAT_GREEN], splats[n, SPLAT_BLUE]
-            x = splats[n, SPLAT_X] - np.float32(left) - _HALF
-            y = splats[n, SPLAT_Y] - np.float32(top) - _HALF
-            radius = splats[n, SPLAT_RADIUS_Y]
-            first = int(np.ceil(max(y - radius - np.float32(0.01), _ZERO)))
-            last = int(np.floor(min(y + radius + np.float32(0.01), np.float32(TILE_HEIGHT - 1)))) + 1
-            order = np.float32(place + 1)
-            for row in range(first, last):
-                dy = y - np.float32(row)
-                half_c, b_dy = _HALF * c * dy * dy, b * dy
-                for i in range(TILE_WIDTH):
-                    dx = x - np.float32(i)
-                    sigma = (_HALF * a * dx + b_dy) * dx + half_c
-                    alpha = opacity * _exp_minus(sigma)
-                    alpha = alpha if alpha < alpha_max else alpha_max
-                    alpha = alpha * s[_ALIVE, row, i]
-                    alpha = alpha if alpha >= MIN_ALPHA else _ZERO
-                    alpha = alpha if sigma >= _ZERO else _ZERO
-                    before = s[_T, row, i]
-                    after = before * (_ONE - alpha)
-                    go = after > MIN_TRANSMITTANCE
-                    weight = alpha * before if go else _ZERO
-                    s[_T, row, i] = after if go else before
-                    s[_ALIVE, row, i] = s[_ALIVE, row, i] if go else _ZERO
-                    s[_LAST, row, i] = order if weight > _ZERO else s[_LAST, row, i]
-                    s[_RED, row, i] += weight * red
-                    s[_GREEN, row, i] += weight * green
-                    s[_BLUE, row, i] += weight * blue
-                    s[_DEPTH, row, i] += weight * z
+            if place % CHECK_EVERY == CHECK_EVERY - 1 and _alive(s) == _ZERO:
+                break
+            splat = splats[members[slot]]
+            x = splat[SPLAT_X] - np.float32(left) - _HALF
+            y = splat[SPLAT_Y] - np.float32(top) - _HALF
+            _splat_forward(s, np.float32(place + 1), alpha_max, splat, x, y)
         for row in range(min(TILE_HEIGHT, height - top)):
-            for i in range(min(TILE_WIDTH, width - left)):
-                rest = s[_T, row, i]
-                planes[0, top + row, left + i] = s[_RED, row, i] + rest * background[0]
-                planes[1, top + row, left + i] = s[_GREEN, row, i] + rest * background[1]
-                planes[2, top + row, left + i] = s[_BLUE, row, i] + rest * background[2]
-                planes[3, top + row, left + i] = s[_DEPTH, row, i]
-                planes[4, top + row, left + i] = rest
-                planes[5, top + row, left + i] = s[_LAST, row, i]
+            for column in range(min(TILE_WIDTH, width - left)):
+                i, py, px = np.uint64(row * TILE_WIDTH + column), top + row, left + column
+                rest = s[_T + i]
+                planes[0, py, px] = s[_RED + i] + rest * background[0]
+                planes[1, py, px] = s[_GREEN + i] + rest * background[1]
+                planes[2, py, px] = s[_BLUE + i] + rest * background[2]
+                planes[3, py, px] = s[_DEPTH + i]
+                planes[4, py, px] = rest
+                planes[5, py, px] = s[_LAST + i]
 
 
-# Planes of the backward scratch: state and gradients of the pixels, then what the current splat gets from each pixel.
-# One array for all of it: with two, LLVM cannot rule out that they overlap, and gives up on vectors.
-_BT, _BREST, _BLAST, _BRED, _BGREEN, _BBLUE, _BDEPTH, _BALPHA = 0, 1, 2, 3, 4, 5, 6, 7
-_SLOPE, _SLOPE_Y, _SLOPE_YY, _BY_RED, _BY_GREEN, _BY_BLUE, _BY_DEPTH = 8, 9, 10, 11, 12, 13, 14
+# Planes of the backward scratch: state and gradients of the pixels, and where they are in the tile.
+_BT, _BREST, _BLAST, _BRED, _BGREEN, _BBLUE, _BDEPTH, _BALPHA, _BCOLUMN, _BROW = (
+    np.uint64(PIXELS * plane) for plane in range(10)
+)
+
+
+@njit(inline="never", **_SUMS)
+def _splat_backward(s, order, alpha_max, splat, x, y, row):
+    """Write the gradient ``row`` [10] that one splat gets from the tile's pixels, and take the splat out of the state.
+    One loop over pixels with ten sums, which become ten vector registers."""
+    a, b, c = splat[SPLAT_A], splat[SPLAT_B], splat[SPLAT_C]
+    opacity, z = splat[SPLAT_OPACITY], splat[SPLAT_DEPTH]
+    red, green, blue = splat[SPLAT_RED], splat[SPLAT_GREEN], splat[SPLAT_BLUE]
+    m0, mx, my, mxx, mxy, myy = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
+    gr, gg, gb, gz = _ZERO, _ZERO, _ZERO, _ZERO
+    first, last = _pixels(splat, y)
+    for i in range(first, last):
+        dx, dy = x - s[_BCOLUMN + i], y - s[_BROW + i]
+        sigma = (_HALF * a * dx + b * dy) * dx + _HALF * c * dy * dy
+        raw = opacity * _exp_minus(sigma)
+        alpha = raw if raw < alpha_max else alpha_max
+        alpha = alpha if alpha >= MIN_ALPHA else _ZERO
+        alpha = alpha if sigma >= _ZERO else _ZERO
+        alpha = alpha if s[_BLAST + i] >= order else _ZERO
+        inverse = _ONE / (_ONE - alpha)
+        before = s[_BT + i] * inverse
+        weight = alpha * before
+        gain = red * s[_BRED + i] + green * s[_BGREEN + i] + blue * s[_BBLUE + i] + z * s[_BDEPTH + i] + s[_BALPHA + i]
+        slope = alpha * (before * gain - s[_BREST + i] * inverse)  # by log alpha
+        slope = slope if raw < alpha_max else _ZERO
+        s[_BT + i] = before
+        s[_BREST + i] += weight * gain
+        by_x, by_y = slope * dx, slope * dy
+        m0 += slope
+        mx += by_x
+        my += by_y
+        mxx += by_x * dx
+        mxy += by_x * dy
+        myy += by_y * dy
+        gr += weight * s[_BRED + i]
+        gg += weight * s[_BGREEN + i]
+        gb += weight * s[_BBLUE + i]
+        gz += weight * s[_BDEPTH + i]
+    row[SPLAT_X], row[SPLAT_Y] = -(a * mx + b * my), -(b * mx + c * my)
+    row[SPLAT_A], row[SPLAT_B], row[SPLAT_C] = -_HALF * mxx, -mxy, -_HALF * myy
+    row[SPLAT_OPACITY] = m0 / opacity
+    row[SPLAT_RED], row[SPLAT_GREEN], row[SPLAT_BLUE], row[SPLAT_DEPTH] = gr, gg, gb, gz
 
 
 @njit(parallel=True, **_OPTIONS)
-def rasterise_backward(splats, starts, members, background, alpha_max, planes, gradient, rows):
+def rasterise_backward(splats, starts, members, places, order, background, alpha_max, planes, gradient, rows):
     """Gradient of each (tile, splat) pair, back to front.
 
     Args:
         planes: as ``rasterise`` left them.
         gradient: float32 [5, H, W] of the loss by red, green, blue, accumulated depth and alpha.
-        rows: float32 [P, 10], output, by splat columns.
+        rows: float32 [P, 10], output, by splat columns; a splat's rows stand together.
     """
     height, width = planes.shape[1], planes.shape[2]
     tiles_x = (width + TILE_WIDTH - 1) // TILE_WIDTH
-    for tile in prange(starts.shape[0] - 1):
-        left, top = (tile % tiles_x) * TILE_WIDTH, (tile // tiles_x) * TILE_HEIGHT
-        s = np.zeros((15, TILE_HEIGHT, TILE_WIDTH), np.float32)
+    for item in prange(starts.shape[0] - 1):
+        tile_x, tile_y = item % tiles_x, order[item // tiles_x]
+        tile, left, top = tile_y * tiles_x + tile_x, tile_x * TILE_WIDTH, tile_y * TILE_HEIGHT
+        s = np.zeros(10 * PIXELS, np.float32)
         deepest = 0
-        for row in range(min(TILE_HEIGHT, height - top)):
-            for i in range(min(TILE_WIDTH, width - left)):
-                py, px = top + row, left + i
+        for row in range(TILE_HEIGHT):
+            for column in range(TILE_WIDTH):
+                i, py, px = np.uint64(row * TILE_WIDTH + column), top + row, left + column
+                s[_BCOLUMN + i], s[_BROW + i] = column, row
+                if py >= height or px >= width:
+                    continue
                 rest = planes[4, py, px]
-                s[_BT, row, i] = rest
-                s[_BLAST, row, i] = planes[5, py, px]
+                s[_BT + i] = rest
+                s[_BLAST + i] = planes[5, py, px]
                 deepest = max(deepest, int(planes[5, py, px]))
-                s[_BREST, row, i] = rest * (
+                s[_BREST + i] = rest * (
                     background[0] * gradient[0, py, px]
                     + background[1] * gradient[1, py, px]
                     + background[2] * gradient[2, py, px]
                 )
-                s[_BRED, row, i] = gradient[0, py, px]
-                s[_BGREEN, row, i] = gradient[1, py, px]
-                s[_BBLUE, row, i] = gradient[2, py, px]
-                s[_BDEPTH, row, i] = gradient[3, py, px]
-                s[_BALPHA, row, i] = gradient[4, py, px]
+                s[_BRED + i] = gradient[0, py, px]
+                s[_BGREEN + i] = gradient[1, py, px]
+                s[_BBLUE + i] = gradient[2, py, px]
+                s[_BDEPTH + i] = gradient[3, py, px]
+                s[_BALPHA + i] = gradient[4, py, px]
         for slot in range(starts[tile] + deepest, starts[tile + 1]):
-            for column in range(GRADIENT_COLUMNS):
-                rows[slot, column] = _ZERO
+            rows[places[slot]] = _ZERO
         for place in range(deepest - 1, -1, -1):
             slot = starts[tile] + place
-            n = members[slot]
-            a, b, c = splats[n, SPLAT_A], splats[n, SPLAT_B], splats[n, SPLAT_C]
-            opacity, z = splats[n, SPLAT_OPACITY], splats[n, SPLAT_DEPTH]
-            red, green, blue = splats[n, SPLAT_RED], splats[n, SPLAT_GREEN], splats[n, SPLAT_BLUE]
-            x = splats[n, SPLAT_X] - np.float32(left) - _HALF
-            y = splats[n, SPLAT_Y] - np.float32(top) - _HALF
-            radius = splats[n, SPLAT_RADIUS_Y]
-            first = int(np.ceil(max(y - radius - np.float32(0.01), _ZERO)))
-            last = int(np.floor(min(y + radius + np.float32(0.01), np.float32(TILE_HEIGHT - 1)))) + 1
-            order = np.float32(place + 1)
-            if last <= first:
-                for column in range(GRADIENT_COLUMNS):
-                    rows[slot, column] = _ZERO
-                continue
-            for row in range(first, last):
-                dy = y - np.float32(row)
-                half_c, b_dy = _HALF * c * dy * dy, b * dy
-                for i in range(TILE_WIDTH):
-                    dx = x - np.float32(i)
-                    sigma = (_HALF * a * dx + b_dy) * dx + half_c
-                    raw = opacity * _exp_minus(sigma)
-                    alpha = raw if raw < alpha_max else alpha_max
-                    alpha = alpha if alpha >= MIN_ALPHA else _ZERO
-                    alpha = alpha if sigma >= _ZERO else _ZERO
-                    alpha = alpha if s[_BLAST, row, i] >= order else _ZERO
-                    inverse = _ONE / (_ONE - alpha)
-                    before = s[_BT, row, i] * inverse
-                    s[_BT, row, i] = before
-                    weight = alpha * before
-                    gain = (
-                        red * s[_BRED, row, i]
-                        + green * s[_BGREEN, row, i]
-                        + blue * s[_BBLUE, row, i]
-                        + z * s[_BDEPTH, row, i]
-                        + s[_BALPHA, row, i]
-                    )
-                    slope = alpha * (before * gain - s[_BREST, row, i] * inverse)  # by log alpha
-                    slope = slope if raw < alpha_max else _ZERO
-                    s[_BREST, row, i] += weight * gain
-                    s[_SLOPE, row, i] = slope
-                    s[_SLOPE_Y, row, i] = slope * dy
-                    s[_SLOPE_YY, row, i] = slope * dy * dy
-                    s[_BY_RED, row, i] = weight * s[_BRED, row, i]
-                    s[_BY_GREEN, row, i] = weight * s[_BGREEN, row, i]
-                    s[_BY_BLUE, row, i] = weight * s[_BBLUE, row, i]
-                    s[_BY_DEPTH, row, i] = weight * s[_BDEPTH, row, i]
-            m0, mx, my, mxx, mxy, myy = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
-            gr, gg, gb, gz = _ZERO, _ZERO, _ZERO, _ZERO
-            for row in range(first + 1, last):  # first by column, then along the row
-                for k in range(_SLOPE, _BY_DEPTH + 1):
-                    for i in range(TILE_WIDTH):
-                        s[k, first, i] += s[k, row, i]
-            for i in range(TILE_WIDTH):
-                dx = x - np.float32(i)
-                m0 += s[_SLOPE, first, i]
-                mx += s[_SLOPE, first, i] * dx
-                mxx += s[_SLOPE, first, i] * dx * dx
-                my += s[_SLOPE_Y, first, i]
-                mxy += s[_SLOPE_Y, first, i] * dx
-                myy += s[_SLOPE_YY, first, i]
-                gr += s[_BY_RED, first, i]
-                gg += s[_BY_GREEN, first, i]
-                gb += s[_BY_BLUE, first, i]
-                gz += s[_BY_DEPTH, first, i]
-            rows[slot, SPLAT_X] = -(a * mx + b * my)
-            rows[slot, SPLAT_Y] = -(b * mx + c * my)
-            rows[slot, SPLAT_A], rows[slot, SPLAT_B] = -_HALF * mxx, -mxy
-            rows[slot, SPLAT_C], rows[slot, SPLAT_OPACITY] = -_HALF * myy, m0 / opacity
-            rows[slot, SPLAT_RED], rows[slot, SPLAT_GREEN] = gr, gg
-            rows[slot, SPLAT_BLUE], rows[slot, SPLAT_DEPTH] = gb, gz
+            splat = splats[members[slot]]
+            x = splat[SPLAT_X] - np.float32(left) - _HALF
+            y = splat[SPLAT_Y] - np.float32(top) - _HALF
+            _splat_backward(s, np.float32(place + 1), alpha_max, splat, x, y, rows[places[slot]])

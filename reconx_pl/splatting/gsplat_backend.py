@@ -2,88 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-import shutil
-from collections.abc import Callable
-from importlib import metadata
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from reconx_pl.errors import BackendUnavailableError, ConfigurationError
+from reconx_pl.splatting.gsplat_build import check_gsplat, load_kernels, version_numbers
 from reconx_pl.splatting.renderer import RenderOutput, resolve_background, resolve_degree
 from reconx_pl.types import Cameras, Gaussians
-
-_LOG = logging.getLogger(__name__)
 
 
 def gsplat_alpha_max(version: str) -> float:
     """The highest alpha of one Gaussian that the kernels of this gsplat version allow: 0.999 up to 1.5, then 0.99."""
-    major, minor = (int(part) for part in version.split(".")[:2])
-    return 0.999 if (major, minor) < (1, 6) else 0.99
-
-
-def check_gsplat() -> str:
-    """Return gsplat's version if it can run here; looks before gsplat is imported, because its own failure is obscure.
-
-    Raises:
-        BackendUnavailableError: gsplat is not installed, no CUDA device, torch built without CUDA, or the kernels have
-            to be compiled and there is no compiler for them; the message names the remedy.
-    """
-    try:
-        version = metadata.version("gsplat")
-    except metadata.PackageNotFoundError:
-        raise BackendUnavailableError(
-            "gsplat is not installed: pip install gsplat ninja; or render on the CPU with CpuRenderer (device cpu)"
-        ) from None
-    if torch.version.cuda is None:
-        raise BackendUnavailableError(
-            f"torch {torch.__version__} is a build without CUDA: install a CUDA build of torch (pytorch.org), "
-            "or render on the CPU with CpuRenderer (device cpu)"
-        )
-    if not torch.cuda.is_available():
-        raise BackendUnavailableError(
-            "gsplat needs a CUDA device and torch sees none: check nvidia-smi and CUDA_VISIBLE_DEVICES, "
-            "or render on the CPU with CpuRenderer (device cpu)"
-        )
-    if _compiled_kernels() is None:
-        _check_toolkit()
-    return version
-
-
-def _compiled_kernels() -> Path | None:
-    """The kernels if they are already built: in gsplat's wheel, or by an earlier run in torch's extension folder."""
-    files = metadata.files("gsplat") or []
-    shipped = next((file for file in files if file.name.startswith("csrc") and file.suffix in (".so", ".pyd")), None)
-    if shipped is not None:
-        return Path(str(shipped.locate()))
-    from torch.utils.cpp_extension import _get_build_directory
-
-    built = Path(_get_build_directory("gsplat_cuda", verbose=False)) / "gsplat_cuda.so"
-    return built if built.is_file() else None
-
-
-def _check_toolkit() -> None:
-    from torch.utils.cpp_extension import CUDA_HOME
-
-    nvcc = Path(CUDA_HOME) / "bin" / "nvcc" if CUDA_HOME else None
-    if nvcc is None or not nvcc.is_file():
-        raise BackendUnavailableError(
-            f"gsplat has to compile its CUDA kernels once and found no nvcc (CUDA_HOME is {CUDA_HOME or 'not set'}): "
-            f"install the CUDA toolkit {torch.version.cuda} (torch's own version) and set CUDA_HOME to its folder, the "
-            "one that holds bin/nvcc; or render on the CPU with CpuRenderer (device cpu)"
-        )
-    if shutil.which("ninja") is None:
-        raise BackendUnavailableError("gsplat has to compile its CUDA kernels once and needs ninja: pip install ninja")
+    return 0.999 if version_numbers(version) < (1, 6) else 0.99
 
 
 class GsplatRenderer:
     """Differentiable Gaussian splatting on CUDA (implements ``Renderer``).
 
-    The kernels compile at the first call (minutes; ``MAX_JOBS`` and ``TORCH_CUDA_ARCH_LIST`` shorten it) and stay in
-    torch's extension folder.
+    The kernels compile at the first call (minutes, with progress in the log; see ``gsplat_build``) and stay in torch's
+    extension folder. All cameras are rendered in one batch. gsplat itself waits for the device twice a call: for the
+    number of (tile, Gaussian) pairs, and in the inverse of the poses.
 
     Args:
         alpha_max: highest alpha of one Gaussian at one pixel. It is compiled into gsplat (0.999 up to 1.5.3, 0.99 from
@@ -91,7 +29,7 @@ class GsplatRenderer:
             that shall agree takes ``CpuRenderer(alpha_max=renderer.alpha_max)``.
 
     Raises:
-        BackendUnavailableError: see ``check_gsplat``.
+        BackendUnavailableError: see ``gsplat_build.check_gsplat``.
         ConfigurationError: the installed gsplat has another ``alpha_max``.
     """
 
@@ -117,50 +55,80 @@ class GsplatRenderer:
             BackendUnavailableError: the scene is not on a CUDA device, or the kernels do not compile.
             ConfigurationError: see ``Renderer.render``.
         """
-        if gaussians.means.device.type != "cuda":
+        if not _is_cuda(gaussians.means):
             raise BackendUnavailableError(
                 f"GsplatRenderer got a scene on {gaussians.means.device}; move it to cuda, or take CpuRenderer"
             )
         degree = resolve_degree(gaussians, sh_degree)
         backgrounds = resolve_background(gaussians, cameras, background)
-        cameras = cameras.to(gaussians.means.device, torch.float32)
-        images, alphas, _ = _rasterization()(
-            gaussians.means,
-            gaussians.quaternions,
-            torch.exp(gaussians.log_scales),
-            torch.sigmoid(gaussians.opacity_logits),
-            gaussians.sh,
-            cameras.world_to_camera,
-            cameras.intrinsics,
-            cameras.width,
-            cameras.height,
-            sh_degree=degree,
-            packed=False,
-            backgrounds=backgrounds,
-            render_mode="RGB+ED",
-        )  # [V, H, W, 4], [V, H, W, 1]
-        return RenderOutput(images[..., :3].permute(0, 3, 1, 2), alphas[..., 0], images[..., 3])
+        return RenderOutput(
+            *rasterize(
+                gaussians.means,
+                gaussians.quaternions,
+                torch.exp(gaussians.log_scales),
+                torch.sigmoid(gaussians.opacity_logits),
+                gaussians.sh,
+                cameras.world_to_camera,
+                cameras.intrinsics,
+                cameras.height,
+                cameras.width,
+                sh_degree=degree,
+                background=backgrounds,
+            )
+        )
 
 
-def _rasterization() -> Callable[..., Any]:
-    """gsplat's entry point, its kernels compiled and loaded.
+def rasterize(
+    means: Tensor,  # [N, 3]
+    quaternions: Tensor,  # [N, 4]
+    scales: Tensor,  # [N, 3]
+    opacities: Tensor,  # [N]
+    sh: Tensor,  # [N, K, 3]
+    world_to_camera: Tensor,  # [V, 4, 4]
+    intrinsics: Tensor,  # [V, 3, 3]
+    height: int,
+    width: int,
+    *,
+    sh_degree: int,
+    background: Tensor,  # [V, 3]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Render linear parameters with gsplat: scales as standard deviations, opacities in [0, 1].
+
+    All tensors go to the device of ``means`` and to float32. Gradients reach all but the intrinsics.
+
+    Returns:
+        color [V, 3, H, W], alpha [V, H, W], expected depth [V, H, W] (0 where nothing was hit).
 
     Raises:
-        BackendUnavailableError: the compiler failed.
+        BackendUnavailableError: the kernels do not compile or load.
     """
-    if _compiled_kernels() is None:
-        _LOG.warning("gsplat: compiling its CUDA kernels, once for this machine; this takes minutes")
-    try:
-        from gsplat.cuda import _backend
-        from gsplat.rendering import rasterization
-    except (ImportError, RuntimeError, OSError) as error:
-        raise BackendUnavailableError(
-            f"gsplat's CUDA kernels did not compile or load ({error}); they need the CUDA toolkit {torch.version.cuda} "
-            "in CUDA_HOME and a C++ compiler that it supports; or render on the CPU with CpuRenderer (device cpu)"
-        ) from error
-    if _backend._C is None:
-        raise BackendUnavailableError(
-            f"gsplat found no CUDA toolkit: set CUDA_HOME to the folder of toolkit {torch.version.cuda} that holds "
-            "bin/nvcc; or render on the CPU with CpuRenderer (device cpu)"
-        )
-    return rasterization
+    load_kernels()
+    from gsplat.rendering import rasterization
+
+    like = means.float()
+    # What decides the picture is said here and not left to defaults, which are those of the installed version.
+    images, alphas, _ = rasterization(
+        like,
+        quaternions.to(like),
+        scales.to(like),
+        opacities.to(like),
+        sh[:, : (sh_degree + 1) ** 2].to(like),
+        world_to_camera.to(like),
+        intrinsics.to(like),
+        width,
+        height,
+        near_plane=0.01,
+        far_plane=1e10,
+        radius_clip=0.0,
+        eps2d=0.3,
+        sh_degree=sh_degree,
+        packed=False,  # faster where a view sees most of the Gaussians
+        backgrounds=background.to(like).contiguous(),
+        render_mode="RGB+ED",
+        rasterize_mode="classic",
+    )  # [V, H, W, 4], [V, H, W, 1]
+    return images[..., :3].permute(0, 3, 1, 2), alphas[..., 0], images[..., 3]
+
+
+def _is_cuda(tensor: Tensor) -> bool:
+    return tensor.device.type == "cuda"

@@ -6,13 +6,17 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from reference_renderer import reference_render
 from splat_scenes import random_gaussians, ring_cameras
 
+from benchmarks.torch_renderer import TorchRenderer
+from reconx_pl import splatting
 from reconx_pl.errors import BackendUnavailableError, ConfigurationError
+from reconx_pl.splatting import cpu, cpu_kernels_raster
 from reconx_pl.splatting.cpu import CpuRenderer
 from reconx_pl.splatting.renderer import Renderer, default_renderer
 from reconx_pl.types import Cameras, Gaussians
@@ -24,12 +28,12 @@ def _require_grad(scene: Gaussians) -> Gaussians:
     return Gaussians(**{name: value.detach().clone().requires_grad_() for name, value in vars(scene).items()})
 
 
-@pytest.mark.parametrize("degree", [0, 1, 2])
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
 def test_values_and_gradients_agree_with_plain_torch(degree: int) -> None:
     cameras = ring_cameras(2, 24)
     cameras = replace(cameras, width=20)  # neither side a multiple of the tile
-    ours = _require_grad(random_gaussians(40, sh_degree=2))
-    theirs = _require_grad(random_gaussians(40, sh_degree=2, dtype=torch.float64))
+    ours = _require_grad(random_gaussians(40, sh_degree=3))
+    theirs = _require_grad(random_gaussians(40, sh_degree=3, dtype=torch.float64))
     poses = [cameras.world_to_camera.clone().requires_grad_(), cameras.world_to_camera.double().requires_grad_()]
     background = [
         torch.tensor([0.2, 0.5, 0.9]).requires_grad_(),
@@ -37,14 +41,15 @@ def test_values_and_gradients_agree_with_plain_torch(degree: int) -> None:
     ]
 
     output = CpuRenderer(threads=1).render(ours, replace(cameras, world_to_camera=poses[0]), degree, background[0])
-    expected = reference_render(
+    reference = TorchRenderer().render(
         theirs,
         Cameras(poses[1], cameras.intrinsics.double(), cameras.height, cameras.width),
         degree,
         background[1],
     )
-    weights = [torch.randn(value.shape, generator=torch.Generator().manual_seed(7)) for value in expected]
     results = (output.color, output.alpha, output.depth)
+    expected = (reference.color, reference.alpha, reference.depth)
+    weights = [torch.randn(value.shape, generator=torch.Generator().manual_seed(7)) for value in expected]
     for value, truth in zip(results, expected, strict=True):
         error = (value - truth).detach().abs()
         assert (error < 1e-4).double().mean() > 0.98  # single pixels may decide a cut-off the other way
@@ -54,7 +59,7 @@ def test_values_and_gradients_agree_with_plain_torch(degree: int) -> None:
     pairs = [(getattr(ours, name), getattr(theirs, name)) for name in PARAMETERS]
     for mine, other in [*pairs, (poses[0], poses[1]), (background[0], background[1])]:
         assert mine.grad is not None and other.grad is not None
-        assert float((mine.grad - other.grad).norm()) < 2e-2 * float(other.grad.norm())
+        assert float((mine.grad - other.grad).norm()) < 2e-3 * float(other.grad.norm())
 
 
 def test_one_gaussian_in_closed_form() -> None:
@@ -116,6 +121,14 @@ def test_views_are_independent() -> None:
     assert not torch.equal(together[0], together[2])
 
 
+def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own, with the paths of this one."""
+    paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    known = {**os.environ, **paths, **environment}
+    known.pop("OMP_NUM_THREADS", None)  # so that numba starts with all cores
+    return subprocess.run([sys.executable, "-c", code], env=known, capture_output=True, text=True, check=False)
+
+
 def test_threads_of_torch_stay_as_they_were() -> None:
     """In a process of its own, because numba's start is what would change them."""
     code = (
@@ -126,10 +139,34 @@ def test_threads_of_torch_stay_as_they_were() -> None:
         "CpuRenderer().render(scene, ring_cameras(1, 16)).color.sum().backward()\n"
         "import numba; assert (torch.get_num_threads(), numba.get_num_threads()) == (1, 1)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    environment.pop("OMP_NUM_THREADS", None)
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    result = _python(code)
     assert result.returncode == 0, result.stderr
+
+
+def test_kernels_are_cached_between_processes() -> None:
+    """Numba caches no kernel that refers to something of this process; a warning would be all that one sees of it."""
+    step = (
+        "from splat_scenes import random_gaussians, ring_cameras\n"
+        "from reconx_pl.splatting import cpu, cpu_kernels_project as project, cpu_kernels_raster as raster\n"
+        "scene = random_gaussians(20); scene.means.requires_grad_()\n"
+        "cpu.CpuRenderer().render(scene, ring_cameras(1, 16)).color.sum().backward()\n"
+        "kernels = (project.project, project.project_backward, raster.sort_into_tiles, raster.rasterise)\n"
+        "for kernel in (*kernels, raster.rasterise_backward):\n"
+        "    assert kernel.stats.cache_hits and not kernel.stats.cache_misses, kernel\n"
+    )
+    scene = random_gaussians(20)
+    scene.means.requires_grad_()
+    CpuRenderer().render(scene, ring_cameras(1, 16)).color.sum().backward()
+    result = _python(step)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(("rows", "threads"), [(1, 1), (4, 2), (5, 2), (3, 8)])
+def test_every_row_of_tiles_has_its_turn(rows: int, threads: int) -> None:
+    order = cpu_kernels_raster.interleaved_rows(rows * cpu_kernels_raster.TILE_HEIGHT - 3, threads).tolist()
+    assert sorted(order) == list(range(rows))
+    share = order[: rows // threads]
+    assert all(row % threads == 0 for row in share)
 
 
 def test_default_renderer_of_the_cpu() -> None:
@@ -153,3 +190,42 @@ def test_errors_name_the_remedy() -> None:
     on_meta = Gaussians(**{name: value.to("meta") for name, value in vars(scene).items()})
     with pytest.raises(BackendUnavailableError, match="default_renderer"):
         CpuRenderer().render(on_meta, cameras)
+
+
+def test_without_a_folder_for_its_cache_the_remedy_is_named(tmp_path: Path) -> None:
+    """A package and a home that cannot be written, played by files where numba would make folders."""
+    source = Path(splatting.__file__).parents[1]
+    for file in (
+        "__init__.py",
+        "types.py",
+        "errors.py",
+        *(f"splatting/{f.name}" for f in source.glob("splatting/*.py")),
+    ):
+        target = tmp_path / "reconx_pl" / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((source / file).read_bytes())
+    (tmp_path / "reconx_pl" / "splatting" / "__pycache__").touch()
+    (tmp_path / "home").touch()
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from reconx_pl.splatting.cpu import _kernels\n"
+        "print(_kernels()[1].rasterise.stats.cache_path)"
+    )
+    home = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "home"), "IPYTHONDIR": ""}
+    refused = _python(code, **home, NUMBA_CACHE_DIR="")
+    assert "BackendUnavailableError" in refused.stderr and "set NUMBA_CACHE_DIR" in refused.stderr
+    named = _python(code, **home, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    assert named.stdout.startswith(str(tmp_path / "cache")), named.stderr
+    assert "compiling the CPU renderer's kernels, once" in named.stderr
+
+
+def test_cache_is_that_of_the_source_as_it_stands(tmp_path: Path) -> None:
+    module = SimpleNamespace(__file__=str(tmp_path / "kernels.py"), __name__="package.kernels")
+    (tmp_path / "kernels.py").touch()
+    assert not cpu._cached(tmp_path / "cache", module, "project")
+    index = tmp_path / "kernels.project-5.py311.nbi"
+    index.touch()
+    assert cpu._cached(tmp_path, module, "project")
+    assert not cpu._cached(tmp_path, module, "rasterise")
+    os.utime(tmp_path / "kernels.py", (index.stat().st_mtime + 10,) * 2)
+    assert not cpu._cached(tmp_path, module, "project")

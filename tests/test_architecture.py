@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "reconx_pl"
 # Data flows one way: a room imports itself and rooms of a strictly lower level.
 LEVEL = {
     "errors": 0,
-    "types": 1, "weights_file": 1,
+    "types": 1, "weights_file": 1, "whole_file": 1,
     "geometry": 2,
     "data": 3, "conditioning": 3, "splatting": 3,
     "diffusion": 4,

@@ -29,9 +29,9 @@ DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
 APART = {"ceiling"}  # sees the truth: never the best of the table
 CLIPS = {  # captions of the videos of a scene, in their order
     "painted": "Painted clip",
-    "confidence": "Its confidence: yellow is trusted, violet is not",
+    "confidence": "Confidence (yellow is trusted, violet is not)",
     "rendered": "Flight through the splats",
-    "depth": "Its depth: red is near, blue is far",
+    "depth": "Depth along the flight (red is near, blue is far)",
 }
 STAGE_COLORS = ("#2b6cb0", "#6ba3d6", "#c05621", "#e0a458", "#5a8f69", "#8d6cab", "#a3a9b5", "#d98880", "#4a5568")
 

@@ -121,7 +121,7 @@ def test_report_stands_alone(tmp_path: Path, results: dict[str, Any]) -> None:
     assert local and all((tmp_path / target).is_file() or target.endswith(".json") for target in local)
     assert sum(target.startswith("data:image/jpeg") for target in links.targets) == 3
     assert sum(target.startswith("data:video/mp4") for target in links.targets) == 6  # two a scene
-    assert all(links.alts) and len(links.alts) == 6
+    assert all(links.alts) and len(links.alts) == 9
 
 
 def test_report_says_everything(tmp_path: Path, results: dict[str, Any]) -> None:

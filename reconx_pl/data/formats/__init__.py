@@ -20,7 +20,7 @@ from reconx_pl.data.formats.posed import read_posed
 from reconx_pl.data.formats.realestate10k import is_camera_file, read_realestate10k
 from reconx_pl.data.formats.scene import RawFrame, RawScene
 from reconx_pl.data.formats.transforms import read_transforms
-from reconx_pl.errors import BadDataError, ConfigurationError, ReconXError
+from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError, ReconXError
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +113,21 @@ def read_scenes(path: Path, format: str = "auto", **options: Any) -> Iterator[Ra
             yield UnreadableScene(name, str(error))
 
 
+def read_scene(path: Path) -> RawScene:
+    """The one posed scene at ``path``, in any format.
+
+    Raises:
+        BadSceneError: several scenes, or one that cannot be read; other errors as ``read_scenes``.
+    """
+    scenes = read_scenes(path)
+    raw = next(scenes)
+    if next(scenes, None) is not None:
+        raise BadSceneError(f"{path} holds several scenes; name the folder of one of them")
+    if isinstance(raw, UnreadableScene):
+        raise BadSceneError(f"{path}: {raw.name} cannot be read: {raw.reason}")
+    return raw
+
+
 def _pieces(path: Path, format: str, depth: int = _DEPTH) -> list[tuple[str, str, Path]]:
     """(name, format, path) of everything that is read by one call of a reader, ``depth`` + 1 folders deep."""
     if not path.exists():
@@ -180,4 +195,4 @@ def _accepted(reader: Reader, options: dict[str, Any]) -> set[str]:
     return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY} & set(options)
 
 
-__all__ = ["READERS", "RawFrame", "RawScene", "UnreadableScene", "detect_format", "read_scenes"]
+__all__ = ["READERS", "RawFrame", "RawScene", "UnreadableScene", "detect_format", "read_scene", "read_scenes"]

@@ -24,7 +24,7 @@ from reconx_pl.data.estimating import (
     with_points_of,
     without_poses,
 )
-from reconx_pl.data.formats import RawScene, read_scene
+from reconx_pl.data.formats import read_scene
 from reconx_pl.data.formats.posed import write_posed
 from reconx_pl.data.stream import read_clips
 from reconx_pl.diffusion.painter import SamplingConfig

@@ -1,0 +1,216 @@
+"""A scene of Gaussians in the browser, by viser (``pip install 'reconx_pl[viewer]'``).
+
+viser draws base colours only: spherical harmonics above degree 0, the view dependence, are not shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+
+from reconx_pl.errors import BadSceneError, ConfigurationError, MissingDependencyError
+from reconx_pl.geometry.camera_paths import focus_point, up_axis
+from reconx_pl.splatting.splat import base_colors, by_importance
+from reconx_pl.types import Cameras, Gaussians
+
+logger = logging.getLogger(__name__)
+
+_WIDTH = 0.1  # of the median Gaussian in the browser; viser sends covariances as float16: from 2.4e-4 to 255 wide
+_WIDEST = 200.0
+_FAR = 1000.0  # viser's default
+_FRUSTUM = (255, 190, 60)
+
+
+class Viewer:
+    """A running server; it serves until it is closed.
+
+    Args:
+        gaussians: the scene, on any device.
+        cameras: views to draw as pyramids and to jump to; the browser starts at the first, and its up axis is theirs.
+            Without them it starts before the scene, with -y up.
+        host: address to listen on; the default is reached from this machine alone.
+        port: 0 takes any that is free.
+        max_gaussians: of more, the most important (opacity times volume) are shown, with a log line.
+
+    Raises:
+        MissingDependencyError: viser is not installed.
+        ConfigurationError: the port is taken, the address is not this machine's.
+        BadSceneError: the scene has no Gaussians, or values that are not finite.
+    """
+
+    def __init__(
+        self,
+        gaussians: Gaussians,
+        cameras: Cameras | None = None,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        max_gaussians: int | None = None,
+    ) -> None:
+        try:
+            import viser
+        except ImportError as error:
+            raise MissingDependencyError("the viewer needs viser: pip install 'reconx_pl[viewer]'") from error
+        if max_gaussians is not None and max_gaussians < 1:
+            raise ConfigurationError(f"max_gaussians must be at least 1, got {max_gaussians}")
+        if len(gaussians) == 0:
+            raise BadSceneError("there are no Gaussians to show")
+        shown = _most_important(gaussians, max_gaussians)
+        # The browser has its own unit of length, in which covariances fit into float16.
+        self.unit = _WIDTH / float(shown.log_scales.mean(dim=1).median().exp())
+        centers = shown.means.numpy() * self.unit
+        if not math.isfinite(self.unit) or not np.isfinite(centers).all():
+            raise BadSceneError("the scene has NaN or infinite values; fit it again")
+        _check_free(host, port)
+        with _unheard():
+            self._server: Any = viser.ViserServer(host=host, port=port, label="ReconX", verbose=False)
+        try:
+            self.port: int = self._server.get_port()
+            if port not in (0, self.port):  # viser takes the next one where another program was faster
+                raise ConfigurationError(_taken(host, port))
+            self.url = f"http://{host}:{self.port}"
+            self._server.gui.configure_theme(show_share_button=False)  # it would pass the scene through a foreign host
+            backdrop = (shown.background.clamp(0, 1) * 255).round().byte().numpy()
+            self._server.scene.set_background_image(np.tile(backdrop, (2, 2, 1)), format="png")
+            self._server.scene.add_gaussian_splats(
+                "/scene",
+                centers=centers,
+                covariances=_covariances(shown, self.unit),
+                rgbs=base_colors(shown).numpy(),
+                opacities=shown.opacity_logits.sigmoid().numpy()[:, None],
+            )
+            middle = np.median(centers, axis=0)
+            extent = float(np.median(np.linalg.norm(centers - middle, axis=1)))
+            if cameras is None or len(cameras) == 0:
+                self._start(middle - np.array([0, 0, 3 * extent]), middle, np.array([0.0, -1.0, 0.0]), extent)
+            else:
+                self._add_cameras(cameras.to("cpu", torch.float64), shown, extent)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stop serving."""
+        with _unheard():
+            self._server.stop()
+
+    def __enter__(self) -> Viewer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _start(self, position: np.ndarray, look_at: np.ndarray, up: np.ndarray, extent: float) -> None:
+        self._server.scene.set_up_direction(tuple(up.tolist()))
+        camera = self._server.initial_camera
+        camera.position, camera.look_at = tuple(position.tolist()), tuple(look_at.tolist())
+        camera.far = max(_FAR, 20 * extent)
+
+    def _add_cameras(self, cameras: Cameras, shown: Gaussians, extent: float) -> None:
+        centers = cameras.centers.numpy() * self.unit
+        to_world = cameras.camera_to_world[:, :3, :3].numpy()
+        depth = _depth_of_interest(cameras, shown) * self.unit
+        x, y, z, w = Rotation.from_matrix(to_world).as_quat().T
+        rotations = np.stack([w, x, y, z], axis=1)
+        focal = cameras.intrinsics[:, 1, 1].numpy()
+        angles = 2 * np.arctan(cameras.height / (2 * focal))  # vertical, radians
+        targets = centers + depth * to_world[:, :, 2]
+        self._start(centers[0], targets[0], up_axis(cameras).numpy(), max(extent, depth))
+        self._server.initial_camera.fov = float(angles[0])
+
+        def jump(client: Any, view: int) -> None:
+            if client is None:  # the value was set by the program
+                return
+            with client.atomic():
+                client.camera.fov = float(angles[view])
+                client.camera.position, client.camera.wxyz = centers[view], rotations[view]
+                client.camera.look_at = targets[view]
+
+        scene, gui = self._server.scene, self._server.gui
+        frustums = []
+        for view in range(len(cameras)):
+            frustum = scene.add_camera_frustum(
+                f"/cameras/{view}",
+                fov=float(angles[view]),
+                aspect=cameras.width / cameras.height,
+                scale=0.05 * depth,
+                thickness=1.5,
+                thickness_units="screen",
+                color=_FRUSTUM,
+                wxyz=rotations[view],
+                position=centers[view],
+                visible=False,
+            )
+            frustum.on_click(lambda event, view=view: jump(event.client, view))
+            frustums.append(frustum)
+        if len(cameras) > 1:
+            slider = gui.add_slider("camera", min=0, max=len(cameras) - 1, step=1, initial_value=0)
+            slider.on_update(lambda event: jump(event.client, int(slider.value)))
+        back = gui.add_button("to this camera" if len(cameras) > 1 else "to the camera")
+        back.on_click(lambda event: jump(event.client, int(slider.value) if len(cameras) > 1 else 0))
+        box = gui.add_checkbox("show cameras", initial_value=True)
+
+        def show(_: Any) -> None:
+            for frustum in frustums:
+                frustum.visible = box.value
+
+        box.on_update(show)
+        show(None)
+
+
+def _most_important(gaussians: Gaussians, count: int | None) -> Gaussians:
+    """At most ``count`` of the Gaussians, on the CPU, float32."""
+    keep = slice(None) if count is None or count >= len(gaussians) else by_importance(gaussians)[:count].cpu()
+    if not isinstance(keep, slice):
+        logger.info("showing the %d most important of %d Gaussians", count, len(gaussians))
+    parts = (gaussians.means, gaussians.quaternions, gaussians.log_scales, gaussians.opacity_logits, gaussians.sh)
+    means, quaternions, log_scales, logits, sh = (part.detach().float().cpu()[keep] for part in parts)
+    return Gaussians(means, quaternions, log_scales, logits, sh, gaussians.background.detach().float().cpu())
+
+
+def _covariances(gaussians: Gaussians, unit: float) -> np.ndarray:
+    """R S S R^T in the browser's unit of length, [N, 3, 3] float32."""
+    rotation = Rotation.from_quat(gaussians.quaternions[:, [1, 2, 3, 0]].double().numpy()).as_matrix()
+    widths = (gaussians.log_scales.double().exp() * unit).clamp(max=_WIDEST).numpy()
+    spread = rotation * widths[:, None, :]
+    return (spread @ spread.transpose(0, 2, 1)).astype(np.float32)
+
+
+def _depth_of_interest(cameras: Cameras, gaussians: Gaussians) -> float:
+    """How far before the first camera the browser turns around; world units."""
+    first = cameras.world_to_camera[0]
+    try:
+        depth = float(first[2, :3] @ focus_point(cameras, gaussians.means) + first[2, 3])
+    except ConfigurationError:
+        depth = 0.0  # cameras that look outward
+    return depth if depth > 0 else float((gaussians.means.double() - cameras.centers[0]).norm(dim=1).median())
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """viser prints when it starts and stops, whatever it is told; saying the address is the caller's."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise ConfigurationError unless the address can be listened on; viser would look for another for ever."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(f"{_taken(host, port)} ({error})") from error
+
+
+def _taken(host: str, port: int) -> str:
+    return f"cannot serve on {host}, port {port}: taken, or not an address of this machine; choose another --port"

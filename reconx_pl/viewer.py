@@ -11,6 +11,7 @@ import logging
 import math
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,7 @@ class Viewer:
         centers = shown.means.numpy() * self.unit
         if not math.isfinite(self.unit) or not np.isfinite(centers).all():
             raise BadSceneError("the scene has NaN or infinite values; fit it again")
+        self._poses: list[_Pose] = []
         _check_free(host, port)
         with _unheard():
             self._server: Any = viser.ViserServer(host=host, port=port, label="ReconX", verbose=False)
@@ -102,6 +104,21 @@ class Viewer:
         with _unheard():
             self._server.stop()
 
+    def jump(self, view: int, client: Any = None) -> None:
+        """Look through a camera, in one browser or in all that are connected.
+
+        Raises:
+            ConfigurationError: there is no such camera.
+        """
+        if not 0 <= view < len(self._poses):
+            raise ConfigurationError(f"there is no camera {view}, the viewer has {len(self._poses)}")
+        pose = self._poses[view]
+        for each in self._server.get_clients().values() if client is None else [client]:
+            with each.atomic():
+                each.camera.fov = pose.angle
+                each.camera.position, each.camera.wxyz = pose.position, pose.rotation
+                each.camera.look_at = pose.target
+
     def __enter__(self) -> Viewer:
         return self
 
@@ -115,47 +132,31 @@ class Viewer:
         camera.far = max(_FAR, 20 * extent)
 
     def _add_cameras(self, cameras: Cameras, shown: Gaussians, extent: float) -> None:
-        centers = cameras.centers.numpy() * self.unit
-        to_world = cameras.camera_to_world[:, :3, :3].numpy()
         depth = _depth_of_interest(cameras, shown) * self.unit
-        x, y, z, w = Rotation.from_matrix(to_world).as_quat().T
-        rotations = np.stack([w, x, y, z], axis=1)
-        focal = cameras.intrinsics[:, 1, 1].numpy()
-        angles = 2 * np.arctan(cameras.height / (2 * focal))  # vertical, radians
-        targets = centers + depth * to_world[:, :, 2]
-        self._start(centers[0], targets[0], up_axis(cameras).numpy(), max(extent, depth))
-        self._server.initial_camera.fov = float(angles[0])
-
-        def jump(client: Any, view: int) -> None:
-            if client is None:  # the value was set by the program
-                return
-            with client.atomic():
-                client.camera.fov = float(angles[view])
-                client.camera.position, client.camera.wxyz = centers[view], rotations[view]
-                client.camera.look_at = targets[view]
-
-        scene, gui = self._server.scene, self._server.gui
+        self._poses = [_pose(cameras[view], self.unit, depth) for view in range(len(cameras))]
+        first = self._poses[0]
+        self._start(first.position, first.target, up_axis(cameras).numpy(), max(extent, depth))
+        self._server.initial_camera.fov = first.angle
         frustums = []
-        for view in range(len(cameras)):
-            frustum = scene.add_camera_frustum(
+        for view, pose in enumerate(self._poses):
+            frustum = self._server.scene.add_camera_frustum(
                 f"/cameras/{view}",
-                fov=float(angles[view]),
+                fov=pose.angle,
                 aspect=cameras.width / cameras.height,
                 scale=0.05 * depth,
                 thickness=1.5,
                 thickness_units="screen",
                 color=_FRUSTUM,
-                wxyz=rotations[view],
-                position=centers[view],
-                visible=False,
+                wxyz=pose.rotation,
+                position=pose.position,
             )
-            frustum.on_click(lambda event, view=view: jump(event.client, view))
+            frustum.on_click(lambda event, view=view: self.jump(view, event.client))
             frustums.append(frustum)
-        if len(cameras) > 1:
-            slider = gui.add_slider("camera", min=0, max=len(cameras) - 1, step=1, initial_value=0)
-            slider.on_update(lambda event: jump(event.client, int(slider.value)))
-        back = gui.add_button("to this camera" if len(cameras) > 1 else "to the camera")
-        back.on_click(lambda event: jump(event.client, int(slider.value) if len(cameras) > 1 else 0))
+        gui = self._server.gui
+        number = gui.add_slider("camera", min=0, max=max(len(cameras) - 1, 1), step=1, initial_value=0)
+        number.disabled = len(cameras) == 1
+        number.on_update(lambda event: self.jump(int(number.value), event.client))
+        gui.add_button("look through it").on_click(lambda event: self.jump(int(number.value), event.client))
         box = gui.add_checkbox("show cameras", initial_value=True)
 
         def show(_: Any) -> None:
@@ -163,7 +164,26 @@ class Viewer:
                 frustum.visible = box.value
 
         box.on_update(show)
-        show(None)
+
+
+@dataclass(frozen=True)
+class _Pose:
+    """A camera in the browser's unit of length: position [3], wxyz [4] of camera to world, what it looks at [3], and
+    its vertical angle of view, radians."""
+
+    position: np.ndarray
+    rotation: np.ndarray
+    target: np.ndarray
+    angle: float
+
+
+def _pose(camera: Cameras, unit: float, depth: float) -> _Pose:
+    """``depth`` is in the browser's unit."""
+    to_world = camera.camera_to_world[0].numpy()
+    position = to_world[:3, 3] * unit
+    x, y, z, w = Rotation.from_matrix(to_world[:3, :3]).as_quat()
+    angle = 2 * math.atan(camera.height / (2 * float(camera.intrinsics[0, 1, 1])))
+    return _Pose(position, np.array([w, x, y, z]), position + depth * to_world[:3, 2], angle)
 
 
 def _most_important(gaussians: Gaussians, count: int | None) -> Gaussians:

@@ -48,7 +48,7 @@ def save_splat(gaussians: Gaussians, path: str | Path) -> Path:
     path = Path(path)
     if gaussians.sh_degree > 0:
         logger.warning(
-            "%s: .splat holds base colours only; spherical harmonics of degree 1 to %d are left out (.ply keeps them)",
+            "%s: .splat holds base colours only, the view dependence of degree %d is left out (.ply keeps it)",
             path, gaussians.sh_degree,
         )  # fmt: skip
     order = by_importance(gaussians)

@@ -36,7 +36,7 @@ from reconx_pl.viewer import Viewer, _most_important
 SIZE = 800, 600  # of the page; the cameras have the same aspect
 TILT = math.radians(30)
 # A world whose up is no axis and whose unit is so small that covariances would vanish in float16
-WORLD, UNIT = Rotation.from_rotvec([0.4, -0.9, 0.3]), 0.01
+WORLD, UNIT = Rotation.from_rotvec([0.4, -0.9, 0.3]), 0.001
 COLORS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
 
 

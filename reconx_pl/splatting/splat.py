@@ -5,8 +5,8 @@ and the rotation w x y z (4 x uint8, 128 = 0, 0 = -1), little endian, no header.
 volume, the largest first, so that a viewer has the most of a scene early.
 
 What is lost: spherical harmonics above degree 0 (the view dependence of the colours), colours outside [0, 1], and all
-beyond 8 bits of colour and opacity (at most 1/510 off) and of the rotation (each number at most 1/256 off, which turns
-a Gaussian by at most 2 asin(2/256) = 0.9 degrees).
+beyond 8 bits of colour and opacity (at most 1/510 off) and of the rotation (each number at most 1/256 off, but +1 by
+1/128, which changes the length more than the direction: a Gaussian turns by at most 2 asin(2/256) = 0.9 degrees).
 """
 
 from __future__ import annotations
@@ -59,13 +59,10 @@ def save_splat(gaussians: Gaussians, path: str | Path) -> Path:
     usable = all(bool(torch.isfinite(part).all()) for part in (means, scales, colors, quaternions))
     if not usable or not bool((quaternions.norm(dim=1) > 0.5).all()):
         raise BadSceneError(f"{path} not written: the scene has NaN or infinite values, or a rotation of length zero")
-    # q and -q are one rotation: with the largest number negative nothing exceeds 8 bits, as +1 = 256 would
-    largest = quaternions.gather(1, quaternions.abs().argmax(dim=1, keepdim=True))
-    quaternions = torch.where(largest > 0, -quaternions, quaternions)
     rows = np.empty(len(order), _ROW)
     rows["mean"], rows["scale"] = means.cpu().numpy(), scales.cpu().numpy()
     rows["color"] = (colors.double() * 255).round().to(torch.uint8).cpu().numpy()
-    rows["rotation"] = (quaternions * 128 + 128).round().to(torch.uint8).cpu().numpy()
+    rows["rotation"] = (quaternions * 128 + 128).round().clamp(max=255).to(torch.uint8).cpu().numpy()
     with written_whole(path) as partial:
         partial.write_bytes(rows.tobytes())
     return path

@@ -24,7 +24,7 @@ from reconx_pl.data.estimating import (
     with_points_of,
     without_poses,
 )
-from reconx_pl.data.formats import read_scene
+from reconx_pl.data.formats import RawScene, UnreadableScene, read_scenes
 from reconx_pl.data.formats.posed import write_posed
 from reconx_pl.data.stream import read_clips
 from reconx_pl.diffusion.painter import SamplingConfig
@@ -178,7 +178,7 @@ def posed_clip(
         found = scene_of_photographs([files[index] for index in window.indices(len(files), folder.name)], chosen)
         raw, indices = found.scene, list(range(window.frames))
     else:
-        raw = read_scene(folder)
+        raw = _only_scene(folder)
         indices = window.indices(len(raw), raw.name)
         if estimator is None and not has_geometry(raw, indices):
             estimator = default_estimator(folder, "points and no depth")
@@ -193,6 +193,16 @@ def posed_clip(
             "or add those of a reconstruction"
         )
     return clip if found is None else replace(clip, geometry=found.geometry, alignment=found.alignment)
+
+
+def _only_scene(folder: Path) -> RawScene:
+    scenes = read_scenes(folder)
+    raw = next(scenes)
+    if next(scenes, None) is not None:
+        raise BadSceneError(f"{folder} holds several scenes; name the folder of one of them")
+    if isinstance(raw, UnreadableScene):
+        raise BadSceneError(f"{folder}: {raw.name} cannot be read: {raw.reason}")
+    return raw
 
 
 @dataclass(frozen=True)
@@ -223,7 +233,7 @@ def reconstruct(source: Path, out: Path, estimator: PointMapEstimator | None = N
     if without_poses(source):
         found = scene_of_photographs(photograph_files(source), estimator or default_estimator(source, "poses"))
     else:
-        raw = read_scene(source)
+        raw = _only_scene(source)
         found = with_estimated_points(raw, estimator or default_estimator(source, "points"))
     write_posed(found.scene, out)
     assert found.scene.cloud is not None

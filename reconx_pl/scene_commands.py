@@ -43,10 +43,10 @@ def export_cameras(
         format: transforms (nerfstudio, instant-ngp), colmap (text model), or posed (data/posed.md).
         points: scene of Gaussians whose means and base colours become the points; None keeps the posed scene's.
     """
-    from reconx_pl.data.formats import read_scene
+    from reconx_pl.data.formats import only_scene
     from reconx_pl.data.formats.exporting import export_posed
 
-    posed = read_scene(cameras)
+    posed = only_scene(cameras)
     if points is not None:
         posed = replace(posed, cloud=_cloud(load_scene(points)))
     with progress_bar(len(posed)) as step:
@@ -84,7 +84,7 @@ def render(
         depth: write OUT.depth.mp4 too: turbo over inverse depth, red is near, black has no depth.
         overwrite: replace videos that are there.
     """
-    from reconx_pl.data.formats import read_scene
+    from reconx_pl.data.formats import only_scene
     from reconx_pl.evaluation.color_maps import depth_colors
     from reconx_pl.evaluation.flight import fly
     from reconx_pl.evaluation.video import write_mp4
@@ -99,7 +99,7 @@ def render(
         refuse_existing(file, overwrite)
     chosen = torch.device("cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu")
     gaussians = load_scene(scene)
-    flown_cameras = _flown(read_scene(cameras).cameras, gaussians, path, frames, width)
+    flown_cameras = _flown(only_scene(cameras).cameras, gaussians, path, frames, width)
     renderer = default_renderer(chosen)
     with progress_bar(len(flown_cameras)) as step:
         flight = fly(
@@ -130,10 +130,10 @@ def view(
         port: 0 takes any that is free.
         max_gaussians: show only so many, those of most opacity times volume.
     """
-    from reconx_pl.data.formats import read_scene
+    from reconx_pl.data.formats import only_scene
     from reconx_pl.viewer import Viewer
 
-    posed = None if cameras is None else read_scene(cameras).cameras
+    posed = None if cameras is None else only_scene(cameras).cameras
     with Viewer(load_scene(scene), posed, host, port, max_gaussians) as viewer:
         console.print(f"{viewer.url} shows {scene}; Ctrl-C ends it")
         try:

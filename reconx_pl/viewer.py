@@ -45,7 +45,7 @@ class Viewer:
     Raises:
         MissingDependencyError: viser is not installed.
         ConfigurationError: the port is taken, the address is not this machine's.
-        BadSceneError: the scene has no Gaussians, or values that are not finite.
+        BadSceneError: the scene has no Gaussians, values that are not finite, or a rotation of length zero.
     """
 
     def __init__(
@@ -68,8 +68,9 @@ class Viewer:
         # The browser has its own unit of length, in which covariances fit into float16.
         self.unit = _WIDTH / float(shown.log_scales.mean(dim=1).median().exp())
         centers = shown.means.numpy() * self.unit
-        if not math.isfinite(self.unit) or not np.isfinite(centers).all():
-            raise BadSceneError("the scene has NaN or infinite values; fit it again")
+        usable = math.isfinite(self.unit) and np.isfinite(centers).all()
+        if not usable or not bool((shown.quaternions.norm(dim=1) > 0).all()):
+            raise BadSceneError("the scene has NaN or infinite values, or a rotation of length zero; fit it again")
         self._poses: list[_Pose] = []
         _check_free(host, port)
         with _unheard():

@@ -11,7 +11,7 @@ import torch
 from raw_scenes import HEIGHT, VIEWS, WIDTH, assert_same_cameras, known_cameras, write_posed
 
 from reconx_pl.cli import main
-from reconx_pl.data.formats import read_scene
+from reconx_pl.data.formats import only_scene
 from reconx_pl.evaluation.video import read_mp4
 from reconx_pl.splatting.scene_files import load_scene, save_scene
 from reconx_pl.types import Cameras, Gaussians
@@ -84,7 +84,7 @@ def test_export_cameras_with_the_points_of_the_scene(
 ) -> None:
     main(["export-cameras", str(posed), str(tmp_path / "out"), "--format", format, "--points", str(scene)])
     assert f"{VIEWS} cameras, 60 points" in " ".join(capfd.readouterr().err.split())
-    found = read_scene(tmp_path / "out")
+    found = only_scene(tmp_path / "out")
     assert found.dataset == format
     assert_same_cameras(found.cameras, ring(), pose=1e-12)
     if format == "colmap":

@@ -214,6 +214,8 @@ def test_what_cannot_be_shown() -> None:
         Viewer(nothing, port=0)
     with pytest.raises(BadSceneError, match="NaN"):
         Viewer(replace(scene(), means=scene().means * float("nan")), port=0)
+    with pytest.raises(BadSceneError, match="length zero"):
+        Viewer(replace(scene(), quaternions=torch.zeros(3, 4)), port=0)
     with pytest.raises(ConfigurationError, match="at least 1"):
         Viewer(scene(), port=0, max_gaussians=0)
 

@@ -113,18 +113,19 @@ def read_scenes(path: Path, format: str = "auto", **options: Any) -> Iterator[Ra
             yield UnreadableScene(name, str(error))
 
 
-def read_scene(path: Path) -> RawScene:
-    """The one posed scene at ``path``, in any format.
+def only_scene(folder: Path) -> RawScene:
+    """The one scene of a folder.
 
     Raises:
-        BadSceneError: several scenes, or one that cannot be read; other errors as ``read_scenes``.
+        BadDataError: nothing readable in the folder.
+        BadSceneError: it holds several scenes, or its scene cannot be read.
     """
-    scenes = read_scenes(path)
+    scenes = read_scenes(folder)
     raw = next(scenes)
     if next(scenes, None) is not None:
-        raise BadSceneError(f"{path} holds several scenes; name the folder of one of them")
+        raise BadSceneError(f"{folder} holds several scenes; name the folder of one of them")
     if isinstance(raw, UnreadableScene):
-        raise BadSceneError(f"{path}: {raw.name} cannot be read: {raw.reason}")
+        raise BadSceneError(f"{folder}: {raw.name} cannot be read: {raw.reason}")
     return raw
 
 
@@ -195,4 +196,4 @@ def _accepted(reader: Reader, options: dict[str, Any]) -> set[str]:
     return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY} & set(options)
 
 
-__all__ = ["READERS", "RawFrame", "RawScene", "UnreadableScene", "detect_format", "read_scene", "read_scenes"]
+__all__ = ["READERS", "RawFrame", "RawScene", "UnreadableScene", "detect_format", "read_scenes"]

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import docstring_parser
 from jsonargparse import ArgumentParser
-from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from reconx_pl.console import console, progress_bar, share_bar
 from reconx_pl.data.packing import pack_command
 from reconx_pl.diffusion.caching import cache_shards
 from reconx_pl.diffusion.weights.pretrained import convert
@@ -29,32 +21,7 @@ from reconx_pl.diffusion.weights.releases import ReleaseName
 from reconx_pl.errors import ConfigurationError, ReconXError
 from reconx_pl.evaluation.capture_runner import fit_photographs
 from reconx_pl.geometry.estimator import PointMapEstimator
-
-console = Console(stderr=True)
-
-
-@contextmanager
-def progress_bar(total: int | None) -> Iterator[Callable[..., None]]:
-    """A progress bar with time left; the callback takes what is done now, how many are done, and if known of all."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda text, done, of=None: progress.update(task, description=text, completed=done, total=of)
-
-
-@contextmanager
-def share_bar() -> Iterator[Callable[[str, float], None]]:
-    """A progress bar of one scene after another; the callback takes what is done now and the share that is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("loading the model", total=1.0)
-        yield lambda text, share: progress.update(task, description=text, completed=share)
+from reconx_pl.scene_commands import COMMANDS as SCENE_COMMANDS
 
 
 def procedural(
@@ -242,6 +209,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pack": pack,
     "procedural": procedural,
     "reconstruct": reconstruct,
+    **SCENE_COMMANDS,
 }
 WEIGHTS_COMMANDS: dict[str, Callable[..., None]] = {"fetch": fetch, "convert": convert}
 
@@ -261,11 +229,8 @@ def build_parser() -> ArgumentParser:
             command.add_argument("scenes", type=Path, nargs="+", help="folders: posed scenes, or photographs")
             command.add_argument("--config", action="config", help="YAML file with any of these options")
             command.add_function_arguments(fit_photographs, skip={"scenes", "progress"})
-        elif name == "consolidate":
-            command.add_function_arguments(consolidate, as_positional=True, skip={"ema"})
-            command.add_argument("--ema", action="store_true", help="averages instead of the weights")
         else:
-            command.add_function_arguments(function, as_positional=True)
+            _add_arguments(command, function, only_first_by_place=name == "render")
         commands.add_subcommand(name, command, help=command.description)
     weights = ArgumentParser(description="Pretrained weights: fetch them, convert them into a folder of ours.")
     commands.add_subcommand("weights", weights, help=weights.description)
@@ -277,6 +242,20 @@ def build_parser() -> ArgumentParser:
             command.add_argument("--release", type=ReleaseName, required=True, help="which release the checkpoint is")
         actions.add_subcommand(name, command, help=command.description)
     return parser
+
+
+def _add_arguments(command: ArgumentParser, function: Callable[..., Any], only_first_by_place: bool = False) -> None:
+    """Every argument of a function: flags for what is False, the others that it needs by place."""
+    described = {entry.arg_name: entry.description for entry in docstring_parser.parse(function.__doc__ or "").params}
+    parameters = inspect.signature(function).parameters
+    special = {name for name, parameter in parameters.items() if parameter.default is False}
+    for flag in sorted(special):
+        command.add_argument(f"--{flag}", action="store_true", help=described.get(flag))
+    if only_first_by_place:
+        first = next(iter(parameters))
+        command.add_argument(first, type=Path, help=described.get(first))
+        special.add(first)
+    command.add_function_arguments(function, as_positional=not only_first_by_place, skip={*special})
 
 
 def main(args: list[str] | None = None) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
 
+from reconx_pl.evaluation.color_maps import confidence_colors, depth_colors
 from reconx_pl.evaluation.contact_sheet import SheetRow, contact_sheet, error_image, spread
+from reconx_pl.evaluation.flight import Flight, fly
 from reconx_pl.evaluation.scene import SceneResult
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.video import write_mp4
@@ -41,27 +42,35 @@ def scene_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image:
     return contact_sheet(rows, [f"frame {index}" for index in shown], gain=config.error_gain)
 
 
-def flight(gaussians: Gaussians, cameras: Cameras, renderer: Renderer) -> Tensor:
-    """Renders [M, 3, H, W] along the camera path of the clip, smooth however few frames the clip has."""
+def flight(gaussians: Gaussians, cameras: Cameras, renderer: Renderer) -> Flight:
+    """The scene along the camera path of the clip, smooth however few frames the clip has."""
     count = max(FLIGHT_FRAMES, len(cameras))
     path = interpolate_cameras(cameras, torch.linspace(0, len(cameras) - 1, count, dtype=torch.float64))
-    path = path.to(device=gaussians.means.device, dtype=torch.float32)
-    with torch.no_grad():
-        return torch.cat([renderer.render(gaussians, path[index]).color.clamp(0, 1).cpu() for index in range(count)])
+    return fly(gaussians, path, renderer)
 
 
 def write_media(result: SceneResult, config: EvaluationConfig, renderer: Renderer, folder: Path) -> dict[str, str]:
-    """Write contact_sheet.png, painted.mp4, rendered.mp4 and scene.ply; the names by what they are."""
+    """Write contact_sheet.png, painted.mp4 with confidence.mp4, rendered.mp4 with depth.mp4, and scene.ply.
+
+    Returns:
+        the names by what they are.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".contact_sheet.{os.getpid()}.png"
     scene_sheet(result, config).save(partial)
     os.replace(partial, folder / "contact_sheet.png")
-    write_mp4(result.painted, folder / "painted.mp4", min(max(result.clip.fps, SLOWEST), FASTEST))
-    write_mp4(flight(result.gaussians, result.clip.cameras, renderer), folder / "rendered.mp4", FLIGHT_FPS)
+    fps = min(max(result.clip.fps, SLOWEST), FASTEST)
+    write_mp4(result.painted, folder / "painted.mp4", fps)
+    write_mp4(confidence_colors(result.confidence), folder / "confidence.mp4", fps)
+    flown = flight(result.gaussians, result.clip.cameras, renderer)
+    write_mp4(flown.frames, folder / "rendered.mp4", FLIGHT_FPS)
+    write_mp4(depth_colors(flown.depth), folder / "depth.mp4", FLIGHT_FPS)
     save_ply(result.gaussians, folder / "scene.ply")
     return {
         "contact_sheet": "contact_sheet.png",
         "painted": "painted.mp4",
+        "confidence": "confidence.mp4",
         "rendered": "rendered.mp4",
+        "depth": "depth.mp4",
         "splats": "scene.ply",
     }

@@ -27,6 +27,12 @@ VIDEO_LIMIT = 2 * 1024 * 1024  # bytes; a larger one is linked
 METRIC_HEADS = {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
 APART = {"ceiling"}  # sees the truth: never the best of the table
+CLIPS = {  # captions of the videos of a scene, in their order
+    "painted": "Painted clip",
+    "confidence": "Confidence (yellow is trusted, violet is not)",
+    "rendered": "Flight through the splats",
+    "depth": "Depth along the flight (red is near, blue is far)",
+}
 STAGE_COLORS = ("#2b6cb0", "#6ba3d6", "#c05621", "#e0a458", "#5a8f69", "#8d6cab", "#a3a9b5", "#d98880", "#4a5568")
 
 _RENDERED = "The splats are rendered at the cameras of the true frames between"
@@ -314,11 +320,7 @@ def _scene(out: Path, record: Record, metrics: Sequence[str]) -> str:
         alt = f"Contact sheet of {name}: input, generated, ground truth, splat render and error over time"
         image = f'<img src="{_data_uri(_jpeg(path), "image/jpeg")}" alt="{alt}">'
         parts.append(f'<figure><div class="sheet scroll">{image}</div></figure>')
-    clips = [
-        (files[kind], caption)
-        for kind, caption in (("painted", "Painted clip"), ("rendered", "Flight through the splats"))
-        if kind in files
-    ]
+    clips = [(files[kind], caption) for kind, caption in CLIPS.items() if kind in files]
     if clips:
         shown = "".join(_clip(folder / file, f"{relative}/{file}", caption, name) for file, caption in clips)
         parts.append(f'<div class="clips">{shown}</div>')

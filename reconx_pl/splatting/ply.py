@@ -7,7 +7,6 @@ as logarithms, quaternion wxyz.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,10 @@ import torch
 
 from reconx_pl.errors import BadDataError, BadSceneError
 from reconx_pl.types import Gaussians
+from reconx_pl.whole_file import written_whole
 
 _MAX_HEADER = 64 * 1024  # bytes
+_ROWS = 1 << 16  # Gaussians in memory beside the scene
 
 
 def _columns(rest: int) -> list[str]:
@@ -26,38 +27,35 @@ def _columns(rest: int) -> list[str]:
 
 
 def save_ply(gaussians: Gaussians, path: str | Path) -> Path:
-    """Write the scene; the background is not part of the format.
+    """Write the scene, replacing a file of that name; the background is not part of the format.
 
     Raises:
         BadSceneError: a value is NaN or infinite.
     """
     path = Path(path)
-    count, coefficients = gaussians.sh.shape[0], gaussians.sh.shape[1]
-    sh = gaussians.sh.detach().float().cpu()
-    table = torch.cat(
-        [
-            gaussians.means.detach().float().cpu(),
-            torch.zeros(count, 3),  # normals, which the format demands and nobody uses
-            sh[:, 0],
-            sh[:, 1:].transpose(1, 2).reshape(count, 3 * (coefficients - 1)),
-            gaussians.opacity_logits.detach().float().cpu()[:, None],
-            gaussians.log_scales.detach().float().cpu(),
-            gaussians.quaternions.detach().float().cpu(),
-        ],
-        dim=1,
+    means, log_scales, quaternions, logits, sh = (
+        part.detach().float()
+        for part in (
+            gaussians.means,
+            gaussians.log_scales,
+            gaussians.quaternions,
+            gaussians.opacity_logits,
+            gaussians.sh,
+        )
     )
-    if not bool(torch.isfinite(table).all()):
+    if not all(bool(torch.isfinite(part).all()) for part in (means, log_scales, quaternions, logits, sh)):
         raise BadSceneError(f"{path} not written: the scene has NaN or infinite values")
-    columns = _columns(3 * (coefficients - 1))
+    count, rest = len(gaussians), 3 * (sh.shape[1] - 1)
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
-    header += [f"property float {name}" for name in columns] + ["end_header", ""]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes("\n".join(header).encode("ascii") + table.numpy().astype("<f4").tobytes())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    header += [f"property float {name}" for name in _columns(rest)] + ["end_header", ""]
+    with written_whole(path) as partial, partial.open("wb") as file:
+        file.write("\n".join(header).encode("ascii"))
+        for start in range(0, count, _ROWS):
+            rows = slice(start, start + _ROWS)
+            higher = sh[rows, 1:].transpose(1, 2).flatten(1)
+            normals = torch.zeros_like(means[rows])  # which the format demands and nobody uses
+            columns = [means[rows], normals, sh[rows, 0], higher, logits[rows, None], log_scales[rows]]
+            file.write(torch.cat([*columns, quaternions[rows]], dim=1).cpu().numpy().astype("<f4").tobytes())
     return path
 
 
@@ -65,39 +63,59 @@ def load_ply(path: str | Path) -> Gaussians:
     """Read a scene that ``save_ply``, 3DGS or gsplat wrote (columns in any order, normals may be missing).
 
     Raises:
-        BadDataError: not a PLY of Gaussians, another encoding, or a truncated file; the message names it.
+        BadDataError: no such file, not a PLY of Gaussians, another encoding, a truncated file, NaN or infinite values;
+            the message names the file.
     """
     path = Path(path)
+    if not path.is_file():
+        raise BadDataError(f"{path}: no such file")
     with path.open("rb") as file:
         start = file.read(_MAX_HEADER)
         end = start.find(b"end_header\n")
         if not start.startswith(b"ply\n") or end < 0:
             raise BadDataError(f"{path} is not a PLY file")
         count, names = _parse_header(start[:end].decode("ascii", errors="replace").splitlines(), path)
-        file.seek(end + len(b"end_header\n"))
-        data = file.read(count * len(names) * 4)
-    if len(data) < count * len(names) * 4:
-        raise BadDataError(f"{path} is truncated: the header promises {count} Gaussians of {len(names)} numbers")
-    table = np.frombuffer(data, "<f4").reshape(count, len(names))
-    place = {name: i for i, name in enumerate(names)}
-    rest = sum(name.startswith("f_rest_") for name in names)
-    missing = [name for name in _columns(rest) if name not in place and name not in ("nx", "ny", "nz")]
-    if missing or rest not in (0, 9, 24, 45):
+        rest = sum(name.startswith("f_rest_") for name in names)
+        missing = sorted(set(_columns(rest)) - {"nx", "ny", "nz"} - set(names))
+        if missing or rest not in (0, 9, 24, 45):
+            raise BadDataError(
+                f"{path} is not a PLY of Gaussians: missing {missing}, {rest} f_rest columns (0, 9, 24 or 45)"
+            )
+        first, row = end + len(b"end_header\n"), 4 * len(names)
+        if path.stat().st_size - first < count * row:
+            raise BadDataError(f"{path} is truncated: the header promises {count} Gaussians of {len(names)} numbers")
+        file.seek(first)
+        place = {name: i for i, name in enumerate(names)}
+
+        def places(*wanted: str) -> list[int]:
+            return [place[name] for name in wanted]
+
+        means, quaternions, log_scales, logits = (np.empty((count, n), np.float32) for n in (3, 4, 3, 1))
+        sh = np.empty((count, rest // 3 + 1, 3), np.float32)
+        higher = places(*(f"f_rest_{i}" for i in range(rest)))
+        for begin in range(0, count, _ROWS):  # the table as a whole would take the memory of the scene again
+            rows = slice(begin, min(begin + _ROWS, count))
+            table = np.frombuffer(file.read((rows.stop - begin) * row), "<f4").reshape(-1, len(names))
+            means[rows] = table[:, places("x", "y", "z")]
+            quaternions[rows] = table[:, places("rot_0", "rot_1", "rot_2", "rot_3")]
+            log_scales[rows] = table[:, places("scale_0", "scale_1", "scale_2")]
+            logits[rows] = table[:, places("opacity")]
+            sh[rows, 0] = table[:, places("f_dc_0", "f_dc_1", "f_dc_2")]
+            sh[rows, 1:] = table[:, higher].reshape(len(table), 3, rest // 3).transpose(0, 2, 1)
+    bad = ~np.logical_and.reduce(
+        [np.isfinite(part).reshape(count, -1).all(axis=1) for part in (means, quaternions, log_scales, logits, sh)]
+    )
+    if bad.any():
         raise BadDataError(
-            f"{path} is not a PLY of Gaussians: missing {missing}, {rest} f_rest columns (0, 9, 24 or 45)"
+            f"{path}: {bad.sum()} of {count} Gaussians have NaN or infinite values, the first is number "
+            f"{int(bad.argmax())}; remove them, or fit the scene again"
         )
-
-    def take(*wanted: str) -> torch.Tensor:
-        return torch.from_numpy(table[:, [place[name] for name in wanted]].astype(np.float32))
-
-    base = take("f_dc_0", "f_dc_1", "f_dc_2")[:, None]  # [N, 1, 3]
-    higher = take(*(f"f_rest_{i}" for i in range(rest))).reshape(count, 3, rest // 3).transpose(1, 2)
     return Gaussians(
-        means=take("x", "y", "z"),
-        quaternions=take("rot_0", "rot_1", "rot_2", "rot_3"),
-        log_scales=take("scale_0", "scale_1", "scale_2"),
-        opacity_logits=take("opacity")[:, 0],
-        sh=torch.cat([base, higher], dim=1),
+        means=torch.from_numpy(means),
+        quaternions=torch.from_numpy(quaternions),
+        log_scales=torch.from_numpy(log_scales),
+        opacity_logits=torch.from_numpy(logits[:, 0]),
+        sh=torch.from_numpy(sh),
     )
 
 

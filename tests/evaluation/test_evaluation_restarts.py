@@ -33,7 +33,9 @@ def test_files_of_a_scene(clips: list[Clip], tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "contact_sheet.png",
         "painted.mp4",
+        "confidence.mp4",
         "rendered.mp4",
+        "depth.mp4",
         "scene.ply",
         "result.json",
     }

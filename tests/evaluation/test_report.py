@@ -25,7 +25,8 @@ def scene_record(out: Path, key: str, scores: dict[str, dict[str, float]]) -> di
     folder = scene_folder(out, key)
     folder.mkdir(parents=True)
     Image.new("RGB", (64, 32), (200, 30, 30)).save(folder / "contact_sheet.png")
-    write_mp4(torch.rand(3, 3, 16, 16), folder / "painted.mp4", 8)
+    for name in ("painted", "confidence"):
+        write_mp4(torch.rand(3, 3, 16, 16), folder / f"{name}.mp4", 8)
     (folder / "scene.ply").write_bytes(b"ply")
     return {
         "key": key,
@@ -37,7 +38,12 @@ def scene_record(out: Path, key: str, scores: dict[str, dict[str, float]]) -> di
         "seconds": {"fit": 61.0, "paint": 2.5},
         "scores": {method: {"mean": values, "targets": {}} for method, values in scores.items()},
         "held_out_scores": {},
-        "files": {"contact_sheet": "contact_sheet.png", "painted": "painted.mp4", "splats": "scene.ply"},
+        "files": {
+            "contact_sheet": "contact_sheet.png",
+            "painted": "painted.mp4",
+            "confidence": "confidence.mp4",
+            "splats": "scene.ply",
+        },
     }
 
 
@@ -114,8 +120,8 @@ def test_report_stands_alone(tmp_path: Path, results: dict[str, Any]) -> None:
     local = [target for target in links.targets if not target.startswith("data:")]
     assert local and all((tmp_path / target).is_file() or target.endswith(".json") for target in local)
     assert sum(target.startswith("data:image/jpeg") for target in links.targets) == 3
-    assert sum(target.startswith("data:video/mp4") for target in links.targets) == 3
-    assert all(links.alts) and len(links.alts) == 6
+    assert sum(target.startswith("data:video/mp4") for target in links.targets) == 6  # two a scene
+    assert all(links.alts) and len(links.alts) == 9
 
 
 def test_report_says_everything(tmp_path: Path, results: dict[str, Any]) -> None:
@@ -152,7 +158,7 @@ def test_large_videos_are_linked(tmp_path: Path, results: dict[str, Any]) -> Non
     path.write_bytes(b"0" * (VIDEO_LIMIT + 1))
     _, links = read(write_report(tmp_path, results))
     assert "scenes/plain/painted.mp4" in links.targets
-    assert sum(target.startswith("data:video/mp4") for target in links.targets) == 2
+    assert sum(target.startswith("data:video/mp4") for target in links.targets) == 5
 
 
 def test_training_curves_are_in_the_report(tmp_path: Path, results: dict[str, Any]) -> None:

@@ -13,6 +13,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from debian_packages import NotInstalled, install, remedy
+
+PACKAGES = "slurm-wlm munge"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
 PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 CONF = """\
@@ -55,29 +58,20 @@ class SlurmUnavailable(Exception):
 
 
 def require_slurm() -> None:
-    """Find Slurm's programs, or install them where ``RECONX_INSTALL_SLURM=1`` allows it.
+    """Find Slurm's programs, or install them where ``RECONX_INSTALL_PACKAGES=1`` allows it.
 
     Raises:
         SlurmUnavailable: with the reason and the remedy.
     """
     if os.geteuid() != 0:
         raise SlurmUnavailable("Slurm's daemons need root here")
-    if _missing() and os.environ.get("RECONX_INSTALL_SLURM") == "1" and shutil.which("apt-get"):
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        patience = ["-o", "Acquire::http::Timeout=15", "-o", "Acquire::Retries=1", "-o", "DPkg::Lock::Timeout=30"]
-        for command in ("update", "install -y --no-install-recommends slurm-wlm munge"):
-            arguments = ["apt-get", "-qq", *patience, *command.split()]
-            try:
-                subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=150, check=True)
-            except subprocess.CalledProcessError as error:
-                raise SlurmUnavailable(f"apt-get {command} failed: {error.stderr.strip()[-300:]}") from error
-            except subprocess.TimeoutExpired as error:
-                raise SlurmUnavailable(f"apt-get {command} took more than 150 s") from error
+    if _missing():
+        try:
+            install(PACKAGES)
+        except NotInstalled as error:
+            raise SlurmUnavailable(str(error)) from error
     if missing := _missing():
-        raise SlurmUnavailable(
-            f"no {', '.join(missing)} here: apt-get install -y --no-install-recommends slurm-wlm munge, or "
-            "RECONX_INSTALL_SLURM=1 as root on Debian"
-        )
+        raise SlurmUnavailable(f"no {', '.join(missing)} here: {remedy(PACKAGES)}")
 
 
 def _missing() -> list[str]:

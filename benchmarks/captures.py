@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from reconx_pl.data.estimating import with_points_of
-from reconx_pl.data.formats import RawScene, only_scene
+from benchmarks.posed_scenes import points_from, posed_scene
 from reconx_pl.evaluation.capture_runner import save_comparison
 from reconx_pl.evaluation.captures import Capture, CaptureConfig, fit_capture, load_capture
 from reconx_pl.evaluation.metrics import MetricSuite
@@ -21,23 +19,11 @@ from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.splatting.perceptual import LpipsDistance
+from reconx_pl.splatting.points import select_points
 from reconx_pl.splatting.renderer import default_renderer
-from reconx_pl.types import PointCloud
 
 SCENES = ("llff_fern", "ingp_fox", "dtu_scan24", "mid_templeRing", "banana")
 WINDOW = 17  # photographs in a row around the middle: the few views span them, the held-out ones among them are scored
-
-
-def cached_points(raw: RawScene, fitted: Sequence[int], cache: Path) -> PointCloud:
-    """Points that pycolmap triangulates from the photographs of the fit with their known poses; kept in ``cache``."""
-    file = cache / f"{raw.name}.npz"
-    if not file.exists():
-        cloud = with_points_of(raw, fitted, ColmapEstimator()).scene.cloud
-        assert cloud is not None
-        cache.mkdir(parents=True, exist_ok=True)
-        np.savez(file, points=cloud.points, colors=cloud.colors, confidence=cloud.confidence)
-    with np.load(file, allow_pickle=False) as arrays:
-        return PointCloud(*(torch.from_numpy(arrays[name]) for name in ("points", "colors", "confidence")))
 
 
 def few_views(capture: Capture, count: int) -> Capture:
@@ -78,10 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: dict[int, list[dict[str, float]]] = {}
     for name in options.scenes:
         capture = load_capture(options.root / name, config, None, nobody)
-        points = cached_points(only_scene(options.root / name), capture.fitted, options.cache)
+        points = points_from(posed_scene(options.root / name, options.size), capture.fitted, options.cache)
         for count in options.views:
             part = few_views(capture, count) if count else capture
-            part = replace(part, points=lambda points=points: points)  # type: ignore[misc]
+            chosen = select_points(points, config.points_for(len(part.fitted)))
+            part = replace(part, points=lambda chosen=chosen: chosen)  # type: ignore[misc]
             result = fit_capture(part, config, suite, renderer, perceptual)
             scores = {key: float(values.mean()) for key, values in result.scores.items()}
             rows.setdefault(count, []).append(scores)

@@ -88,7 +88,7 @@ def render(
     from reconx_pl.evaluation.color_maps import depth_colors
     from reconx_pl.evaluation.flight import fly
     from reconx_pl.evaluation.video import write_mp4
-    from reconx_pl.splatting.renderer import default_renderer
+    from reconx_pl.splatting.renderer import chosen_device, default_renderer
 
     if out.suffix != ".mp4":
         raise ConfigurationError(f"{out}: a video is a file that ends in .mp4")
@@ -97,7 +97,7 @@ def render(
     depth_out = out.with_suffix(".depth.mp4")
     for file in (out, depth_out) if depth else (out,):
         refuse_existing(file, overwrite)
-    chosen = torch.device("cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu")
+    chosen = torch.device(chosen_device(device))
     gaussians = load_scene(scene)
     flown_cameras = _flown(only_scene(cameras).cameras, gaussians, path, frames, width)
     renderer = default_renderer(chosen)

@@ -25,6 +25,8 @@ def normalise_confidence(confidence: Tensor, mode: ConfidenceMode = "mean-log") 
     - ``"linear"``: C itself, the letter of the paper.
     - ``"none"``: ones, the ablation without confidence.
 
+    ``docs/splatting.md`` has what each of them measured.
+
     Args:
         confidence: [V, H, W], >= 1. Exactly 0 means "ignore this pixel" in every mode but ``"none"``; what lies between
             0 and 1 counts as the floor 1, what exceeds 1e4 as 1e4.

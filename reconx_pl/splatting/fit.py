@@ -127,7 +127,7 @@ def fit(
         if config.agreement is not None and config.agreement.due(step, config.steps):
             with torch.no_grad():
                 similarity = [
-                    ssim_map(picture_of(gaussians, [view]), targets[[view]], statistics[[view]])
+                    ssim_map(picture_of(gaussians, [view]).clamp(0.0, 1.0), targets[[view]], statistics[[view]])
                     for view in range(views)
                 ]
                 counting = weights * config.agreement.factors(torch.cat(similarity), sorted(known))

@@ -12,7 +12,9 @@ from splat_scenes import random_gaussians, ring_cameras
 
 from reconx_pl.data.procedural import procedural_clip
 from reconx_pl.errors import ConfigurationError
+from reconx_pl.splatting.agreement import Agreement
 from reconx_pl.splatting.cpu import CpuRenderer
+from reconx_pl.splatting.exposure import ExposureCompensation
 from reconx_pl.splatting.fit import FitConfig, fit
 from reconx_pl.splatting.fit_parameters import FitOptimizer, SceneParameters
 from reconx_pl.splatting.losses import LossWeights
@@ -117,6 +119,16 @@ def test_nothing_before_the_start_enters_the_moments() -> None:
         optimizer.step(loss, step)
         moved.append((bool(poses.twists["1"].any()), len(optimizer.adam.state[poses.twists["1"]]) > 0))
     assert moved == [(False, False), (True, True)]
+
+
+def test_where_all_views_are_known_nothing_moves() -> None:
+    scene, cameras = random_gaussians(60, sh_degree=0), ring_cameras(3, 24)
+    frames = CpuRenderer().render(scene, cameras).color.clamp(0, 1)
+    cloud = PointCloud(scene.means, torch.full((60, 3), 0.5), torch.ones(60))
+    plain = FitConfig(steps=8, loss=NO_LPIPS, sh_degree=0)
+    every = replace(plain, poses=PoseRefinement(), exposure=ExposureCompensation(), agreement=Agreement())
+    one, two = (fit(frames, cameras, None, cloud, config, known_views=range(3)) for config in (plain, every))
+    assert one.history == two.history and torch.equal(two.cameras.world_to_camera, cameras.world_to_camera)
 
 
 def test_changes_are_measured_exactly() -> None:

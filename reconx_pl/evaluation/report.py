@@ -206,6 +206,10 @@ def _how(results: Record, ceiling: bool) -> str:
         "reprojection": "Painted frames are weighed by their agreement with the cloud.",
         "uniform": "Every pixel of the painted frames is trusted alike.",
     }[results["config"]["confidence"]]
+    if results["config"]["fit"].get("poses"):
+        poses += " The fit refined these poses."
+    if results["config"]["fit"].get("agreement"):
+        trust += " Where they disagree with the scene that all frames make together they count less."
     text = (
         f"{_plural(len(results['scenes']), 'scene')}, {counted} targets each. {poses} "
         f"Point clouds: {escape(_geometry(results))}. {trust} SSIM is scikit-image's with an 11 × 11 Gaussian "

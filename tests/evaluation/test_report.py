@@ -18,6 +18,9 @@ from reconx_pl.evaluation.records import FROM_DEPTH, FROM_POINTS, alignment_reco
 from reconx_pl.evaluation.report import VIDEO_LIMIT, write_report
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.video import write_mp4
+from reconx_pl.splatting.agreement import Agreement
+from reconx_pl.splatting.fit import FitConfig
+from reconx_pl.splatting.pose_refinement import PoseRefinement
 from reconx_pl.types import AlignmentQuality
 
 
@@ -220,3 +223,12 @@ def test_a_bad_alignment_cannot_be_overlooked(tmp_path: Path, results: dict[str,
     warning = page[page.index("do not agree") : page.index("<h2>Scores</h2>")]
     assert "re10k/0bf152ef84195293" in warning and "7.50° at most" in warning and "room" not in warning
     assert alignment_record(clip) is None
+
+
+def test_report_says_when_the_fit_moved_poses_and_judged_frames(tmp_path: Path, results: dict[str, Any]) -> None:
+    plain, _ = read(write_report(tmp_path, results))
+    assert "refined these poses" not in plain and "count less" not in plain
+    fit = FitConfig(poses=PoseRefinement(), agreement=Agreement())
+    results["config"] = EvaluationConfig(fit=fit).as_dict()
+    page, _ = read(write_report(tmp_path, results))
+    assert "The fit refined these poses." in page and "they count less" in page

@@ -94,8 +94,8 @@ def serve(hub: Hub) -> Iterator[Hub]:
             if hub.cut_after:
                 body = body[: hub.cut_after.pop(0)]
                 self.close_connection = True
+            hub.sent += len(body)  # before the client, who may be done first, looks at it
             self.wfile.write(body)
-            hub.sent += len(body)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"

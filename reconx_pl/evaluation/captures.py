@@ -42,9 +42,8 @@ class CaptureConfig:
 
     Args:
         fit: the fit; all its frames are photographs.
-        points: which points it starts from. ``at_least`` counts from 8 fitted photographs on: filling a sparse cloud up
-            to 30,000 brought 1.8 and 2.3 dB there, but took up to 2 dB with 3 or 6, which cannot tell a filled gap
-            from a surface (benchmarks/README.md).
+        points: which points it starts from. ``at_least`` counts from 8 fitted photographs on: 3 or 6 cannot tell a
+            filled gap from a surface.
         short_side: of the images, pixels; larger ones are reduced with Lanczos, 0 takes them as they are.
         hold_out: every how manieth photograph, the first one included, is kept from fit and points and scored; 0 fits
             to all and scores none.

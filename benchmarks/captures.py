@@ -6,11 +6,13 @@ import argparse
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks.posed_scenes import points_from, posed_scene
+from benchmarks.posed_scenes import points_from
+from reconx_pl.data.formats import only_scene
 from reconx_pl.evaluation.capture_runner import save_comparison
 from reconx_pl.evaluation.captures import Capture, CaptureConfig, fit_capture, load_capture
 from reconx_pl.evaluation.metrics import MetricSuite
@@ -64,11 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: dict[int, list[dict[str, float]]] = {}
     for name in options.scenes:
         capture = load_capture(options.root / name, config, None, nobody)
-        points = points_from(posed_scene(options.root / name, options.size), capture.fitted, options.cache)
+        points = points_from(only_scene(options.root / name), capture.fitted, options.cache)
         for count in options.views:
             part = few_views(capture, count) if count else capture
-            chosen = select_points(points, config.points_for(len(part.fitted)))
-            part = replace(part, points=lambda chosen=chosen: chosen)  # type: ignore[misc]
+            part = replace(part, points=partial(select_points, points, config.points_for(len(part.fitted))))
             result = fit_capture(part, config, suite, renderer, perceptual)
             scores = {key: float(values.mean()) for key, values in result.scores.items()}
             rows.setdefault(count, []).append(scores)

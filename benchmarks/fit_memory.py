@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
+from benchmarks.timing import added_bytes
 from reconx_pl.splatting.fit import FitConfig, fit, fit_memory
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.splatting.perceptual import LpipsDistance
@@ -25,13 +24,6 @@ CASES = (
     (1_000, 16, 256, "vgg", 0),
     (1_000, 4, 256, "vgg", 128),
 )
-
-
-def kilobytes(field: str) -> int:
-    """Of this process, as Linux counts them."""
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    assert found is not None
-    return int(found[1])
 
 
 def scene(points: int, views: int, size: int) -> tuple[torch.Tensor, Cameras, PointCloud]:
@@ -60,10 +52,7 @@ def measure(points: int, views: int, size: int, net: str, crop: int) -> None:
     perceptual = LpipsDistance(config.lpips_net) if net else None
     fit(*scene_with_confidence(300, 2, 64), config=FitConfig(steps=2, loss=LossWeights(lpips=0.0)))  # kernels load
     frames, cameras, confidence, cloud = scene_with_confidence(points, views, size)
-    before = kilobytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
-    fit(frames, cameras, confidence, cloud, config, perceptual=perceptual)
-    peak = (kilobytes("VmHWM") - before) / 1024
+    peak = added_bytes(lambda: fit(frames, cameras, confidence, cloud, config, perceptual=perceptual), "cpu") / 2**20
     estimate = fit_memory(points, views, size, size, config) / 2**20
     what = f"{net}{f', crop of {crop}' if crop else ''}" if net else "none"
     print(f"| {points:,} | {views} of {size} x {size} | {what} | {peak:.0f} MiB | {estimate:.0f} MiB |", flush=True)

@@ -50,7 +50,7 @@ def main() -> None:
         for folder in options.scenes:
             scene = posed_scene(folder, options.size)
             used, left = scene.training, scene.held_out
-            cloud = points_from(scene, used, options.cache or Path(temporary))
+            cloud = points_from(scene.raw, used, options.cache or Path(temporary))
             print(
                 f"{scene.name}: {len(used)} frames of {tuple(scene.frames.shape[-2:])}, {len(cloud)} points", flush=True
             )

@@ -15,8 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reconx_pl.data.estimating import with_points_of
-from reconx_pl.data.formats import RawScene, UnreadableScene, read_scenes
-from reconx_pl.errors import BadSceneError
+from reconx_pl.data.formats import RawScene, only_scene
 from reconx_pl.geometry.cameras import resize_cameras
 from reconx_pl.geometry.colmap_estimator import ColmapEstimator
 from reconx_pl.types import Cameras, PointCloud
@@ -44,9 +43,7 @@ class PosedScene:
 
 def posed_scene(folder: Path, short_side: int) -> PosedScene:
     """The scene of a folder with its frames reduced (Lanczos) to ``short_side`` pixels; nothing is cropped."""
-    raw = next(read_scenes(folder))
-    if isinstance(raw, UnreadableScene):
-        raise BadSceneError(f"{folder}: {raw.reason}")
+    raw = only_scene(folder)
     cameras = raw.cameras
     scale = short_side / min(cameras.height, cameras.width)
     height, width = round(cameras.height * scale), round(cameras.width * scale)
@@ -59,14 +56,13 @@ def posed_scene(folder: Path, short_side: int) -> PosedScene:
     return PosedScene(folder.resolve().name, frames.contiguous(), small, raw)
 
 
-def points_from(scene: PosedScene, views: Sequence[int], cache: Path) -> PointCloud:
+def points_from(raw: RawScene, views: Sequence[int], cache: Path) -> PointCloud:
     """Cloud that structure from motion triangulates from some views, with their known poses; kept in ``cache``."""
     estimator = ColmapEstimator()
-    wanted = json.dumps([scene.name, list(views), estimator.identity])
-    file = cache / f"{scene.name}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}.safetensors"
+    wanted = json.dumps([raw.name, list(views), estimator.identity])
+    file = cache / f"{raw.name}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}.safetensors"
     if not file.is_file():
-        bare = replace(scene.raw, cloud=None)
-        cloud = with_points_of(bare, views, estimator).scene.cloud
+        cloud = with_points_of(replace(raw, cloud=None), views, estimator).scene.cloud
         assert cloud is not None
         cache.mkdir(parents=True, exist_ok=True)
         save_file({name: getattr(cloud, name).contiguous() for name in ("points", "colors", "confidence")}, file)

@@ -76,7 +76,7 @@ class Case:
         self.scene: PosedScene = posed_scene(folder, short_side)
         bad = corrupted_views(self.scene.training, seed)
         known = [view for view in self.scene.training if view not in bad]
-        self.cloud: PointCloud = points_from(self.scene, known, cache)
+        self.cloud: PointCloud = points_from(self.scene.raw, known, cache)
         self.frames = self.scene.frames[self.scene.training]
         self.cameras = self.scene.cameras[self.scene.training]
         self.bad = [self.scene.training.index(view) for view in bad]

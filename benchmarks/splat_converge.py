@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -143,7 +144,7 @@ def thousand(device: str) -> None:
 def main(folders: list[Path], sizes: list[int], device: str = "cpu", steps: int = 1000) -> None:
     """Print a row for each scene, size and set of learning rates."""
     makers: list[Callable[[int], Scene]] = [procedural_room]
-    makers += [lambda size, folder=folder: photographed(folder, size) for folder in folders]  # type: ignore[misc]
+    makers += [partial(photographed, folder) for folder in folders]
     marks = [mark for mark in (100, 200, 400, 700, 1000, 2000, 4000) if mark <= steps]
     print("| scene | Gaussians | size | rates | " + " | ".join(map(str, marks)) + " | within 0.2 dB at | s |")
     print("|" + "---|" * (6 + len(marks)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.splatting.perceptual import LpipsDistance
 from reconx_pl.splatting.ply import save_ply
 from reconx_pl.splatting.renderer import Renderer, chosen_device, default_renderer
+from reconx_pl.whole_file import written_whole
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,6 @@ def fit_captures(
     world: int = 1,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
-    renderer: Renderer | None = None,
 ) -> Record:
     """Fit scenes: ``out/scenes/<key>/`` gets result.json, scene.ply and comparison.png as soon as a scene is done.
 
@@ -67,7 +66,6 @@ def fit_captures(
         rank, world: this process and their number; each has a device of its own.
         device: where the fits run.
         progress: called with what is done now and the share of this scene that is done.
-        renderer: None takes the default of the device.
 
     Returns:
         the content of ``out/results.json``.
@@ -82,7 +80,7 @@ def fit_captures(
         raise ConfigurationError(f"several scenes are called {', '.join(repeated)}; rename their folders")
     if not 0 <= rank < world:
         raise ConfigurationError(f"process {rank} is not one of {world}")
-    renderer = renderer or default_renderer(device)
+    renderer = default_renderer(device)
     suite = MetricSuite(config.metrics, device)
     perceptual = LpipsDistance(config.fit.lpips_net).to(device) if config.fit.loss.lpips > 0 else None
     for capture in captures[rank::world]:
@@ -95,8 +93,7 @@ def fit_captures(
             (folder / RESULT).unlink(missing_ok=True)
             why = f"{type(error).__name__}: {error}"
             write_json(folder / ERROR, {"key": capture.key, "error": why, "config_hash": config.hash})
-        summary = _summary(keys, config, out, suite)
-        write_json(out / SUMMARY, summary)
+        write_json(out / SUMMARY, _summary(keys, config, out, suite))
     return _summary(keys, config, out, suite)
 
 
@@ -165,7 +162,6 @@ def _one(
             progress(f"{lazy.key}: fit, loss {loss:.3f}", done / steps)
 
     result = fit_capture(capture, config, suite, renderer, perceptual, device, step)
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT).unlink(missing_ok=True)  # never a result beside the files of another
     save_ply(result.fit.gaussians, folder / "scene.ply")
     save_comparison(capture, result, folder)
@@ -200,10 +196,8 @@ def save_comparison(capture: Capture, result: CaptureResult, folder: Path) -> No
         SheetRow("splat render", [render for _, render in pairs]),
         SheetRow(f"error × {GAIN:g}", [error_image(render, truth, GAIN) for truth, render in pairs]),
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".comparison.{os.getpid()}.png"
-    contact_sheet(rows, [f"view {view}" for view in shown], gain=GAIN, cell=256).save(partial)
-    os.replace(partial, folder / "comparison.png")
+    with written_whole(folder / "comparison.png") as unfinished:
+        contact_sheet(rows, [f"view {view}" for view in shown], gain=GAIN, cell=256).save(unfinished)
 
 
 def _summary(keys: Sequence[str], config: CaptureConfig, out: Path, suite: MetricSuite) -> Record:

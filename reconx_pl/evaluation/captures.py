@@ -99,7 +99,6 @@ class CaptureConfig:
 class Capture:
     """Photographs of one place with cameras, ready to fit. ``points`` are made when they are asked for."""
 
-    key: str
     images: Tensor  # [V, 3, H, W] in [0, 1]
     cameras: Cameras  # V views
     names: tuple[str, ...]  # of the photographs
@@ -163,7 +162,6 @@ def load_capture(
     for part in (clip.frames, cameras.world_to_camera, cameras.intrinsics):
         digest.update(part.contiguous().numpy().tobytes())
     return Capture(
-        key=raw.name,
         images=images,
         cameras=cameras,
         names=tuple(frame.name for frame in raw.frames),

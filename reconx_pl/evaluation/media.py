@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from reconx_pl.geometry.cameras import interpolate_cameras
 from reconx_pl.splatting.ply import save_ply
 from reconx_pl.splatting.renderer import Renderer
 from reconx_pl.types import Cameras, Gaussians
+from reconx_pl.whole_file import written_whole
 
 FLIGHT_FRAMES, FLIGHT_FPS = 60, 24.0
 SLOWEST, FASTEST = 3.0, 30.0  # frames a second at which a painted clip can be watched
@@ -55,10 +55,8 @@ def write_media(result: SceneResult, config: EvaluationConfig, renderer: Rendere
     Returns:
         the names by what they are.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".contact_sheet.{os.getpid()}.png"
-    scene_sheet(result, config).save(partial)
-    os.replace(partial, folder / "contact_sheet.png")
+    with written_whole(folder / "contact_sheet.png") as unfinished:
+        scene_sheet(result, config).save(unfinished)
     fps = min(max(result.clip.fps, SLOWEST), FASTEST)
     write_mp4(result.painted, folder / "painted.mp4", fps)
     write_mp4(confidence_colors(result.confidence), folder / "confidence.mp4", fps)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import warnings
 from collections import Counter
@@ -20,6 +19,7 @@ from reconx_pl.evaluation.painter import HeldOutViews
 from reconx_pl.evaluation.scene import SceneResult, Scores
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.types import Clip
+from reconx_pl.whole_file import written_whole
 
 Record = dict[str, Any]  # what result.json holds
 RESULT, ERROR, SUMMARY = "result.json", "error.json", "results.json"
@@ -33,10 +33,8 @@ FROM_POINTS = (
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write strict JSON so that the file is always complete: a partial one never carries its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with written_whole(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Record | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -20,6 +19,7 @@ from reconx_pl.evaluation.metrics import HIGHER_IS_BETTER
 from reconx_pl.evaluation.records import SUMMARY, Record, read_json, scene_folder
 from reconx_pl.evaluation.report_notices import alignment_note, problems
 from reconx_pl.evaluation.report_style import STYLE
+from reconx_pl.whole_file import written_whole
 
 log = logging.getLogger(__name__)
 MODEL_LENGTH = 80  # characters of the model's description in the head line
@@ -92,9 +92,8 @@ def write_report(
         + "\n</body></html>\n"
     )
     path = out / "index.html"
-    partial = out / f".index.{os.getpid()}.html"
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    with written_whole(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
     return path
 
 

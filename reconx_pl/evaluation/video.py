@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.errors import BadDataError, ConfigurationError, MissingDependencyError
+from reconx_pl.whole_file import written_whole
 
 CODEC = "libx264"
 
@@ -55,22 +55,17 @@ def write_mp4(frames: Tensor | np.ndarray, path: str | Path, fps: float, quality
         raise MissingDependencyError(f"PyAV {av.__version__} has no {CODEC} encoder; pip install --force-reinstall av")
     images = np.pad(images, ((0, 0), (0, images.shape[1] % 2), (0, images.shape[2] % 2), (0, 0)), mode="edge")
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
-    try:
-        with av.open(str(partial), "w", options={"movflags": "faststart"}) as container:
-            stream = container.add_stream(CODEC, rate=Fraction(fps).limit_denominator(1000))
-            assert isinstance(stream, VideoStream)
-            stream.height, stream.width = images.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            stream.options = {"crf": str(quality), "preset": "medium"}
-            stream.codec_context.thread_count = 1
-            for image in images:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
-            container.mux(stream.encode())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    video = {"movflags": "faststart"}
+    with written_whole(path) as unfinished, av.open(str(unfinished), "w", options=video) as container:
+        stream = container.add_stream(CODEC, rate=Fraction(fps).limit_denominator(1000))
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width = images.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": str(quality), "preset": "medium"}
+        stream.codec_context.thread_count = 1
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+        container.mux(stream.encode())
     return path
 
 

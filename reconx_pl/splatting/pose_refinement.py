@@ -87,7 +87,6 @@ class RefinedPoses(nn.Module):
                 "(known_views), or fit with poses=None"
             )
         self.given = cameras
-        self.config = config
         self.free = [view for view in range(len(cameras)) if view not in known]
         # Twists are in units of their first rates, so that one learning rate, 1, does for radians and world units.
         distance = torch.cdist(cameras.centers, means).median(dim=1).values  # [V]

@@ -167,7 +167,9 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
     pytest.importorskip("viser", reason="viser is not installed: pip install 'reconx_pl[viewer]'")
     save_scene(scene(), tmp_path / "scene.ply")
     posed = write_posed(tmp_path / "posed")
-    program = "from reconx_pl.cli import main; main()"
+    # A shell that runs the tests in the background hands down that SIGINT is ignored.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program += "from reconx_pl.cli import main; main()"
     arguments = ["view", str(tmp_path / "scene.ply"), "--cameras", str(posed), "--port", str(free_port())]
     log = tmp_path / "log"
     with log.open("wb") as out:

@@ -1,0 +1,62 @@
+"""One entry of a benchmark, loaded: context views that a method may see, and target views that score it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from reconx_pl.errors import BadSceneError
+from reconx_pl.types import Cameras, PointCloud
+
+
+@dataclass(frozen=True)
+class BenchmarkViews:
+    """What a benchmark gives for one scene, or one entry of an index.
+
+    Args:
+        key: unique in a benchmark.
+        dataset: name of the data set.
+        scene: name of the scene in it.
+        context_images: [C, 3, H, W] float32 in [0, 1], C >= 2, in the order in which they are visited.
+        context_cameras: C views, true.
+        context_indices: C frame numbers in the source.
+        target_images: [V, 3, H, W], never shown to painter, geometry or fit.
+        target_cameras: V views, true.
+        target_indices: V frame numbers in the source.
+        target_masks: [V, H, W] bool, True where a target is scored; None scores all of it.
+        context_depth: [C, H, W] z-depth, world units, 0 = none; None where no depth is known.
+        cloud: points of the scene's geometry, farthest-point order; None where there is none.
+        geometry: where depth or cloud come from, for the record.
+        fps: frames a second that a painted clip is said to have.
+        caption: text that belongs to the scene.
+    """
+
+    key: str
+    dataset: str
+    scene: str
+    context_images: Tensor
+    context_cameras: Cameras
+    context_indices: tuple[int, ...]
+    target_images: Tensor
+    target_cameras: Cameras
+    target_indices: tuple[int, ...]
+    target_masks: Tensor | None = None
+    context_depth: Tensor | None = None
+    cloud: PointCloud | None = None
+    geometry: str = ""
+    fps: float = 8.0
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        if self.context_images.shape[0] < 2:
+            raise BadSceneError(f"{self.key}: a benchmark entry needs two context views or more")
+        for what, images, cameras, indices in (
+            ("context", self.context_images, self.context_cameras, self.context_indices),
+            ("target", self.target_images, self.target_cameras, self.target_indices),
+        ):
+            if images.ndim != 4 or not images.shape[0] == len(cameras) == len(indices):
+                raise BadSceneError(
+                    f"{self.key}: {tuple(images.shape)} {what} images do not go with {len(cameras)} cameras "
+                    f"and {len(indices)} frame numbers"
+                )

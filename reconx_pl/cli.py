@@ -32,6 +32,8 @@ def procedural(
     height: int = 128,
     width: int = 128,
     points: int = 16384,
+    gap: float = 1.0,
+    max_gap: float = 0.0,
     clips_per_shard: int = 32,
 ) -> None:
     """Pack procedural clips (rooms and landscapes with exact depth) into shards.
@@ -44,6 +46,8 @@ def procedural(
         height: rows, pixels.
         width: columns, pixels.
         points: points of the cached cloud.
+        gap: scales the distance between first and last view, in (0, 4]; above 1 they share less of the scene.
+        max_gap: above gap, every scene draws its own between the two; 0 for one gap.
         clips_per_shard: clips in one tar file.
     """
     from reconx_pl.data.procedural import write_procedural
@@ -56,6 +60,8 @@ def procedural(
             frames=frames,
             size=(height, width),
             points=points,
+            gap=gap,
+            max_gap=max_gap,
             clips_per_shard=clips_per_shard,
             progress=lambda done, total: step(f"packing {out}", done),
         )

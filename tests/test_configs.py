@@ -10,11 +10,13 @@ import yaml
 from command_parsers import ROOT, fit_config, train_parser
 from jsonargparse import Namespace
 
+from benchmarks.procedural_v1 import ARMS, RECIPES, SETS, TRAIN_SEED, VAL_SEED
 from reconx_pl.cli import build_evaluate_parser, build_parser
 from reconx_pl.diffusion.config import UNetConfig
 
 DEMO = ("demo_base", "demo_stage1", "demo_stage2")
-TRAINED = (*DEMO, "stage1", "stage2")
+PROCEDURAL = ("procedural_v1/base", "procedural_v1/base_gpu")
+TRAINED = (*DEMO, "stage1", "stage2", *PROCEDURAL)
 
 
 def unet(config: Namespace) -> UNetConfig:
@@ -38,7 +40,9 @@ def exported(config: Namespace) -> str:
 
 
 def test_every_config_is_tested() -> None:
-    assert {path.stem for path in (ROOT / "configs").glob("*.yaml")} == {*TRAINED, "demo_evaluate", "fit_cpu", "slurm"}
+    found = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+    found |= {f"procedural_v1/{path.stem}" for path in (ROOT / "configs" / "procedural_v1").glob("*.yaml")}
+    assert found == {*TRAINED, "demo_evaluate", "fit_cpu", "slurm"}
 
 
 @pytest.mark.parametrize(
@@ -93,6 +97,33 @@ def test_overlays_are_tested_and_go_over_any_stage() -> None:
     config = train_parser().parse_args(["fit", *(part for path in configs for part in ("-c", path))]).fit
     assert config.trainer.profiler.class_path == "reconx_pl.training.profile.TraceProfiler"
     assert config.trainer.max_steps == 30_000
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_arms_of_procedural_v1_differ_in_the_structure_condition_alone(recipe: str, tmp_path: Path) -> None:
+    configs = []
+    for arm in ARMS:
+        path = tmp_path / f"{arm}.yaml"
+        path.write_text(yaml.safe_dump(RECIPES[recipe].arm(arm, seed=7)))
+        configs.append(train_parser().parse_args(["fit", "-c", str(path)]).fit)
+    for config, arm in zip(configs, ARMS, strict=True):
+        assert config.model.stage.value == arm and config.model.seed == config.data.seed == 7
+        assert (
+            run_folder(config).endswith(f"/{arm}-7") and exported(config) == f"{run_folder(config)}/weights.safetensors"
+        )
+        assert str(config.model.init_from).endswith("/base-0/weights.safetensors")
+    given, without = configs
+    assert given.model.network == without.model.network and given.data == without.data
+    assert given.trainer.max_steps == without.trainer.max_steps == RECIPES[recipe].steps
+    assert given.model.optimizer.lr == without.model.optimizer.lr
+    assert unet(given) != UNetConfig.demo() or recipe == "cpu"
+
+
+def test_the_rooms_of_procedural_v1_never_overlap() -> None:
+    recipe = RECIPES["cpu"]
+    ranges = [range(TRAIN_SEED, TRAIN_SEED + recipe.train_clips), range(VAL_SEED, VAL_SEED + 32)]
+    ranges += [range(first, first + recipe.test_scenes) for _, first in SETS.values()]
+    assert len(set().union(*ranges)) == sum(map(len, ranges))
 
 
 def test_demo_is_one_network() -> None:

@@ -24,11 +24,15 @@ class Stage(StrEnum):
 
     ``structure`` is the paper's stage 2: the structure encoder and its cross-attention come in, and every spatial
     (that is, not temporal) layer of the U-Net is tuned (722 tensors, 893.5 M parameters at full size).
+
+    ``spatial`` is the control of the paper's ablation: stage 2 at equal budget without the structure condition. The
+    same layers of the U-Net are tuned, and no structure branch takes part.
     """
 
     base = "base"
     image_attention = "image_attention"
     structure = "structure"
+    spatial = "spatial"
 
 
 # Names are those of ReconXDiffusion.named_parameters(); the first group whose pattern matches owns the parameter.
@@ -49,6 +53,7 @@ TRAINED: dict[Stage, frozenset[str]] = {
     Stage.base: frozenset({"image_attention", "temporal", "spatial", "image_tokens", "text_tokens"}),
     Stage.image_attention: frozenset({"image_attention"}),
     Stage.structure: frozenset({"structure", "image_attention", "spatial"}),
+    Stage.spatial: frozenset({"image_attention", "spatial"}),
 }
 
 

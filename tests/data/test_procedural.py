@@ -1,4 +1,5 @@
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from reconx_pl.data.procedural import (
 )
 from reconx_pl.data.procedural.paths import MIN_OVERLAP, overlap
 from reconx_pl.data.procedural.primitives import Scene, SceneBuilder, rotation
+from reconx_pl.data.procedural.write import gap_of
 from reconx_pl.data.stream import read_clips
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import project, unproject
@@ -269,3 +271,15 @@ def test_a_seed_without_a_path_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reconx_pl.data.procedural.clip.choose_path", lambda *_: None)
     with pytest.raises(BadSceneError, match="seed 7: .*smaller gap"):
         procedural_scene(7)
+
+
+def test_scenes_of_a_folder_can_differ_in_gap(tmp_path: Path) -> None:
+    write_procedural(tmp_path, 3, 5, size=(16, 16), frames=2, points=64, gap=1.0, max_gap=3.0)
+    gaps = [gap_of(seed, 1.0, 3.0) for seed in (5, 6, 7)]
+    assert len(set(gaps)) == 3 and all(1.0 <= gap <= 3.0 for gap in gaps)
+    for clip, seed, gap in zip(read_clips(tmp_path), (5, 6, 7), gaps, strict=True):
+        alone = procedural_clip(seed, 2, (16, 16), points=64, gap=gap)
+        assert torch.equal(clip.cameras.world_to_camera, alone.cameras.world_to_camera)
+    assert gap_of(5, 2.0, 0.0) == 2.0
+    with pytest.raises(ConfigurationError, match="greatest gap"):
+        write_procedural(tmp_path / "other", 1, gap=2.0, max_gap=1.0)

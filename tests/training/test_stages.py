@@ -42,6 +42,11 @@ def test_stage_2_trains_structure_and_everything_spatial(full_size: nn.Module) -
     assert not any("temporal_conv" in name or "init_attn" in name for name in names)
 
 
+def test_the_control_of_the_ablation_trains_stage_2_without_structure(full_size: nn.Module) -> None:
+    control, stage2 = trained(full_size, Stage.spatial), trained(full_size, Stage.structure)
+    assert control == {name: count for name, count in stage2.items() if group_of(name) != "structure"}
+
+
 def test_base_leaves_structure_alone(full_size: nn.Module) -> None:
     names = trained(full_size, Stage.base)
     assert sum(names.values()) == 1_438_854_980

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from reconx_pl.data.procedural.clip import Kind, clip_key, procedural_clip
 from reconx_pl.data.writer import ShardWriter
 from reconx_pl.errors import ConfigurationError
@@ -20,6 +22,7 @@ def write_procedural(
     kind: Kind | None = None,
     points: int = 16384,
     gap: float = 1.0,
+    max_gap: float = 0.0,
     fps: float = 8.0,
     clips_per_shard: int = 16,
     quality: int = 95,
@@ -31,7 +34,9 @@ def write_procedural(
         folder: of the shards and their manifest.
         count: clips in all.
         first_seed: keep training and held-out scenes apart by disjoint ranges of seeds.
-        frames, size, kind, points, gap, fps: see ``procedural_clip``.
+        frames, size, kind, points, fps: see ``procedural_clip``.
+        gap: see ``procedural_clip``.
+        max_gap: above ``gap``, every seed draws its own gap evenly between the two; 0 gives all clips the same.
         clips_per_shard, quality: see ``ShardWriter``.
         progress: called with (clips in the folder so far, count), once at the start and after every clip.
 
@@ -43,10 +48,14 @@ def write_procedural(
     """
     if count < 1:
         raise ConfigurationError(f"count is the number of clips to render and is 1 or more, got {count}")
+    if max_gap and max_gap < gap:
+        raise ConfigurationError(f"max_gap is the greatest gap and {max_gap:g} lies below gap {gap:g}; 0 for one gap")
     settings = {
         "source": "procedural", "first_seed": first_seed, "frames": frames, "size": list(size), "kind": kind,
         "points": points, "gap": gap, "fps": fps,
     }  # fmt: skip
+    if max_gap:
+        settings["max_gap"] = max_gap
     seeds = range(first_seed, first_seed + count)
     rendered = 0
     with ShardWriter(folder, clips_per_shard=clips_per_shard, settings=settings, quality=quality) as writer:
@@ -54,8 +63,14 @@ def write_procedural(
         if progress is not None:
             progress(count - len(todo), count)
         for seed in todo:
-            writer.write(procedural_clip(seed, frames, size, kind, points=points, gap=gap, fps=fps))
+            own = gap_of(seed, gap, max_gap)
+            writer.write(procedural_clip(seed, frames, size, kind, points=points, gap=own, fps=fps))
             rendered += 1
             if progress is not None:
                 progress(count - len(todo) + rendered, count)
     return rendered
+
+
+def gap_of(seed: int, gap: float, max_gap: float) -> float:
+    """The gap of a seed's clip in a folder of many gaps."""
+    return gap if not max_gap else float(np.random.default_rng([seed, 0x6A9]).uniform(gap, max_gap))

@@ -9,6 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -45,6 +47,12 @@ class ReconXCLI(LightningCLI):
 
     def before_fit(self) -> None:
         self._find_checkpoint("fit")
+        if emulates_bfloat16(self.trainer):
+            log.warning(
+                "this processor has no bfloat16 arithmetic: it emulates trainer.precision %s, many times slower than "
+                "float32; take --trainer.precision 32-true",
+                self.trainer.precision,
+            )
 
     def before_validate(self) -> None:
         self._find_checkpoint("validate")
@@ -78,6 +86,14 @@ class ReconXCLI(LightningCLI):
         if found is None:
             log.warning("no complete checkpoint %s: the run starts anew, from step 0", where)
         return found
+
+
+def emulates_bfloat16(trainer: Trainer) -> bool:
+    """Whether a run on an x86 processor asks for arithmetic that AVX2 does not have."""
+    on_cpu = trainer.strategy.root_device.type == "cpu"
+    return (
+        on_cpu and "bf16" in str(trainer.precision) and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
+    )
 
 
 class PlanCLI(ReconXCLI):

@@ -26,7 +26,7 @@ MODEL_LENGTH = 80  # characters of the model's description in the head line
 VIDEO_LIMIT = 2 * 1024 * 1024  # bytes; a larger one is linked
 METRIC_HEADS = {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
-APART = {"ceiling"}  # sees the truth: never the best of the table
+APART = {"ceiling", "reconx_refined"}  # see the truth: never the best of the table
 CLIPS = {  # captions of the videos of a scene, in their order
     "painted": "Painted clip",
     "confidence": "Confidence (yellow is trusted, violet is not)",
@@ -40,6 +40,7 @@ SEEN = {  # by pose policy
     "dataset": f"{_RENDERED} and compared with them: the true frames were seen by neither the model nor the fit; "
     "their poses were given to the fit.",
     "interpolated": f"{_RENDERED}, which neither the model nor the fit has seen, and compared with them.",
+    "aligned": f"{_RENDERED}, which neither the model nor the fit has seen, and compared with them.",
 }
 
 
@@ -198,11 +199,13 @@ def _how(results: Record, ceiling: bool) -> str:
     poses = {
         "dataset": "Painted frames carry the poses of the data set.",
         "interpolated": "Painted frames carry poses interpolated between the two input cameras.",
+        "aligned": "Painted frames carry poses of a global alignment that holds the input cameras.",
     }[results["pose_policy"]]
     targets = sorted({len(record["targets"]) for record in results["scenes"]})
     counted = f"{targets[0]}" if len(targets) == 1 else f"{targets[0]} to {targets[-1]}"
     trust = {
         "reprojection": "Painted frames are weighed by their agreement with the cloud.",
+        "alignment": "Painted frames are weighed by the confidence of their alignment.",
         "uniform": "Every pixel of the painted frames is trusted alike.",
     }[results["config"]["confidence"]]
     if results["config"]["fit"].get("poses"):

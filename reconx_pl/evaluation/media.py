@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from reconx_pl.evaluation.color_maps import confidence_colors, depth_colors
-from reconx_pl.evaluation.contact_sheet import SheetRow, contact_sheet, error_image, spread
+from reconx_pl.evaluation.contact_sheet import SheetRow, contact_sheet, error_image, spread, stacked
 from reconx_pl.evaluation.flight import Flight, fly
 from reconx_pl.evaluation.scene_result import SceneResult
 from reconx_pl.evaluation.settings import EvaluationConfig
@@ -26,71 +26,55 @@ SLOWEST, FASTEST = 3.0, 30.0  # frames a second at which a painted clip can be w
 
 
 def scene_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image:
-    """Contact sheet of a scene: input, painting, truth, splats and error, time to the right.
+    """Contact sheet of a scene: input, painting, truth, splats and error.
 
-    Of a clip the truth stands below the painted frames; of a benchmark entry, whose targets are elsewhere, to the right
-    of them.
+    Of a clip each column is a frame, time to the right. Of a benchmark entry, whose targets are elsewhere, the context
+    views and what was painted between them stand above, the targets below.
     """
-    columns = _clip_columns(result, config) if result.task.in_painting else _entry_columns(result, config)
-    gain = config.error_gain
-    rows = [
-        SheetRow("input", [column.input for column in columns]),
-        SheetRow("generated", [column.painted for column in columns]),
-        SheetRow("ground truth", [column.truth for column in columns]),
-        SheetRow("splat render", [column.render for column in columns]),
-        SheetRow(f"error × {gain:g}\nof the splat render", [column.error(gain) for column in columns]),
-    ]
-    return contact_sheet(rows, [column.header for column in columns], gain=gain)
-
-
-@dataclass(frozen=True)
-class _Column:
-    header: str
-    input: Tensor | None = None  # [3, H, W], as all of these
-    painted: Tensor | None = None
-    truth: Tensor | None = None
-    render: Tensor | None = None
-
-    def error(self, gain: float) -> Tensor | None:
-        return None if self.render is None or self.truth is None else error_image(self.render, self.truth, gain)
-
-
-def _clip_columns(result: SceneResult, config: EvaluationConfig) -> list[_Column]:
-    """The ends and targets between."""
+    if not result.task.in_painting:
+        return stacked([_context_sheet(result, config), _target_sheet(result, config)])
     truth, frames = result.task.views, len(result.painted)
     between = result.targets or list(range(1, frames - 1))
     shown = [0, *(between[index] for index in spread(len(between), config.sheet_columns - 2)), frames - 1]
+    ends = {0, frames - 1}
+    rows = [
+        SheetRow("input", [truth[index] if index in ends else None for index in shown]),
+        SheetRow("generated", [None if index in ends else result.painted[index] for index in shown]),
+        *_scored_rows([(truth[index], result.rendered[index]) for index in shown], config),
+    ]
+    return contact_sheet(rows, [f"frame {index}" for index in shown], gain=config.error_gain)
+
+
+def _scored_rows(pairs: Sequence[tuple[Tensor, Tensor]], config: EvaluationConfig) -> list[SheetRow]:
+    """Truth, render, and their difference."""
+    gain = config.error_gain
     return [
-        _Column(
-            f"frame {index}",
-            truth[index] if index in (0, frames - 1) else None,
-            None if index in (0, frames - 1) else result.painted[index],
-            truth[index],
-            result.rendered[index],
-        )
-        for index in shown
+        SheetRow("ground truth", [truth for truth, _ in pairs]),
+        SheetRow("splat render", [render for _, render in pairs]),
+        SheetRow(
+            f"error × {gain:g}\nof the splat render", [error_image(render, truth, gain) for truth, render in pairs]
+        ),
     ]
 
 
-def _entry_columns(result: SceneResult, config: EvaluationConfig) -> list[_Column]:
-    """Context views and painted frames in the order of visiting, then targets; about half of the sheet each."""
-    task, half = result.task, -(-config.sheet_columns // 2)
-    known = [task.known[index] for index in spread(len(task.known), half)]
+def _context_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image:
+    """Context views and painted frames in the order of visiting; painted ones fill what room the contexts leave."""
+    task = result.task
+    known = [task.known[index] for index in spread(len(task.known), config.sheet_columns - 1)]
     painted = [place for place in range(len(result.painted)) if place not in task.known]
-    room = max(half - len(known), 1)
-    inner = {painted[round((at + 0.5) * len(painted) / room - 0.5)] for at in range(room)} if painted else set()
-    columns = []
-    for place in sorted({*known, *inner}):
-        if place in known:
-            view = task.known.index(place)
-            columns.append(_Column(f"context {task.indices[view]}", input=task.images[view]))
-        else:
-            columns.append(_Column(f"painted {place}", painted=result.painted[place]))
-    for target in spread(len(task.targets), max(config.sheet_columns - len(columns), 1)):
-        place = task.targets[target]
-        header = f"target {task.target_indices[target]}"
-        columns.append(_Column(header, truth=task.views[place], render=result.rendered[place]))
-    return columns
+    room = min(config.sheet_columns - len(known), len(painted))
+    shown = sorted({*known, *(painted[int((at + 0.5) * len(painted) / room)] for at in range(room))})
+    names = {place: f"context {index}" for place, index in zip(task.known, task.indices, strict=True)}
+    row = SheetRow("input and\ngenerated", [result.painted[place] for place in shown])
+    return contact_sheet([row], [names.get(place, f"painted {place}") for place in shown])
+
+
+def _target_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image:
+    task = result.task
+    shown = spread(len(task.targets), config.sheet_columns)
+    pairs = [(task.views[task.targets[at]], result.rendered[task.targets[at]]) for at in shown]
+    headers = [f"target {task.target_indices[at]}" for at in shown]
+    return contact_sheet(_scored_rows(pairs, config), headers, gain=config.error_gain)
 
 
 def flight(gaussians: Gaussians, cameras: Cameras, renderer: Renderer) -> Flight:

@@ -120,6 +120,10 @@ class Provenance:
             "estimator": self.estimator,
         }
 
+    def of(self, record: Record) -> bool:
+        """Whether a record comes from here."""
+        return all(record.get(name) == value for name, value in self.as_record().items())
+
 
 def _plain(scores: Scores) -> dict[str, Any]:
     """Per-target scores and their mean, as JSON."""
@@ -168,7 +172,7 @@ def scene_record(result: SceneResult, provenance: Provenance, digest: str, files
 def finished_record(folder: Path, provenance: Provenance, digest: str | None = None) -> Record | None:
     """The record of a scene that was done with the same settings, by the same model, on the same data; else None."""
     record = read_json(folder / RESULT)
-    if record is None or any(record.get(name) != value for name, value in provenance.as_record().items()):
+    if record is None or not provenance.of(record):
         return None
     if digest is not None and record.get("clip_digest") != digest:
         return None

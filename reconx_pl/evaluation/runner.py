@@ -256,7 +256,7 @@ def _evaluate(
                     tally.failed[source.key] = why = f"{type(error).__name__}: {error}"
                     log.error("scene %s failed: %s", source.key, error, exc_info=not isinstance(error, ReconXError))
                     (folder / RESULT).unlink(missing_ok=True)
-                    write_json(folder / ERROR, {"key": source.key, "error": why, "config_hash": config.hash})
+                    write_json(folder / ERROR, {"key": source.key, "error": why, **provenance.as_record()})
                 if world == 1 and time.monotonic() >= next_save:
                     start = time.monotonic()
                     tally.write(final=False)

@@ -77,7 +77,7 @@ class Tally:
             error = read_json(folder / ERROR)
             if record is not None:
                 records.append(record)
-            elif error is not None and error.get("config_hash") == self.provenance.config.hash:
+            elif error is not None and self.provenance.of(error):
                 failed[key] = error["error"]
         return records, failed
 

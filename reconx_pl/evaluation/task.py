@@ -10,7 +10,7 @@ from torch import Tensor
 from reconx_pl.errors import BadSceneError
 from reconx_pl.evaluation.alignment import holds_known_views
 from reconx_pl.evaluation.benchmark_views import BenchmarkViews
-from reconx_pl.evaluation.painter import HeldOutViews
+from reconx_pl.evaluation.painter import HeldOutViews, with_ends
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.geometry.cameras import interpolate_cameras, project
 from reconx_pl.geometry.estimator import KnownDepth, PointMapEstimator
@@ -189,7 +189,7 @@ def pair_clips(
                 dataset=views.dataset,
                 scene=views.scene,
                 frames=stored,
-                cameras=interpolate_cameras(cameras, between),
+                cameras=with_ends(interpolate_cameras(cameras, between), cameras),
                 frame_indices=tuple(round(start + (end - start) * float(share)) for share in between),
                 fps=views.fps,
                 caption=views.caption,
@@ -223,11 +223,12 @@ class _Geometry:
 
 def _geometry(views: BenchmarkViews, estimator: PointMapEstimator | None) -> _Geometry:
     images, cameras, depth = views.context_images, views.context_cameras, views.context_depth
+    came = views.cloud if views.cloud is not None and len(views.cloud) > 0 else None
     if depth is not None and bool((depth > 0).any()):
-        cloud = _cloud_of_depth(images, cameras, depth)
+        cloud = came or _cloud_of_depth(images, cameras, depth)
         return _Geometry(cloud, views.geometry or FROM_CONTEXT_DEPTH, depth.float())
-    if views.cloud is not None and len(views.cloud) > 0:
-        return _Geometry(views.cloud, views.geometry or FROM_CLOUD)
+    if came is not None:
+        return _Geometry(came, views.geometry or FROM_CLOUD)
     if estimator is None:
         raise BadSceneError(
             f"{views.key} has neither depth of its context views nor points; name an estimator that finds some"

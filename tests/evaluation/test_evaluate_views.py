@@ -19,6 +19,7 @@ from reconx_pl.evaluation.baselines import METHODS, nearest_view
 from reconx_pl.evaluation.benchmark_views import BenchmarkViews
 from reconx_pl.evaluation.metrics import psnr
 from reconx_pl.evaluation.records import Record, scene_folder
+from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import evaluate_views
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.task import FROM_CONTEXT_DEPTH, pair_clips, sequence_cameras, views_task
@@ -277,14 +278,20 @@ def test_a_pair_has_the_points_of_its_own_two_views() -> None:
     assert len(by_cloud[1].cloud) < len(by_cloud[0].cloud) <= len(whole.cloud)
 
 
-def test_files_of_an_entry(tmp_path: Path) -> None:
+def test_files_and_report_of_an_entry(tmp_path: Path) -> None:
     views = tiny_views(1, contexts=(0, 4, 8), targets=(1, 2, 3))
-    record = run(views, tmp_path, replace(BARE, media=True, fit=replace(QUICK, steps=2)))["scenes"][0]
-    folder = scene_folder(tmp_path, views.key)
+    views = replace(views, target_masks=torch.ones(3, 32, 32, dtype=torch.bool))
+    config = replace(ENTRIES, media=True, masks="white", refine_test_poses=1, fit=replace(QUICK, steps=2))
+    summary = run(views, tmp_path, config)
+    record, folder = summary["scenes"][0], scene_folder(tmp_path, views.key)
     assert set(record["files"].values()) | {"result.json"} == {path.name for path in folder.iterdir()}
     assert len(load_ply(folder / "scene.ply")) == record["gaussians"]
     with Image.open(folder / "contact_sheet.png") as sheet:
         assert sheet.height > 4 * 192  # one row of contexts and painted frames, three of targets
+    page = write_report(tmp_path, summary).read_text()
+    for text in ("benchmark <code>tiny</code>", METHODS["depth_warp"], METHODS["contexts"], "RegNeRF", "not a score"):
+        assert text in page
+    assert "only the first and the last frame" not in page and METHODS["two_views"] not in page
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -60,3 +61,23 @@ class BenchmarkViews:
                     f"{self.key}: {tuple(images.shape)} {what} images do not go with {len(cameras)} cameras "
                     f"and {len(indices)} frame numbers"
                 )
+        size = tuple(self.context_images.shape[-2:])
+        for what, part, count in (
+            ("context depth", self.context_depth, len(self.context_indices)),
+            ("target masks", self.target_masks, len(self.target_indices)),
+        ):
+            if part is not None and tuple(part.shape) != (count, *size):
+                raise BadSceneError(f"{self.key}: {what} {tuple(part.shape)} are not {count} maps of {size} pixels")
+
+
+@dataclass(frozen=True)
+class LazyViews:
+    """An entry that is loaded when its turn comes; one that cannot be loaded is then a failed scene with a name.
+
+    Args:
+        key: of the views that ``load`` returns; unique in an evaluation.
+        load: gives the views.
+    """
+
+    key: str
+    load: Callable[[], BenchmarkViews]

@@ -16,8 +16,9 @@ from reconx_pl.evaluation import scene as scene_module
 from reconx_pl.evaluation.baselines import ceiling_split, nearest_view
 from reconx_pl.evaluation.metrics import psnr
 from reconx_pl.evaluation.painter import HeldOutViews, LazyScene, RecordedFrames, blind, scene_generator
-from reconx_pl.evaluation.records import FROM_DEPTH, FROM_POINTS, scene_folder
+from reconx_pl.evaluation.records import scene_folder
 from reconx_pl.evaluation.runner import evaluate_scene, evaluate_scenes
+from reconx_pl.evaluation.task import FROM_DEPTH, FROM_POINTS
 from reconx_pl.geometry.cameras import interpolate_cameras
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights

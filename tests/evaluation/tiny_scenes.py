@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 
-from reconx_pl.data.procedural import procedural_clip
+from reconx_pl.data.procedural import procedural_clip, procedural_scene, render_scene
+from reconx_pl.evaluation.benchmark_views import BenchmarkViews, LazyViews
 from reconx_pl.evaluation.runner import EvaluationConfig
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
@@ -12,11 +16,38 @@ from reconx_pl.types import Clip
 
 QUICK = FitConfig(steps=20, loss=LossWeights(lpips=0.0))
 CONFIG = EvaluationConfig(fit=QUICK, metrics=("psnr", "ssim"), media=False)
-MODEL = "test painter 1"
+ENTRIES = EvaluationConfig(fit=QUICK, metrics=("psnr", "ssim"), media=False, pose_policy="interpolated", clip_frames=4)
+MODEL, PROTOCOL = "test painter 1", {"name": "tiny", "hash": "0123"}
 
 
 def tiny_clip(seed: int, frames: int = 5) -> Clip:
     return procedural_clip(seed, frames=frames, size=(32, 32), points=600, kind="room")
+
+
+def tiny_views(
+    seed: int, contexts: Sequence[int] = (0, 4), targets: Sequence[int] = (1, 2), size: tuple[int, int] = (32, 32)
+) -> BenchmarkViews:
+    """Of a path of 9 views through a room; the context views have exact depth."""
+    made = procedural_scene(seed, "room", 1.0)
+    cameras = made.path.cameras(np.linspace(0.0, 1.0, 9), *size)
+    seen = render_scene(made.scene, cameras, 2)
+    images, context, target = seen.frames.float() / 255, list(contexts), list(targets)
+    return BenchmarkViews(
+        key=f"room-{seed}",
+        dataset="procedural",
+        scene=str(seed),
+        context_images=images[context],
+        context_cameras=cameras[context],
+        context_indices=tuple(context),
+        target_images=images[target],
+        target_cameras=cameras[target],
+        target_indices=tuple(target),
+        context_depth=seen.depth[context],
+    )
+
+
+def lazily(*entries: BenchmarkViews) -> list[LazyViews]:
+    return [LazyViews(views.key, lambda views=views: views) for views in entries]
 
 
 class CrossFade:

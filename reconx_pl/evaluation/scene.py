@@ -25,6 +25,7 @@ from reconx_pl.splatting.fit import FitResult, fit
 from reconx_pl.splatting.perceptual import LpipsDistance
 from reconx_pl.splatting.points import points_from_maps, select_points
 from reconx_pl.splatting.pose_refinement import pose_changes
+from reconx_pl.splatting.random_points import random_points
 from reconx_pl.splatting.renderer import Renderer, default_renderer
 from reconx_pl.types import Cameras, Clip, Gaussians, PointCloud, PointMap
 
@@ -163,7 +164,9 @@ class _Evaluation:
             confidence = self._confidence(painted, poses, found)
         with self._stage("geometry"):
             start = self._start(painted, found)
-        fitted = self._fit("fit", painted, poses, confidence, start, known)
+        used = list(range(len(painted))) if self.config.diffusion else known  # of all frames
+        places = [index for index, frame in enumerate(used) if frame in known]
+        fitted = self._fit("fit", painted[used], poses[used], confidence[used], start, places)
         with self._stage("render"):
             rendered = self._render(fitted.gaussians, self.cameras)
         result = SceneResult(
@@ -178,7 +181,7 @@ class _Evaluation:
             seconds=self.seconds,
         )
         self._score(result, "reconx", rendered, self._render_held_out(fitted.gaussians))
-        if self.task.in_painting:
+        if self.task.in_painting and self.config.diffusion:
             self._score(result, "painted", painted, None)
         if self.config.two_views:
             alone = self._fit(
@@ -195,13 +198,17 @@ class _Evaluation:
         return result
 
     def _paint(self) -> Tensor:  # [S, 3, H, W]
+        if not self.config.diffusion:  # black, and never looked at
+            frames = self.inputs.new_zeros(self.task.known[-1] + 1, *self.inputs.shape[1:])
+            frames[self.task.known] = self.inputs
+            return frames
         parts = [painted_frames(clip, self.painter, self.config.seed, self.device) for clip in self.task.clips]
         frames = torch.cat([parts[0], *(part[1:] for part in parts[1:])])
         frames[self.task.known] = self.inputs  # not rounded to 8 bits, and each of them once
         return frames
 
     def _aligned(self, painted: Tensor) -> Reconstruction | None:
-        if self.config.pose_policy != "aligned":
+        if self.config.pose_policy != "aligned" or not self.config.diffusion:
             return None
         with self._stage("alignment"):
             cameras, estimator = sequence_cameras(self.task), cast(AligningEstimator, self.estimator)
@@ -229,7 +236,12 @@ class _Evaluation:
 
     def _start(self, painted: Tensor, found: Reconstruction | None) -> PointCloud:
         """The points that the fits start from (ReconX, section 4: of the first and the last frame)."""
-        task, generator = self.task, scene_generator(self.config.seed, self.task.key, "points")
+        generator = scene_generator(self.config.seed, self.task.key, "points")
+        start = self._geometric_start(painted, found, generator)
+        return random_points(self.input_cameras, len(start), generator) if self.config.points.random else start
+
+    def _geometric_start(self, painted: Tensor, found: Reconstruction | None, generator: torch.Generator) -> PointCloud:
+        task = self.task
         every = replace(self.config.points, views="all")  # of the maps that are handed over
         if found is not None and (self.config.points.views == "all" or task.depth is None or not task.measured):
             chosen = list(range(len(painted))) if self.config.points.views == "all" else task.known

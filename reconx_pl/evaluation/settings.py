@@ -46,6 +46,7 @@ class EvaluationConfig:
             every pixel alike (the ablation).
         clip_frames: T, frames painted from one context view of a benchmark entry to the next, both included; the paper
             has 32, and a model paints best what it was trained on. Packed clips have a number of their own.
+        diffusion: False paints nothing and fits to the input views alone: the ablation of the whole video model.
         targets: frames of the clip to score; None takes the intermediate ones by ``target_stride``, () scores held-out
             views only.
         target_stride: every how manieth intermediate frame is a target, starting at frame ``target_stride``.
@@ -71,6 +72,7 @@ class EvaluationConfig:
     pose_policy: str = "dataset"
     confidence: str = "reprojection"
     clip_frames: int = 32
+    diffusion: bool = True
     targets: tuple[int, ...] | None = None
     target_stride: int = 1
     metrics: tuple[str, ...] = METRICS

@@ -35,6 +35,8 @@ class PointsConfig:
             so that points are spread evenly over the world.
         at_least: a cloud with fewer points is filled up with points half-way between near neighbours (``fill``), as
             nothing is densified later; 0 leaves it as it is. For the few thousand points of structure from motion.
+        random: as many points, at random places of random colour (``random_points``): the ablation of the DUSt3R
+            initialisation.
     """
 
     views: Literal["ends", "all"] = "ends"
@@ -42,6 +44,7 @@ class PointsConfig:
     budget: int = 200_000
     thinning: Thinning = "random"
     at_least: int = 0
+    random: bool = False
 
     def __post_init__(self) -> None:
         if self.views not in ("ends", "all"):

@@ -81,7 +81,7 @@ class Recipe:
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "procedural_v1"
 RECIPES = {
-    "cpu": Recipe(CONFIGS / "base.yaml", 64, 8, 2048, 4096, 24, 450, 1e-3, 3.0, 300, 0.0),
+    "cpu": Recipe(CONFIGS / "base.yaml", 64, 8, 2048, 4096, 24, 420, 1e-3, 3.0, 300, 0.0),
     "gpu": Recipe(CONFIGS / "base_gpu.yaml", 256, 16, 8192, 16384, 64, 10_000, 1e-4, 3.0, 1000, 0.5),
 }
 
@@ -219,14 +219,10 @@ def paired(results: dict[tuple[str, int], Any], seeds: Sequence[int], method: st
     """Mean difference over scenes, its spread over seeds, and how often it is positive."""
     differences = []
     for seed in seeds:
-        arms = [{one["key"]: one["scores"][method] for one in results[arm, seed]["scenes"]} for arm in ARMS]
-        differences.append(
-            [
-                statistics.mean(target[metric] for target in arms[0][key]["targets"])
-                - statistics.mean(target[metric] for target in arms[1][key]["targets"])
-                for key in arms[0]
-            ]
-        )
+        arms = [
+            {one["key"]: one["scores"][method]["mean"][metric] for one in results[arm, seed]["scenes"]} for arm in ARMS
+        ]
+        differences.append([arms[0][key] - arms[1][key] for key in arms[0]])
     every = [value for one in differences for value in one]
     positive = sum(value > 0 for value in every)
     return f"{spread([statistics.mean(one) for one in differences])} (+ in {positive} of {len(every)})"

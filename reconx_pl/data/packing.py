@@ -62,6 +62,8 @@ def pack_command(
     undistort: bool | None = None,
     crop: Literal["auto", "none", "centre"] | None = None,
     missing: Literal["error", "skip"] | None = None,
+    videos: str | None = None,
+    light: int | None = None,
     progress: Progress | None = None,
 ) -> PackReport:
     """Pack everything in ``source`` into shards in ``out``; run it again to go on after an interruption.
@@ -69,14 +71,16 @@ def pack_command(
     Args:
         source: a scene, a folder of scenes, or chunks.
         out: folder of the shards.
-        format: ``auto``, posed, transforms, colmap, llff, realestate10k or pixelsplat.
+        format: ``auto``, posed, transforms, colmap, llff, realestate10k, pixelsplat, dtu, idr or video.
         options: how clips are cut.
         check: draw epipolar lines of the first scenes into ``out``/check, one picture a scene.
         dataset: name of the data set in the shards; by default what the reader says.
-        images: folder of images where it is not the usual one (transforms, colmap, llff, realestate10k).
+        images: folder of images where it is not the usual one (transforms, colmap, llff, realestate10k, idr).
         undistort: take lens distortion out of the images (transforms, colmap; on unless set to false).
-        crop: how RealEstate10K frames were cut out of the video.
+        crop: how frames were cut out of the video (realestate10k) or out of DTU's photographs (idr).
         missing: whether images that a ``transforms.json`` lists and that are not there are an error.
+        videos: video, or folder of videos, that the camera files count time in (realestate10k).
+        light: illumination of DTU's photographs, 0 to 6 (dtu; 3 unless set).
         progress: called after every scene with its name and the report so far.
 
     Raises:
@@ -85,7 +89,8 @@ def pack_command(
         ConfigurationError: options that contradict each other, or the folder's earlier settings.
     """
     options = options or PackOptions()
-    given = {"images": images, "undistort": undistort, "crop": crop, "missing": missing}
+    given = {"images": images, "undistort": undistort, "crop": crop, "missing": missing, "videos": videos}
+    given |= {"light": light}
     reader = {key: value for key, value in given.items() if value is not None}
     scenes = read_scenes(source, format, **reader)
     if dataset is not None:

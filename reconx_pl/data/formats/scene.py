@@ -37,6 +37,7 @@ class RawFrame:
         load: reads the image, uint8 [H, W, 3].
         load_depth: reads the z-depth, float32 [h, w] in world units, 0 = none; its size may differ from the image's.
         observed: rows of the scene's cloud whose points were found in this image; None where the source does not say.
+        load_mask: reads the mask, bool [H, W] of the image's size, True where the object is that is scored.
     """
 
     name: str
@@ -48,6 +49,7 @@ class RawFrame:
     load: Callable[[], np.ndarray]
     load_depth: Callable[[], np.ndarray] | None = None
     observed: np.ndarray | None = None
+    load_mask: Callable[[], np.ndarray] | None = None
 
     @property
     def camera(self) -> Cameras:
@@ -137,6 +139,11 @@ class RawScene:
     def depth(self, index: int) -> np.ndarray | None:
         """Float32 z-depth [h, w] of one frame in world units, 0 = none; None if the source has no depth for it."""
         loader = self.frames[index].load_depth
+        return None if loader is None else loader()
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """bool [H, W] of one frame, True where the object is that is scored; None if the source has no mask for it."""
+        loader = self.frames[index].load_mask
         return None if loader is None else loader()
 
     def check_one_size(self) -> None:

@@ -22,6 +22,9 @@ from reconx_pl.types import Cameras, PointCloud
 
 logger = logging.getLogger(__name__)
 
+# folders that data sets put between a scene and its files: DL3DV's benchmark and samples, COLMAP's undistorter
+_INNER_FOLDERS = ("nerfstudio", "gaussian_splat", "colmap", "dense")
+
 
 @dataclass(frozen=True)
 class RawFrame:
@@ -155,6 +158,12 @@ class RawScene:
                     f"{frame.name} is {frame.width}x{frame.height}, but {first.name} is {first.width}x{first.height}; "
                     "a clip needs images of one size: resize them, or split the scene by image size"
                 )
+
+
+def scene_name(folder: Path) -> str:
+    """Name of the scene whose files are in ``folder``: ``<hash>`` for DL3DV's ``<hash>/nerfstudio``, for instance."""
+    folder = folder.absolute()
+    return folder.parent.name if folder.name in _INNER_FOLDERS and folder.parent.name else folder.name
 
 
 def frame_from_file(

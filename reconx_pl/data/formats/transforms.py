@@ -26,6 +26,7 @@ from reconx_pl.data.formats.scene import (
     log_rescaling,
     matrix_4x4,
     pinhole,
+    scene_name,
 )
 from reconx_pl.errors import BadCameraError, BadDataError
 
@@ -85,7 +86,7 @@ def read_transforms(
     if "ply_file_path" in content:
         logger.info("%s: the point cloud %s is not read", file, content["ply_file_path"])
     return RawScene(
-        name=file.parent.name,
+        name=scene_name(file.parent),
         dataset="transforms",
         frames=tuple(frames[index] for index in order),
         source=file,

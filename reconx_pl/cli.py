@@ -78,8 +78,8 @@ def pack(out: Path, **options: Any) -> None:
     )
     if report.excluded or report.unmatched or report.other_splits:
         console.print(
-            f"left out on purpose: {len(report.excluded)} scenes excluded by name, {report.other_splits} of other splits"
-            f"; {len(report.unmatched)} names to exclude match no scene"
+            f"left out on purpose: {len(report.excluded)} scenes excluded by name, {report.other_splits} of other "
+            f"splits; {len(report.unmatched)} names to exclude match no scene"
         )
     for name, median in report.checks.items():
         console.print(f"{out}/check/{name}.png: median epipolar distance {median:.2f} px")

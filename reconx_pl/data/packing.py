@@ -74,6 +74,8 @@ def pack_command(
     missing: Literal["error", "skip"] | None = None,
     videos: str | None = None,
     light: int | None = None,
+    rate: float | None = None,
+    focal: float | None = None,
     exclude: Path | list[Path] | None = None,
     split: Split | None = None,
     val_share: float = 0.05,
@@ -96,8 +98,10 @@ def pack_command(
         missing: whether images that a ``transforms.json`` lists and that are not there are an error.
         videos: video, or folder of videos, that the camera files count time in (realestate10k).
         light: illumination of DTU's photographs, 0 to 6 (dtu; 3 unless set).
-        exclude: list, or lists, of scenes that are not packed, such as those that a benchmark tests on: evaluation indices
-            (JSON, pixelSplat's format) or text with one name a line.
+        rate: frames a second that are taken of a video (video; 4 unless set).
+        focal: focal length of a video's frames, pixels, where it is known (video).
+        exclude: list, or lists, of scenes that are not packed, such as those that a benchmark tests on: evaluation
+            indices (JSON, pixelSplat's format) or text with one name a line.
         split: pack one part of the scenes only: train, val or test, by a hash of the scene's name; adding scenes
             moves no other. None packs all.
         val_share: share of the scenes in val.
@@ -112,7 +116,7 @@ def pack_command(
     """
     options = options or PackOptions()
     given: dict[str, Any] = {"images": images, "undistort": undistort, "crop": crop, "missing": missing}
-    given |= {"videos": videos, "light": light}
+    given |= {"videos": videos, "light": light, "rate": rate, "focal": focal}
     reader = {key: value for key, value in given.items() if value is not None}
     excluded = listed_scenes([exclude] if isinstance(exclude, Path) else exclude or [])
     choice = SceneChoice(split, val_share, test_share, split_seed, excluded)

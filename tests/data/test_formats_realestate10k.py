@@ -7,7 +7,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from raw_scenes import (
@@ -20,6 +19,7 @@ from raw_scenes import (
     realestate_rows,
     reference,
     write_images,
+    write_video,
 )
 
 from reconx_pl.data.epipolar import epipolar_pairs
@@ -118,20 +118,6 @@ def test_bad_lines(tmp_path: Path, entry: int, value: str, error: type[Exception
 
 
 # --- frames in a video
-
-
-def write_video(file: Path, frames: list[np.ndarray], rate: int, degrees: int = 0) -> Path:
-    """Encode frames [H, W, 3]; every tenth is a key frame, so that reading one jumps and decodes on."""
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", rate=rate)
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt, stream.options = "yuv420p", {"crf": "12", "g": "10", "preset": "veryfast"}
-        if degrees:
-            stream.set_display_rotation(degrees)
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return file
 
 
 def from_real_clip(shared_dir: Path, folder: Path) -> Path:

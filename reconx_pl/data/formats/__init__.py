@@ -22,6 +22,8 @@ from reconx_pl.data.formats.posed import read_posed
 from reconx_pl.data.formats.realestate10k import is_camera_file, read_realestate10k
 from reconx_pl.data.formats.scene import RawFrame, RawScene
 from reconx_pl.data.formats.transforms import read_transforms
+from reconx_pl.data.formats.video import read_video, video_files
+from reconx_pl.data.formats.video_frames import is_video
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError, ReconXError
 
 logger = logging.getLogger(__name__)
@@ -37,13 +39,14 @@ READERS: dict[str, Reader] = {
     "pixelsplat": read_pixelsplat,
     "dtu": read_dtu,
     "idr": read_idr,
+    "video": read_video,
 }
 
 _LOOKED_FOR = (
     "cameras.json (posed), transforms.json (transforms), a COLMAP model here or in sparse/0 (colmap), "
     "poses_bounds.npy (llff), cameras.txt or another RealEstate10K camera file (realestate10k), "
     ".torch chunks here or in train/ and test/ (pixelsplat), Rectified/ and Cameras/ (dtu), "
-    "cameras.npz with image/ (idr)"
+    "cameras.npz with image/ (idr), a video file (video)"
 )
 
 
@@ -138,6 +141,8 @@ def _pieces(path: Path, format: str, depth: int = _DEPTH) -> list[tuple[str, str
     """(name, format, path) of everything that is read by one call of a reader, ``depth`` + 1 folders deep."""
     if not path.exists():
         raise BadDataError(f"{path}: no such file or folder")
+    if format == "video" and path.is_dir() and video_files(path):  # on request: finding poses takes its time
+        return [(file.stem, format, file) for file in video_files(path)]
     kinds = [format] if format != "auto" else list(READERS)
     if any(_fits(kind, path) for kind in kinds):
         kind = format if format != "auto" else detect_format(path)[0]
@@ -198,6 +203,8 @@ def _fits(kind: str, path: Path) -> bool:
             return is_scan(path) or bool(scans(path))
         case "idr":
             return is_idr(path)
+        case "video":
+            return is_video(path)
     return False
 
 

@@ -24,7 +24,6 @@ from reconx_pl.errors import BadCameraError, BadDataError
 
 logger = logging.getLogger(__name__)
 
-LIGHTS = 7
 PHOTOGRAPH = (1600, 1200)
 # (width, height) that published camera files are for: photographs and training crops, whole and reduced
 CAMERA_SIZES = (PHOTOGRAPH, (800, 600), (400, 300), (640, 512), (320, 256), (160, 128))

@@ -82,6 +82,11 @@ def pack(out: Path, **options: Any) -> None:
         f"{out}: {report.packed} clips packed, {report.resumed} were there, {len(report.skipped)} skipped, "
         f"{len(report.without_cloud)} without a cloud"
     )
+    if report.excluded or report.unmatched or report.other_splits:
+        console.print(
+            f"left out on purpose: {len(report.excluded)} scenes excluded by name, {report.other_splits} of other "
+            f"splits; {len(report.unmatched)} names to exclude match no scene"
+        )
     for name, median in report.checks.items():
         console.print(f"{out}/check/{name}.png: median epipolar distance {median:.2f} px")
 

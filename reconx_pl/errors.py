@@ -1,5 +1,7 @@
 """Exceptions whose message says what is wrong, in which file, and what to do about it."""
 
+from collections.abc import Sequence
+
 
 class ReconXError(Exception):
     """Base of every error that this package raises on purpose; the command line prints it without a traceback."""
@@ -35,6 +37,14 @@ class BackendUnavailableError(ReconXError, RuntimeError):
 
 class BadSceneError(ReconXError, ValueError):
     """A scene that cannot be reconstructed: no points, no views, nothing that overlaps."""
+
+
+class UnplacedViewsError(BadSceneError):
+    """A reconstruction found no place for some views; ``views`` are their numbers, from 0."""
+
+    def __init__(self, message: str, views: Sequence[int]) -> None:
+        super().__init__(message)
+        self.views = tuple(views)
 
 
 class ConfigurationError(ReconXError, ValueError):

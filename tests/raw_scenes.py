@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 from PIL import Image
@@ -43,6 +44,20 @@ def write_images(folder: Path, names: list[str], height: int = HEIGHT, width: in
 
 def numbered(count: int = VIEWS) -> list[str]:
     return [f"{number:03d}.png" for number in range(count)]
+
+
+def write_video(file: Path, frames: list[np.ndarray], rate: int, degrees: int = 0) -> Path:
+    """Encode frames [H, W, 3]; every tenth is a key frame, so that reading one jumps and decodes on."""
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "12", "g": "10", "preset": "veryfast"}
+        if degrees:
+            stream.set_display_rotation(degrees)
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return file
 
 
 def write_posed(folder: Path, cameras: Cameras | None = None, **extra: object) -> Path:

@@ -1,13 +1,14 @@
 """Cutting a clip out of a raw scene: which frames, at which size, with which cloud.
 
 Clips are contiguous with random skips and a dynamic frame rate (PAPER, section 7). (ours) That is: each clip takes
-every s-th frame, with s and the start drawn for each clip, so that its frame rate is the source's divided by s.
+every s-th frame, with s and the start drawn for each clip, so that its frame rate is the source's divided by s; with
+``jitter`` the single steps of a clip differ too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,6 +38,12 @@ class PackOptions:
         max_stride: greatest step. A scene too short for a step does not get it.
         min_gap: least distance between first and last frame, in frames of the source; 0 for any.
         max_gap: greatest such distance; 0 for any.
+        jitter: how much the steps within a clip differ, as a share of its step, 0 to 1: half of them grow by up to
+            so much and the other half shrink, so that first and last frame stay. At least one frame remains a step;
+            clips with a step of one are not changed.
+        min_overlap: least share of the first view's field that the last view sees, 0 to 1; only scenes with depth or
+            points can be packed then (``data.overlap``).
+        max_overlap: greatest such share; 1 for any.
         clips_per_scene: clips of each scene, fewer where it has no more that differ.
         seed: of the choice of clips; each scene has its own stream, so that adding scenes changes no other.
         points: most points of the stored cloud.
@@ -53,6 +60,9 @@ class PackOptions:
     max_stride: int = 8
     min_gap: int = 0
     max_gap: int = 0
+    jitter: float = 0.0
+    min_overlap: float = 0.0
+    max_overlap: float = 1.0
     clips_per_scene: int = 1
     seed: int = 0
     points: int = 16384
@@ -75,6 +85,12 @@ class PackOptions:
                 f"min_gap {self.min_gap} and max_gap {self.max_gap} leave no clip of {self.frames} frames; "
                 "0 means no bound"
             )
+        if not 0 <= self.jitter <= 1:
+            raise ConfigurationError(f"jitter is a share of a step, 0 to 1, not {self.jitter:g}")
+        if not 0 <= self.min_overlap <= self.max_overlap <= 1:
+            raise ConfigurationError(
+                f"need 0 <= min_overlap <= max_overlap <= 1, got {self.min_overlap:g} and {self.max_overlap:g}"
+            )
         if self.clips_per_scene < 1 or self.clips_per_shard < 1:
             raise ConfigurationError("clips_per_scene and clips_per_shard must be positive")
         if self.points < 1 or self.min_points < 1:
@@ -83,11 +99,16 @@ class PackOptions:
             raise ConfigurationError("default_fps must be positive and quality between 1 and 100")
 
 
-def choose_clips(count: int, options: PackOptions, generator: np.random.Generator) -> list[range]:
+def choose_clips(
+    count: int,
+    options: PackOptions,
+    generator: np.random.Generator,
+    accept: Callable[[int, int], bool] | None = None,
+) -> list[Sequence[int]]:
     """Frame indices of the clips of a scene of ``count`` frames; empty if it is too short for one.
 
     A stride is drawn evenly from those that fit, then a start; a clip that was drawn before is drawn again, a few
-    times.
+    times. So is one whose first and last frame ``accept`` refuses.
     """
     span = options.frames - 1
     most = min(count - 1, options.max_gap or count - 1)
@@ -98,16 +119,32 @@ def choose_clips(count: int, options: PackOptions, generator: np.random.Generato
     ]
     if not strides:
         return []
-    clips: list[range] = []
+    drawn: list[range] = []
+    refused: set[range] = set()
     for _ in range(options.clips_per_scene):
-        for _ in range(20):
+        for _ in range(20 if accept is None else 100):
             stride = strides[int(generator.integers(len(strides)))]
             start = int(generator.integers(count - stride * span))
             clip = range(start, start + stride * span + 1, stride)
-            if clip not in clips:
-                clips.append(clip)
+            if clip in drawn or clip in refused:
+                continue
+            if accept is None or accept(clip[0], clip[-1]):
+                drawn.append(clip)
                 break
-    return clips
+            refused.add(clip)
+    return [_uneven(clip, options.jitter, generator) for clip in drawn] if options.jitter else list(drawn)
+
+
+def _uneven(clip: range, jitter: float, generator: np.random.Generator) -> Sequence[int]:
+    """A clip whose steps differ: each of a random half of them takes some frames from one of the other half."""
+    most = min(round(jitter * clip.step), clip.step - 1)
+    steps = np.full(len(clip) - 1, clip.step)
+    order = generator.permutation(len(steps))
+    pairs = len(steps) // 2
+    moved = generator.integers(-most, most + 1, pairs)
+    steps[order[:pairs]] += moved
+    steps[order[pairs : 2 * pairs]] -= moved
+    return tuple(int(index) for index in clip.start + np.concatenate([[0], np.cumsum(steps)]))
 
 
 def clip_key(dataset: str, scene: str, number: int) -> str:
@@ -156,7 +193,7 @@ def scene_clip(
     if cloud is not None and len(cloud) < min_points:
         cloud = None
     steps = np.diff(frames)
-    stride = float(np.median(np.abs(steps))) or 1.0
+    stride = float(np.abs(steps).mean()) or 1.0
     return Clip(
         key=key or f"{plain(raw.dataset)}-{plain(raw.name)}-{frames[0]}-{frames[-1]}",
         dataset=raw.dataset,

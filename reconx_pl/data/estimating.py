@@ -18,7 +18,7 @@ from torch import Tensor
 from reconx_pl.data.clouds import Poses
 from reconx_pl.data.formats import RawFrame, RawScene, detect_format
 from reconx_pl.data.formats.images import IMAGE_SUFFIXES, exif_orientation, image_size, natural_key, read_upright
-from reconx_pl.errors import BadDataError, BadSceneError
+from reconx_pl.errors import BadDataError, BadSceneError, UnplacedViewsError
 from reconx_pl.geometry.cameras import resize_cameras
 from reconx_pl.geometry.estimator import PointMapEstimator, Reconstruction
 from reconx_pl.geometry.similarity import align
@@ -93,20 +93,31 @@ def scene_of_photographs(files: Sequence[Path], estimator: PointMapEstimator) ->
         frames.append(RawFrame(str(path), width, height, np.eye(3), np.eye(4), frame_id=number, load=load))
     folder = files[0].parent.parent if files[0].parent.name == "images" else files[0].parent
     blank = RawScene(folder.resolve().name, "photographs", tuple(frames), folder)
+    return EstimatedScene(
+        with_found_poses(blank, estimator),
+        f"poses and points found by {type(estimator).__name__} from {len(files)} photographs, targets included",
+    )
+
+
+def with_found_poses(blank: RawScene, estimator: PointMapEstimator) -> RawScene:
+    """The scene with the cameras and the points that an estimator finds for its images; those it has are ignored.
+
+    Raises:
+        UnplacedViewsError: some frames have no place among the others.
+        BadSceneError: images of different sizes, or that cannot be reconstructed; names them.
+        BadDataError: an image that cannot be decoded.
+    """
     found = _estimate(blank, estimator, known=False)
-    cameras = resize_cameras(found.cameras, frames[0].height, frames[0].width)
+    cameras = resize_cameras(found.cameras, blank.frames[0].height, blank.frames[0].width)
     posed = tuple(
         replace(
             frame,
             intrinsics=cameras.intrinsics[view].double().numpy(),
             world_to_camera=_rigid(cameras.world_to_camera[view]),
         )
-        for view, frame in enumerate(frames)
+        for view, frame in enumerate(blank.frames)
     )
-    return EstimatedScene(
-        replace(blank, frames=posed, cloud=_plain(found.cloud)),
-        f"poses and points found by {type(estimator).__name__} from {len(files)} photographs, targets included",
-    )
+    return replace(blank, frames=posed, cloud=_plain(found.cloud))
 
 
 def with_estimated_points(raw: RawScene, estimator: PointMapEstimator, poses: Poses = "dataset") -> EstimatedScene:
@@ -176,7 +187,10 @@ def _estimate(raw: RawScene, estimator: PointMapEstimator, known: bool) -> Recon
     except BadSceneError as error:
         numbers = sorted({int(number) for number in re.findall(r"image (\d+)", str(error))})
         legend = ", ".join(f"image {at} is {raw.frames[at].name}" for at in numbers if at < len(raw))
-        raise BadSceneError(f"{raw.source}: {error}{f' ({legend})' if legend else ''}") from error
+        message = f"{raw.source}: {error}{f' ({legend})' if legend else ''}"
+        if isinstance(error, UnplacedViewsError):
+            raise UnplacedViewsError(message, error.views) from error
+        raise BadSceneError(message) from error
 
 
 def _image(raw: RawScene, view: int) -> Tensor:  # [3, H, W] in [0, 1]

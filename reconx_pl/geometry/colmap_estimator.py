@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reconx_pl.errors import BadCameraError, BadSceneError, ConfigurationError
+from reconx_pl.errors import BadCameraError, BadSceneError, ConfigurationError, UnplacedViewsError
 from reconx_pl.geometry.colmap_matches import (
     MIN_MATCHES,
     ImageMatches,
@@ -129,6 +129,7 @@ class ColmapEstimator:
         Raises:
             BadSceneError: fewer than two images, images without texture, that share nothing, or were all taken from
                 one place; too few points. Names the images.
+            UnplacedViewsError: the poses of some images were not found, those of the others were.
             BadCameraError: known cameras that COLMAP's pinhole model cannot express.
             MissingDependencyError: pycolmap is not installed.
         """
@@ -174,19 +175,23 @@ class ColmapEstimator:
             counts = matches.extract(self.features, self.camera_model, shared=True, parameters=parameters)
         else:
             counts = matches.extract(self.features, "PINHOLE", shared=False)
-        plain = [f"{called[view]} ({count})" for view, count in enumerate(counts) if count < _MIN_FEATURES]
+        plain = [view for view, count in enumerate(counts) if count < _MIN_FEATURES]
         if plain:
-            raise BadSceneError(
-                f"too few features, of {_MIN_FEATURES} needed: {', '.join(plain)}; images without texture, or smaller "
-                "than some hundred pixels, cannot be matched: use larger ones, or leave these out"
+            named = ", ".join(f"{called[view]} ({counts[view]})" for view in plain)
+            raise UnplacedViewsError(
+                f"too few features, of {_MIN_FEATURES} needed: {named}; images without texture, or smaller "
+                "than some hundred pixels, cannot be matched: use larger ones, or leave these out",
+                plain,
             )
 
     def _map(self, matches: ImageMatches, folder: Path, called: list[str]) -> Any:
         """Incremental mapping; the model that has every image."""
         pairs = matches.verified()
         together = groups(matches.views, pairs)
-        if len(together) > 1:
+        if len(together[0]) == 1:
             raise BadSceneError(_apart(together, called))
+        if len(together) > 1:
+            raise UnplacedViewsError(_apart(together, called), [view for group in together[1:] for view in group])
         _check_motion(matches, pairs, called)
         models = matches.pycolmap.incremental_mapping(
             matches.database, matches.images, folder / "models", self._options(matches)
@@ -199,11 +204,13 @@ class ColmapEstimator:
                 "or give the focal length if it is known"
             )
         placed = set(best.reg_image_ids())
-        lost = [called[view] for view in range(matches.views) if view + 1 not in placed]
+        lost = [view for view in range(matches.views) if view + 1 not in placed]
         if lost:
-            raise BadSceneError(
-                f"{len(placed)} of {matches.views} images were placed, not: {', '.join(lost)}; they overlap too little "
-                "with the others. Leave them out, or add photographs between"
+            raise UnplacedViewsError(
+                f"{len(placed)} of {matches.views} images were placed, not: "
+                f"{', '.join(called[view] for view in lost)}; they overlap too little with the others. Leave them out, "
+                "or add photographs between",
+                lost,
             )
         return best
 

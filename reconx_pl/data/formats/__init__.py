@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from reconx_pl.data.formats.colmap import find_model, read_colmap
+from reconx_pl.data.formats.dtu import is_scan, read_dtu, scans
+from reconx_pl.data.formats.idr import is_idr, read_idr
 from reconx_pl.data.formats.llff import read_llff
 from reconx_pl.data.formats.pixelsplat import chunk_files, read_chunk, read_pixelsplat
 from reconx_pl.data.formats.posed import read_posed
 from reconx_pl.data.formats.realestate10k import is_camera_file, read_realestate10k
 from reconx_pl.data.formats.scene import RawFrame, RawScene
 from reconx_pl.data.formats.transforms import read_transforms
+from reconx_pl.data.formats.video import read_video, video_files
+from reconx_pl.data.formats.video_frames import is_video
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError, ReconXError
 
 logger = logging.getLogger(__name__)
@@ -33,12 +37,16 @@ READERS: dict[str, Reader] = {
     "llff": read_llff,
     "realestate10k": read_realestate10k,
     "pixelsplat": read_pixelsplat,
+    "dtu": read_dtu,
+    "idr": read_idr,
+    "video": read_video,
 }
 
 _LOOKED_FOR = (
     "cameras.json (posed), transforms.json (transforms), a COLMAP model here or in sparse/0 (colmap), "
     "poses_bounds.npy (llff), cameras.txt or another RealEstate10K camera file (realestate10k), "
-    ".torch chunks here or in train/ and test/ (pixelsplat)"
+    ".torch chunks here or in train/ and test/ (pixelsplat), Rectified/ and Cameras/ (dtu), "
+    "cameras.npz with image/ (idr), a video file (video)"
 )
 
 
@@ -133,11 +141,15 @@ def _pieces(path: Path, format: str, depth: int = _DEPTH) -> list[tuple[str, str
     """(name, format, path) of everything that is read by one call of a reader, ``depth`` + 1 folders deep."""
     if not path.exists():
         raise BadDataError(f"{path}: no such file or folder")
+    if format == "video" and path.is_dir() and video_files(path):  # on request: finding poses takes its time
+        return [(file.stem, format, file) for file in video_files(path)]
     kinds = [format] if format != "auto" else list(READERS)
     if any(_fits(kind, path) for kind in kinds):
         kind = format if format != "auto" else detect_format(path)[0]
         if kind == "pixelsplat":
             return [(chunk.name, kind, chunk) for chunk in chunk_files(path)]
+        if kind == "dtu" and not is_scan(path):
+            return [(scan.name, kind, scan) for scan in scans(path)]
         if kind == "realestate10k" and path.is_dir() and not (path / "cameras.txt").is_file():
             return [(file.stem, kind, file) for file in sorted(path.glob("*.txt")) if is_camera_file(file)]
         return [(path.name, kind, path)]
@@ -187,6 +199,12 @@ def _fits(kind: str, path: Path) -> bool:
             if path.is_file():
                 return path.suffix == ".torch"
             return any(any((path / stage).glob("*.torch")) for stage in ("", "train", "test"))
+        case "dtu":
+            return is_scan(path) or bool(scans(path))
+        case "idr":
+            return is_idr(path)
+        case "video":
+            return is_video(path)
     return False
 
 

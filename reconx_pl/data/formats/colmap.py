@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from reconx_pl.data.formats.images import image_folder, natural_key
-from reconx_pl.data.formats.scene import RawScene, frame_from_file, log_rescaling, matrix_4x4, pinhole
+from reconx_pl.data.formats.scene import RawScene, frame_from_file, log_rescaling, matrix_4x4, pinhole, scene_name
 from reconx_pl.errors import BadCameraError, BadDataError
 from reconx_pl.geometry.sparse_cloud import sfm_cloud
 
@@ -164,7 +164,7 @@ def read_colmap(path: Path, *, images: Path | str | None = None, undistort: bool
         sizes.append((size, frame))
     log_rescaling(model.folder, sizes)
     return RawScene(
-        name=project.resolve().name,
+        name=scene_name(project),
         dataset="colmap",
         frames=tuple(frames),
         source=model.folder,

@@ -16,6 +16,11 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _EXIF_ORIENTATION = 0x0112
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file's name ends as that of an image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
 def read_rgb(source: Path | bytes, name: str) -> np.ndarray:
     """Decode an image file or its bytes to uint8 [H, W, 3], rows as they are stored.
 

@@ -1,4 +1,4 @@
-"""RealEstate10K and ACID: one camera text file a clip, and a folder of its frames.
+"""RealEstate10K and ACID: one camera text file a clip, and its frames as images or in a video.
 
 First line: the address of the video. Then a line a frame: timestamp in microseconds, fx fy cx cy normalised by the
 image size, two zeros, and world-to-camera [3, 4] in rows, OpenCV axes (Zhou et al. 2018).
@@ -7,13 +7,16 @@ image size, two zeros, and world-to-camera [3, 4] in rows, OpenCV axes (Zhou et 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Literal
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
-from reconx_pl.data.formats.images import image_size, list_images
-from reconx_pl.data.formats.scene import RawScene, frame_from_file, matrix_4x4, pinhole
+from reconx_pl.data.formats.images import image_size, is_image, list_images
+from reconx_pl.data.formats.scene import RawFrame, RawScene, frame_from_file, matrix_4x4, pinhole
+from reconx_pl.data.formats.video_frames import VIDEO_SUFFIXES, VideoFrames, is_video, open_video
 from reconx_pl.errors import BadCameraError, BadDataError
 
 logger = logging.getLogger(__name__)
@@ -22,14 +25,23 @@ Crop = Literal["auto", "none", "centre"]
 SQUARE_PIXELS = 0.005  # relative difference of fx and fy that rounding explains
 
 
-def read_realestate10k(path: Path, *, images: Path | str | None = None, crop: Crop = "auto") -> RawScene:
+def read_realestate10k(
+    path: Path, *, images: Path | str | None = None, videos: Path | str | None = None, crop: Crop = "auto"
+) -> RawScene:
     """Read one clip: a camera text file, or the folder that holds one.
 
     Args:
         path: the text file or a folder with ``cameras.txt`` (or one other .txt).
-        images: folder of frames, absolute or relative to the text file; by default ``images``, ``frames`` or a folder
-            with the text file's name beside it, else the folder itself. Frames are mapped by name where all names are
-            timestamps, else by order where the counts agree.
+        images: folder of frames, absolute or relative to the text file, or a folder of such folders with the names of
+            the text files; by default ``images``, ``frames`` or a folder with the text file's name beside it, else the
+            folder itself. Frames are mapped by name where all names are timestamps, else by order where the counts
+            agree.
+        videos: video file or folder of them, absolute or relative to the text file; frames are then decoded from
+            there. By default this happens where there is no folder of images and a video lies beside the text file
+            or in ``videos`` beside it. A video has the name of the text file or the identifier of the address in its
+            first line, or it is ``clip`` or ``video`` beside a ``cameras.txt``. One with as many frames as there are
+            cameras is taken for the clip, any other for the whole video, in which the timestamps count from its first
+            frame.
         crop: how the frames came from the video. ``none``: the whole picture, at any size. ``centre``: resized so that
             it covers the frame, then cropped around the centre. ``auto``: the whole picture, and an error if that
             gives pixels that are not square.
@@ -37,21 +49,35 @@ def read_realestate10k(path: Path, *, images: Path | str | None = None, crop: Cr
     Raises:
         BadDataError: not such a file, frames that cannot be mapped, pixels that are not square.
         BadCameraError: a NaN or non-rigid pose, a focal length of zero.
+        MissingDependencyError: the frames are in a video and PyAV is not installed.
     """
     file = find_camera_file(path)
     address, timestamps, rows = parse_cameras(file)
-    paths = map_frames(file, timestamps, _frame_folder(file, images))
-    result = []
-    for timestamp, row, image in zip(timestamps, rows, paths, strict=True):
-        name = f"{file}, timestamp {timestamp}"
-        width, height = image_size(image, str(image))
-        intrinsics = denormalise(row[:4], width, height, crop, f"{name}, image {image}")
-        result.append(
-            frame_from_file(image, intrinsics, (width, height), matrix_4x4(row[6:].reshape(3, 4), name), timestamp)
-        )
-    stem = file.parent.name if file.name == "cameras.txt" else file.stem
+    name = file.parent.name if file.name == "cameras.txt" else file.stem
+    poses = [
+        matrix_4x4(row[6:].reshape(3, 4), f"{file}, timestamp {t}") for t, row in zip(timestamps, rows, strict=True)
+    ]
+    video = _video(file, address, images, videos)
+    result: list[RawFrame] = []
+    if video is not None:
+        found = open_video(video.resolve())
+        for number, timestamp, row, pose in zip(
+            frames_in_video(file, timestamps, found), timestamps, rows, poses, strict=True
+        ):
+            called = f"{video}, frame {number}"
+            intrinsics = denormalise(
+                row[:4], found.width, found.height, crop, f"{file}, timestamp {timestamp}, {called}"
+            )
+            load = partial(found.image, number)
+            result.append(RawFrame(called, found.width, found.height, intrinsics, pose, timestamp, load))
+    else:
+        paths = map_frames(file, timestamps, _frame_folder(file, images))
+        for image, timestamp, row, pose in zip(paths, timestamps, rows, poses, strict=True):
+            size = image_size(image, str(image))
+            intrinsics = denormalise(row[:4], *size, crop, f"{file}, timestamp {timestamp}, image {image}")
+            result.append(frame_from_file(image, intrinsics, size, pose, timestamp))
     logger.debug("%s: video %s", file, address)
-    return RawScene(name=stem, dataset="realestate10k", frames=tuple(result), source=file, fps=frame_rate(timestamps))
+    return RawScene(name=name, dataset="realestate10k", frames=tuple(result), source=file, fps=frame_rate(timestamps))
 
 
 def find_camera_file(path: Path) -> Path:
@@ -130,6 +156,27 @@ def map_frames(file: Path, timestamps: tuple[int, ...], folder: Path) -> list[Pa
     return images
 
 
+def frames_in_video(file: Path, timestamps: tuple[int, ...], video: VideoFrames) -> list[int]:
+    """The number of the video's frame that belongs to every camera.
+
+    Raises:
+        BadDataError: neither as many frames as cameras, nor a frame within half a step of every timestamp.
+    """
+    if len(video) == len(timestamps):
+        return list(range(len(video)))
+    seconds = np.array(timestamps) / 1e6
+    numbers = video.nearest(seconds)
+    off = np.abs(video.times[numbers] - seconds)
+    far = np.flatnonzero(off > 0.51 * video.step)
+    if len(far):
+        raise BadDataError(
+            f"{video.path}: {len(video)} frames, the last at {video.times[-1]:.3f} s; {file} has {len(timestamps)} "
+            f"cameras, and {len(far)} of their timestamps have no frame, the first at {seconds[far[0]]:.3f} s. This is "
+            "another video, or a piece of it: fetch the whole video, or extract the frames of the timestamps"
+        )
+    return [int(number) for number in numbers]
+
+
 def denormalise(normalised: np.ndarray, width: int, height: int, crop: Crop, name: str) -> np.ndarray:
     """Intrinsics [3, 3] in pixels of a frame from (fx, fy, cx, cy) in units of the video's width and height.
 
@@ -171,6 +218,39 @@ def frame_rate(timestamps: tuple[int, ...]) -> float | None:
 
 def _frame_folder(file: Path, images: Path | str | None) -> Path:
     if images is not None:
-        return file.parent / images
+        folder = file.parent / images
+        return folder / file.stem if (folder / file.stem).is_dir() else folder
     candidates = [file.with_suffix(""), file.parent / "images", file.parent / "frames", file.parent]
     return next((folder for folder in candidates if folder.is_dir()), file.parent)
+
+
+def _video(file: Path, address: str, images: Path | str | None, videos: Path | str | None) -> Path | None:
+    """The video of a clip if its frames are to come from one; BadDataError if one was asked for and is not there."""
+    if videos is None:
+        folder = _frame_folder(file, images)
+        # the text file's own folder may hold thousands of clips: it is not searched for every one of them
+        if images is not None or (folder != file.parent and any(map(is_image, folder.iterdir()))):
+            return None
+        places = [file.parent, file.parent / "videos"]
+    else:
+        asked = file.parent / videos
+        if is_video(asked):
+            return asked
+        places = [asked]
+    names = [file.stem, _video_identifier(address)]
+    if file.name == "cameras.txt":
+        names = [file.parent.name, names[1], "clip", "video"]
+    found = [
+        path for place in places for name in names for s in VIDEO_SUFFIXES if is_video(path := place / f"{name}{s}")
+    ]
+    if not found and videos is not None:
+        raise BadDataError(
+            f"{asked}: no video of {file} here; looked for {' and '.join(names)} with {', '.join(VIDEO_SUFFIXES)}"
+        )
+    return found[0] if found else None
+
+
+def _video_identifier(address: str) -> str:
+    """``abc`` of ``https://www.youtube.com/watch?v=abc`` and of ``https://youtu.be/abc``."""
+    parts = urlsplit(address)
+    return parse_qs(parts.query).get("v", [Path(parts.path).name])[0] or "unnamed"

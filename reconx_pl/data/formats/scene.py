@@ -22,6 +22,9 @@ from reconx_pl.types import Cameras, PointCloud
 
 logger = logging.getLogger(__name__)
 
+# folders that data sets put between a scene and its files: DL3DV's benchmark and samples, COLMAP's undistorter
+_INNER_FOLDERS = ("nerfstudio", "gaussian_splat", "colmap", "dense")
+
 
 @dataclass(frozen=True)
 class RawFrame:
@@ -37,6 +40,7 @@ class RawFrame:
         load: reads the image, uint8 [H, W, 3].
         load_depth: reads the z-depth, float32 [h, w] in world units, 0 = none; its size may differ from the image's.
         observed: rows of the scene's cloud whose points were found in this image; None where the source does not say.
+        load_mask: reads the mask, bool [H, W] of the image's size, True where the object is that is scored.
     """
 
     name: str
@@ -48,6 +52,7 @@ class RawFrame:
     load: Callable[[], np.ndarray]
     load_depth: Callable[[], np.ndarray] | None = None
     observed: np.ndarray | None = None
+    load_mask: Callable[[], np.ndarray] | None = None
 
     @property
     def camera(self) -> Cameras:
@@ -139,6 +144,11 @@ class RawScene:
         loader = self.frames[index].load_depth
         return None if loader is None else loader()
 
+    def mask(self, index: int) -> np.ndarray | None:
+        """bool [H, W] of one frame, True where the object is that is scored; None if the source has no mask for it."""
+        loader = self.frames[index].load_mask
+        return None if loader is None else loader()
+
     def check_one_size(self) -> None:
         """Raise BadSceneError, naming the file, unless all images have one size."""
         first = self.frames[0]
@@ -148,6 +158,12 @@ class RawScene:
                     f"{frame.name} is {frame.width}x{frame.height}, but {first.name} is {first.width}x{first.height}; "
                     "a clip needs images of one size: resize them, or split the scene by image size"
                 )
+
+
+def scene_name(folder: Path) -> str:
+    """Name of the scene whose files are in ``folder``: ``<hash>`` for DL3DV's ``<hash>/nerfstudio``, for instance."""
+    folder = folder.absolute()
+    return folder.parent.name if folder.name in _INNER_FOLDERS and folder.parent.name else folder.name
 
 
 def frame_from_file(

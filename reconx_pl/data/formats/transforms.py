@@ -26,6 +26,7 @@ from reconx_pl.data.formats.scene import (
     log_rescaling,
     matrix_4x4,
     pinhole,
+    scene_name,
 )
 from reconx_pl.errors import BadCameraError, BadDataError
 
@@ -81,11 +82,13 @@ def read_transforms(
             "%s: %d of %d images are missing and left out: %s", file, len(absent), len(entries), ", ".join(absent)
         )
     order = sorted(range(len(frames)), key=lambda index: natural_key(frames[index].name))
+    if order != sorted(order):
+        logger.info("%s: its frames are not in order of name; they are taken in that order here", file)
     log_rescaling(file, sizes)
     if "ply_file_path" in content:
         logger.info("%s: the point cloud %s is not read", file, content["ply_file_path"])
     return RawScene(
-        name=file.parent.name,
+        name=scene_name(file.parent),
         dataset="transforms",
         frames=tuple(frames[index] for index in order),
         source=file,

@@ -144,8 +144,8 @@ def evaluate_views(
 
     Args:
         entries: the same on every rank, in the same order, keys unique.
-        painter: paints one clip for each pair; a model that is sharded over ranks paints ``task.pair_clips`` of all
-            entries first and hands them over in ``RecordedFrames``.
+        painter: paints one clip for each pair; a model that is sharded over ranks paints the clips of
+            ``task.views_task`` of all entries first and hands the frames over in ``RecordedFrames``.
         config: see ``evaluate_scenes``.
         out, rank, world, progress, model, suite, renderer, perceptual, device: see ``evaluate_scenes``.
         protocol: of the benchmark, with its "name" and "hash"; it goes into every result, and a result of another

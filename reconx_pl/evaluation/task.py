@@ -226,7 +226,7 @@ def _geometry(views: BenchmarkViews, estimator: PointMapEstimator | None) -> _Ge
     came = views.cloud if views.cloud is not None and len(views.cloud) > 0 else None
     if depth is not None and bool((depth > 0).any()):
         cloud = came or _cloud_of_depth(images, cameras, depth)
-        return _Geometry(cloud, views.geometry or FROM_CONTEXT_DEPTH, depth.float())
+        return _Geometry(cloud, views.geometry or FROM_CONTEXT_DEPTH, depth.float(), views.context_confidence)
     if came is not None:
         return _Geometry(came, views.geometry or FROM_CLOUD)
     if estimator is None:

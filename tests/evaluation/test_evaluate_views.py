@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny_scenes import ENTRIES, MODEL, PROTOCOL, QUICK, CrossFade, lazily, tiny_views
+from tiny_scenes import ENTRIES, MODEL, PROTOCOL, QUICK, CrossFade, lazily, tiny_clip, tiny_views
 
 from reconx_pl.data.cutting import scene_clip
 from reconx_pl.data.formats import only_scene
@@ -20,7 +20,7 @@ from reconx_pl.evaluation.benchmark_views import BenchmarkViews
 from reconx_pl.evaluation.metrics import psnr
 from reconx_pl.evaluation.records import Record, scene_folder
 from reconx_pl.evaluation.report import write_report
-from reconx_pl.evaluation.runner import evaluate_views
+from reconx_pl.evaluation.runner import evaluate_scenes, evaluate_views
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.task import FROM_CONTEXT_DEPTH, pair_clips, sequence_cameras, views_task
 from reconx_pl.geometry.estimator import KnownDepth, Reconstruction
@@ -67,6 +67,31 @@ def test_the_plain_case(tmp_path: Path) -> None:
     assert split.keys() == {"painting", "geometry", "fit", "metrics", "baselines", "reading"}
     assert sum(split.values()) == pytest.approx(sum(summary["seconds"].values()), abs=0.01)
     assert summary["scenes_per_hour"] == pytest.approx(3600 / sum(split.values()), rel=1e-3)
+
+
+def test_two_context_views_are_scored_as_a_clip_is(tmp_path: Path) -> None:
+    clip = tiny_clip(3)
+    targets = [1, 2, 3]
+    views = BenchmarkViews(
+        key=clip.key,
+        dataset=clip.dataset,
+        scene=clip.scene,
+        context_images=clip.images[[0, 4]],
+        context_cameras=clip.cameras[[0, 4]],
+        context_indices=(0, 4),
+        target_images=clip.images[targets],
+        target_cameras=clip.cameras[targets],
+        target_indices=tuple(targets),
+        context_depth=clip.depth,
+        context_confidence=clip.confidence,
+        cloud=clip.cloud,
+    )
+    config = replace(BARE, clip_frames=5, nearest_input=True)
+    entry = run(views, tmp_path / "entry", config)["scenes"][0]
+    scene = evaluate_scenes([clip], CrossFade(), config, tmp_path / "clip", model=MODEL)["scenes"][0]
+    for method in ("reconx", "nearest_input"):
+        assert entry["scores"][method] == scene["scores"][method]
+    assert entry["final_loss"] == scene["final_loss"] and entry["gaussians"] == scene["gaussians"]
 
 
 def test_three_contexts_are_two_pairs_in_the_order_of_visiting(tmp_path: Path, fits: list[dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from dust3r_networks import tiny_network
 from PIL import Image
 from tiny_scenes import ENTRIES, MODEL, PROTOCOL, QUICK, CrossFade, lazily, tiny_clip, tiny_views
 
@@ -15,6 +16,7 @@ from reconx_pl.data.cutting import scene_clip
 from reconx_pl.data.formats import only_scene
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.evaluation import scene as scene_module
+from reconx_pl.evaluation.alignment import holds_known_views
 from reconx_pl.evaluation.baselines import METHODS, nearest_view
 from reconx_pl.evaluation.benchmark_views import BenchmarkViews
 from reconx_pl.evaluation.metrics import psnr
@@ -23,7 +25,13 @@ from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import evaluate_scenes, evaluate_views
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.task import FROM_CONTEXT_DEPTH, pair_clips, sequence_cameras, views_task
+from reconx_pl.geometry.alignment.options import AlignmentOptions
+from reconx_pl.geometry.colmap_estimator import ColmapEstimator
+from reconx_pl.geometry.dust3r.estimator import Dust3rEstimator, Dust3rOptions
+from reconx_pl.geometry.dust3r.preprocess import Preprocessing
+from reconx_pl.geometry.dust3r.pretrained import PretrainedDust3r
 from reconx_pl.geometry.estimator import KnownDepth, Reconstruction
+from reconx_pl.geometry.pairs import PairGraph
 from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth
 from reconx_pl.splatting.fit import FitResult
 from reconx_pl.splatting.ply import load_ply
@@ -223,6 +231,26 @@ def test_aligned_poses_hold_the_contexts_and_give_points_and_confidence(
     assert len(fits[-1]["start"]) == int((measured.context_depth > 0).sum())
 
 
+def test_dust3r_aligns_painted_frames(tmp_path: Path, fits: list[dict[str, Any]]) -> None:
+    """A tiny random network: what it finds means nothing, that it is asked and obeyed does."""
+    views = tiny_views(6)
+    options = Dust3rOptions(
+        preprocessing=Preprocessing(size=32),
+        graph=PairGraph("swin", window=1, cyclic=False),
+        alignment=AlignmentOptions(steps=3),
+        min_confidence=1.0,
+    )
+    estimator = Dust3rEstimator(tiny_network(), options)
+    config = replace(BARE, pose_policy="aligned", confidence="alignment")
+    summary = run(views, tmp_path, config, estimator=estimator)
+    assert summary["failed"] == {} and summary["complete"]
+    (given,) = fits
+    found, straight = given["cameras"].world_to_camera, sequence_cameras(views_task(views, ENTRIES, None))
+    assert torch.equal(found[[0, 3]], views.context_cameras.world_to_camera)
+    assert not torch.allclose(found[[1, 2]], straight.world_to_camera[[1, 2]], atol=1e-3)
+    assert holds_known_views(PretrainedDust3r()) and not holds_known_views(ColmapEstimator())
+
+
 def test_alignment_without_one_who_can_is_refused_at_once(tmp_path: Path) -> None:
     config = replace(BARE, pose_policy="aligned")
     with pytest.raises(ConfigurationError, match="needs an estimator"):
@@ -332,8 +360,6 @@ def test_real_photographs(
     depth, estimator = None, None
     if raw.frames[0].load_depth is None:
         pytest.importorskip("pycolmap")
-        from reconx_pl.geometry.colmap_estimator import ColmapEstimator
-
         estimator = ColmapEstimator()
     else:
         pairs = [scene_clip(raw, [index, index], 128, 128).depth for index in contexts]

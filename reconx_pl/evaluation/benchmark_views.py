@@ -63,7 +63,16 @@ class BenchmarkViews:
                     f"{self.key}: {tuple(images.shape)} {what} images do not go with {len(cameras)} cameras "
                     f"and {len(indices)} frame numbers"
                 )
+            if images.shape[-2:] != (cameras.height, cameras.width):
+                raise BadSceneError(
+                    f"{self.key}: {what} images of {tuple(images.shape[-2:])} pixels do not go with cameras of "
+                    f"{(cameras.height, cameras.width)}; resize both alike"
+                )
         size = tuple(self.context_images.shape[-2:])
+        if self.target_images.shape[-2:] != size:
+            raise BadSceneError(
+                f"{self.key}: targets of {tuple(self.target_images.shape[-2:])} pixels, contexts of {size}"
+            )
         for what, part, count in (
             ("context depth", self.context_depth, len(self.context_indices)),
             ("context confidence", self.context_confidence, len(self.context_indices)),

@@ -317,6 +317,14 @@ def test_views_that_do_not_go_together_are_refused() -> None:
         replace(views, target_masks=torch.ones(2, 16, 16, dtype=torch.bool))
     with pytest.raises(BadSceneError, match="context depth"):
         replace(views, context_depth=torch.ones(3, 32, 32))
+    with pytest.raises(BadSceneError, match="context images"):
+        replace(views, context_images=views.context_images[..., 1:])
+    with pytest.raises(BadSceneError, match="targets of"):
+        replace(
+            views,
+            target_images=views.target_images[..., :16],
+            target_cameras=replace(views.target_cameras, width=16),
+        )
 
 
 def test_a_pair_has_the_points_of_its_own_two_views() -> None:

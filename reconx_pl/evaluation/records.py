@@ -113,11 +113,11 @@ class Provenance:
     estimator: str | None = None
 
     def as_record(self) -> Record:
-        protocol = self.protocol
+        protocol = dict(self.protocol) if isinstance(self.protocol, Mapping) else self.protocol
         return {
             "config_hash": self.config.hash,
             "model": self.model,
-            "protocol": dict(protocol) if isinstance(protocol, Mapping) else protocol,
+            "protocol": json.loads(json.dumps(protocol, default=str)),  # as it will be read back
             "estimator": self.estimator,
         }
 

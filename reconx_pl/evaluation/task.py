@@ -124,10 +124,10 @@ def clip_task(clip: Clip, config: EvaluationConfig, held_out: HeldOutViews | Non
 
 
 def views_task(views: BenchmarkViews, config: EvaluationConfig, estimator: PointMapEstimator | None) -> SceneTask:
-    """An entry of a benchmark; its geometry is that of the context views alone.
+    """An entry of a benchmark.
 
-    Depth of the context views, where there is some, else the entry's cloud, else what ``estimator`` finds in the
-    context views with their true cameras.
+    Its geometry is the depth of the context views, where there is some, else the entry's cloud, else what ``estimator``
+    finds in the context views alone with their true cameras.
 
     Raises:
         BadSceneError: no targets, none of the three, or the estimator fails; names the entry.

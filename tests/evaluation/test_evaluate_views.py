@@ -10,7 +10,7 @@ import pytest
 import torch
 from dust3r_networks import tiny_network
 from PIL import Image
-from tiny_scenes import ENTRIES, MODEL, PROTOCOL, QUICK, CrossFade, lazily, tiny_clip, tiny_views
+from tiny_scenes import ENTRIES, MODEL, PROTOCOL, QUICK, CrossFade, Oracle, lazily, tiny_clip, tiny_views
 
 from reconx_pl.data.cutting import scene_clip
 from reconx_pl.data.formats import only_scene
@@ -30,7 +30,7 @@ from reconx_pl.geometry.colmap_estimator import ColmapEstimator
 from reconx_pl.geometry.dust3r.estimator import Dust3rEstimator, Dust3rOptions
 from reconx_pl.geometry.dust3r.preprocess import Preprocessing
 from reconx_pl.geometry.dust3r.pretrained import PretrainedDust3r
-from reconx_pl.geometry.estimator import KnownDepth, Reconstruction
+from reconx_pl.geometry.estimator import KnownDepth
 from reconx_pl.geometry.pairs import PairGraph
 from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth
 from reconx_pl.splatting.fit import FitResult
@@ -182,27 +182,6 @@ def test_geometry_comes_from_depth_or_else_the_cloud_or_else_an_estimator(tmp_pa
 
 def _context(views: BenchmarkViews) -> tuple[torch.Tensor, Cameras]:
     return views.context_images, views.context_cameras
-
-
-class Oracle:
-    """Knows the depth of every frame that it is shown, and the true cameras of the painted ones."""
-
-    identity = "an oracle"
-
-    def __init__(self, cameras: Cameras) -> None:
-        self.cameras, self.seen = cameras, []
-
-    def estimate(
-        self, images: torch.Tensor, cameras: Cameras | None = None, known: torch.Tensor | None = None
-    ) -> Reconstruction:
-        self.seen.append((images, cameras, known))
-        found = self.cameras if known is not None else cameras
-        depth = torch.full(images[:, 0].shape, 3.0)
-        depth[:, 0] = 0
-        confidence = torch.full_like(depth, 5.0)
-        confidence[1] = 1.5
-        maps = point_map_from_depth(depth, found, confidence)
-        return Reconstruction(found, maps, cloud_from_maps(maps, images, 300))
 
 
 def test_aligned_poses_hold_the_contexts_and_give_points_and_confidence(

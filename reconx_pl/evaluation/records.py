@@ -79,7 +79,8 @@ def views_digest(views: BenchmarkViews) -> str:
     parts = [views.context_images, views.context_cameras.world_to_camera, views.context_cameras.intrinsics]
     parts += [views.target_images, views.target_cameras.world_to_camera, views.target_cameras.intrinsics]
     # what is not there has a place nonetheless: depth must not be taken for masks
-    for part in (views.target_masks, views.context_depth, None if views.cloud is None else views.cloud.points):
+    cloud = None if views.cloud is None else torch.cat([views.cloud.points, views.cloud.colors], dim=1)
+    for part in (views.target_masks, views.context_depth, views.context_confidence, cloud):
         parts.append(torch.zeros(0) if part is None else part)
     return _digest(parts, repr((views.fps, views.caption)), views.geometry)
 
@@ -112,11 +113,11 @@ class Provenance:
     estimator: str | None = None
 
     def as_record(self) -> Record:
-        protocol = self.protocol
+        protocol = dict(self.protocol) if isinstance(self.protocol, Mapping) else self.protocol
         return {
             "config_hash": self.config.hash,
             "model": self.model,
-            "protocol": dict(protocol) if isinstance(protocol, Mapping) else protocol,
+            "protocol": json.loads(json.dumps(protocol, default=str)),  # as it will be read back
             "estimator": self.estimator,
         }
 

@@ -144,8 +144,8 @@ def evaluate_views(
 
     Args:
         entries: the same on every rank, in the same order, keys unique.
-        painter: paints one clip for each pair; a model that is sharded over ranks paints ``task.pair_clips`` of all
-            entries first and hands them over in ``RecordedFrames``.
+        painter: paints one clip for each pair; a model that is sharded over ranks paints the clips of
+            ``task.views_task`` of all entries first and hands the frames over in ``RecordedFrames``.
         config: see ``evaluate_scenes``.
         out, rank, world, progress, model, suite, renderer, perceptual, device: see ``evaluate_scenes``.
         protocol: of the benchmark, with its "name" and "hash"; it goes into every result, and a result of another
@@ -287,12 +287,19 @@ def _one(source: _Source, folder: Path, provenance: Provenance, tools: _Tools) -
     config, device = provenance.config, tools.device
     assert tools.suite is not None and tools.renderer is not None
     before: dict[str, float] = {}
+
+    def report(stage: str) -> None:
+        if tools.progress is not None:
+            tools.progress(f"{source.key}: {stage}", 0.0)
+
+    report("load")
     with stopwatch(before, "load", device):
         opened = source.open()
     record = finished_record(folder, provenance, opened.digest)
     if record is not None and set(record["absent"]) == set(tools.suite.absent):
         log.info("scene %s is done already", source.key)
         return record
+    report("geometry")
     with stopwatch(before, "geometry", device):
         task = opened.task()
     result = evaluate_task(

@@ -31,6 +31,7 @@ from reconx_pl.types import Cameras, Clip, Gaussians, PointCloud, PointMap
 
 Progress = Callable[[str, float], None]  # what is done now ("key: stage"), share of this scene that is done
 NEUTRAL_CONFIDENCE = 2.0  # 1 + exp(0)
+AT_ONCE = 32  # frames whose agreement with the cloud is found together, against memory
 
 
 def _on(cloud: PointCloud, device: torch.device) -> PointCloud:
@@ -229,7 +230,10 @@ class _Evaluation:
             return torch.full_like(painted[:, 0], NEUTRAL_CONFIDENCE)
         if found is not None and self.config.confidence == "alignment":
             return found.point_map.confidence.detach().clone().to(painted)
-        confidence = reprojection_confidence(painted, poses, self.cloud)
+        places = torch.arange(len(painted)).split(AT_ONCE)
+        confidence = torch.cat(
+            [reprojection_confidence(painted[part], poses[part.tolist()], self.cloud) for part in places]
+        )
         if self.task.confidence is not None:
             confidence[self.task.known] = self.task.confidence.detach().clone().to(confidence)
         return confidence

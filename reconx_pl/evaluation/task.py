@@ -124,10 +124,10 @@ def clip_task(clip: Clip, config: EvaluationConfig, held_out: HeldOutViews | Non
 
 
 def views_task(views: BenchmarkViews, config: EvaluationConfig, estimator: PointMapEstimator | None) -> SceneTask:
-    """An entry of a benchmark; its geometry is that of the context views alone.
+    """An entry of a benchmark.
 
-    Depth of the context views, where there is some, else the entry's cloud, else what ``estimator`` finds in the
-    context views with their true cameras.
+    Its geometry is the depth of the context views, where there is some, else the entry's cloud, else what ``estimator``
+    finds in the context views alone with their true cameras.
 
     Raises:
         BadSceneError: no targets, none of the three, or the estimator fails; names the entry.
@@ -226,7 +226,7 @@ def _geometry(views: BenchmarkViews, estimator: PointMapEstimator | None) -> _Ge
     came = views.cloud if views.cloud is not None and len(views.cloud) > 0 else None
     if depth is not None and bool((depth > 0).any()):
         cloud = came or _cloud_of_depth(images, cameras, depth)
-        return _Geometry(cloud, views.geometry or FROM_CONTEXT_DEPTH, depth.float())
+        return _Geometry(cloud, views.geometry or FROM_CONTEXT_DEPTH, depth.float(), views.context_confidence)
     if came is not None:
         return _Geometry(came, views.geometry or FROM_CLOUD)
     if estimator is None:

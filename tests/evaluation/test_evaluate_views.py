@@ -8,22 +8,30 @@ from typing import Any
 
 import pytest
 import torch
+from dust3r_networks import tiny_network
 from PIL import Image
-from tiny_scenes import ENTRIES, MODEL, PROTOCOL, QUICK, CrossFade, lazily, tiny_views
+from tiny_scenes import ENTRIES, MODEL, PROTOCOL, QUICK, CrossFade, Oracle, lazily, tiny_clip, tiny_views
 
 from reconx_pl.data.cutting import scene_clip
 from reconx_pl.data.formats import only_scene
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.evaluation import scene as scene_module
+from reconx_pl.evaluation.alignment import holds_known_views
 from reconx_pl.evaluation.baselines import METHODS, nearest_view
 from reconx_pl.evaluation.benchmark_views import BenchmarkViews
 from reconx_pl.evaluation.metrics import psnr
 from reconx_pl.evaluation.records import Record, scene_folder
 from reconx_pl.evaluation.report import write_report
-from reconx_pl.evaluation.runner import evaluate_views
+from reconx_pl.evaluation.runner import evaluate_scenes, evaluate_views
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.task import FROM_CONTEXT_DEPTH, pair_clips, sequence_cameras, views_task
-from reconx_pl.geometry.estimator import KnownDepth, Reconstruction
+from reconx_pl.geometry.alignment.options import AlignmentOptions
+from reconx_pl.geometry.colmap_estimator import ColmapEstimator
+from reconx_pl.geometry.dust3r.estimator import Dust3rEstimator, Dust3rOptions
+from reconx_pl.geometry.dust3r.preprocess import Preprocessing
+from reconx_pl.geometry.dust3r.pretrained import PretrainedDust3r
+from reconx_pl.geometry.estimator import KnownDepth
+from reconx_pl.geometry.pairs import PairGraph
 from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth
 from reconx_pl.splatting.fit import FitResult
 from reconx_pl.splatting.ply import load_ply
@@ -67,6 +75,31 @@ def test_the_plain_case(tmp_path: Path) -> None:
     assert split.keys() == {"painting", "geometry", "fit", "metrics", "baselines", "reading"}
     assert sum(split.values()) == pytest.approx(sum(summary["seconds"].values()), abs=0.01)
     assert summary["scenes_per_hour"] == pytest.approx(3600 / sum(split.values()), rel=1e-3)
+
+
+def test_two_context_views_are_scored_as_a_clip_is(tmp_path: Path) -> None:
+    clip = tiny_clip(3)
+    targets = [1, 2, 3]
+    views = BenchmarkViews(
+        key=clip.key,
+        dataset=clip.dataset,
+        scene=clip.scene,
+        context_images=clip.images[[0, 4]],
+        context_cameras=clip.cameras[[0, 4]],
+        context_indices=(0, 4),
+        target_images=clip.images[targets],
+        target_cameras=clip.cameras[targets],
+        target_indices=tuple(targets),
+        context_depth=clip.depth,
+        context_confidence=clip.confidence,
+        cloud=clip.cloud,
+    )
+    config = replace(BARE, clip_frames=5, nearest_input=True)
+    entry = run(views, tmp_path / "entry", config)["scenes"][0]
+    scene = evaluate_scenes([clip], CrossFade(), config, tmp_path / "clip", model=MODEL)["scenes"][0]
+    for method in ("reconx", "nearest_input"):
+        assert entry["scores"][method] == scene["scores"][method]
+    assert entry["final_loss"] == scene["final_loss"] and entry["gaussians"] == scene["gaussians"]
 
 
 def test_three_contexts_are_two_pairs_in_the_order_of_visiting(tmp_path: Path, fits: list[dict[str, Any]]) -> None:
@@ -151,27 +184,6 @@ def _context(views: BenchmarkViews) -> tuple[torch.Tensor, Cameras]:
     return views.context_images, views.context_cameras
 
 
-class Oracle:
-    """Knows the depth of every frame that it is shown, and the true cameras of the painted ones."""
-
-    identity = "an oracle"
-
-    def __init__(self, cameras: Cameras) -> None:
-        self.cameras, self.seen = cameras, []
-
-    def estimate(
-        self, images: torch.Tensor, cameras: Cameras | None = None, known: torch.Tensor | None = None
-    ) -> Reconstruction:
-        self.seen.append((images, cameras, known))
-        found = self.cameras if known is not None else cameras
-        depth = torch.full(images[:, 0].shape, 3.0)
-        depth[:, 0] = 0
-        confidence = torch.full_like(depth, 5.0)
-        confidence[1] = 1.5
-        maps = point_map_from_depth(depth, found, confidence)
-        return Reconstruction(found, maps, cloud_from_maps(maps, images, 300))
-
-
 def test_aligned_poses_hold_the_contexts_and_give_points_and_confidence(
     tmp_path: Path, fits: list[dict[str, Any]]
 ) -> None:
@@ -196,6 +208,26 @@ def test_aligned_poses_hold_the_contexts_and_give_points_and_confidence(
     measured = tiny_views(6)  # depth that came with the data counts for more
     run(measured, tmp_path / "measured", config, estimator=oracle)
     assert len(fits[-1]["start"]) == int((measured.context_depth > 0).sum())
+
+
+def test_dust3r_aligns_painted_frames(tmp_path: Path, fits: list[dict[str, Any]]) -> None:
+    """A tiny random network: what it finds means nothing, that it is asked and obeyed does."""
+    views = tiny_views(6)
+    options = Dust3rOptions(
+        preprocessing=Preprocessing(size=32),
+        graph=PairGraph("swin", window=1, cyclic=False),
+        alignment=AlignmentOptions(steps=3),
+        min_confidence=1.0,
+    )
+    estimator = Dust3rEstimator(tiny_network(), options)
+    config = replace(BARE, pose_policy="aligned", confidence="alignment")
+    summary = run(views, tmp_path, config, estimator=estimator)
+    assert summary["failed"] == {} and summary["complete"]
+    (given,) = fits
+    found, straight = given["cameras"].world_to_camera, sequence_cameras(views_task(views, ENTRIES, None))
+    assert torch.equal(found[[0, 3]], views.context_cameras.world_to_camera)
+    assert not torch.allclose(found[[1, 2]], straight.world_to_camera[[1, 2]], atol=1e-3)
+    assert holds_known_views(PretrainedDust3r()) and not holds_known_views(ColmapEstimator())
 
 
 def test_alignment_without_one_who_can_is_refused_at_once(tmp_path: Path) -> None:
@@ -264,6 +296,14 @@ def test_views_that_do_not_go_together_are_refused() -> None:
         replace(views, target_masks=torch.ones(2, 16, 16, dtype=torch.bool))
     with pytest.raises(BadSceneError, match="context depth"):
         replace(views, context_depth=torch.ones(3, 32, 32))
+    with pytest.raises(BadSceneError, match="context images"):
+        replace(views, context_images=views.context_images[..., 1:])
+    with pytest.raises(BadSceneError, match="targets of"):
+        replace(
+            views,
+            target_images=views.target_images[..., :16],
+            target_cameras=replace(views.target_cameras, width=16),
+        )
 
 
 def test_a_pair_has_the_points_of_its_own_two_views() -> None:
@@ -307,8 +347,6 @@ def test_real_photographs(
     depth, estimator = None, None
     if raw.frames[0].load_depth is None:
         pytest.importorskip("pycolmap")
-        from reconx_pl.geometry.colmap_estimator import ColmapEstimator
-
         estimator = ColmapEstimator()
     else:
         pairs = [scene_clip(raw, [index, index], 128, 128).depth for index in contexts]

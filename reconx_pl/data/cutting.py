@@ -243,7 +243,7 @@ def _geometry(
     """Depth and confidence [2, H, W] of the condition views, and the cloud; None for what the scene does not have.
 
     A clip without depth has its cloud from the scene's reconstruction, which is of all photographs; evaluation tells
-    the two apart by that (``evaluation.records.geometry_note``).
+    the two apart by that (``evaluation.task.geometry_note``).
     """
     maps = [raw.depth(0), raw.depth(len(raw) - 1)]
     if maps[0] is not None or maps[1] is not None:

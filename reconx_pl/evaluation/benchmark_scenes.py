@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from reconx_pl.data.cutting import MIN_POINTS, cut_geometry, cut_images
-from reconx_pl.data.estimating import with_estimated_points
+from reconx_pl.data.cutting import MIN_POINTS, crop_depth, cut_geometry, cut_images
 from reconx_pl.data.formats import RawScene, UnreadableScene, read_scenes
 from reconx_pl.data.formats.pixelsplat import chunk_files
 from reconx_pl.data.manifest import Manifest
@@ -20,8 +21,8 @@ from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError, Re
 from reconx_pl.evaluation.benchmark_index import BenchmarkEntry
 from reconx_pl.evaluation.benchmark_views import BenchmarkViews
 from reconx_pl.evaluation.protocols import Protocol
-from reconx_pl.geometry.estimator import PointMapEstimator
-from reconx_pl.types import Clip
+from reconx_pl.geometry.cameras import resize_and_crop
+from reconx_pl.types import Cameras, Clip
 
 POINTS = 16384  # of a cloud, in farthest-point order
 FROM_DEPTH = "depth of the context views, as it came with the data"
@@ -29,52 +30,28 @@ FROM_POINTS = (
     "points of a reconstruction that was made from all photographs of the scene, targets included; "
     "those that project into a context view"
 )
-EstimatorFor = Callable[[Path, str], PointMapEstimator]  # source, what it lacks -> who finds it
 
 
-def views_of(
-    raw: RawScene,
-    entry: BenchmarkEntry,
-    protocol: Protocol,
-    estimator: PointMapEstimator | None = None,
-    estimator_for: EstimatorFor | None = None,
-) -> BenchmarkViews:
+def views_of(raw: RawScene, entry: BenchmarkEntry, protocol: Protocol) -> BenchmarkViews:
     """The views of an entry: images and cameras at the size of the protocol, and the geometry that it allows.
 
     Args:
         raw: the scene.
         entry: of the protocol; the rule gives the views that it does not say.
-        protocol: size, rule, and where points may come from.
-        estimator: finds points in the context views, in the place of depth and points that came with the scene.
-        estimator_for: gives an estimator where the protocol leaves a scene neither depth nor points, and ``estimator``
-            is None. Without both there is no geometry then.
+        protocol: size, rule, and where points may come from; what an estimator finds is no part of the views.
 
     Raises:
-        BadSceneError: too few frames, images of different sizes, views that cannot be reconstructed.
+        BadSceneError: too few frames, images of different sizes, a target without the mask that the protocol asks for.
         BadDataError: an image that cannot be decoded; names it.
     """
     entry = protocol.resolve(entry, len(raw))
     size = protocol.height, protocol.width
-    seen = _allowed(replace(raw, frames=tuple(raw.frames[index] for index in entry.context)), protocol)
-    note = ""
-    if estimator is None and estimator_for is not None and not _has_geometry(seen):
-        estimator = estimator_for(raw.source, "points that the benchmark allows")
-    if estimator is not None:
-        seen = with_estimated_points(seen, estimator).scene
-        note = f"points found by {type(estimator).__name__} from the {len(seen)} context views, with their poses"
     context_images, context_cameras = cut_images(raw, entry.context, *size)
     target_images, target_cameras = cut_images(raw, entry.target, *size)
+    seen = _allowed(replace(raw, frames=tuple(raw.frames[index] for index in entry.context)), protocol)
     depth, _, cloud = cut_geometry(seen, context_images, context_cameras, POINTS)
-    found = 0 if cloud is None else len(cloud)
-    if found < MIN_POINTS:
-        if note:
-            raise BadSceneError(
-                f"{protocol.name}, {entry.key}: {found} points in its context views, fewer than {MIN_POINTS}; "
-                "name another --estimator"
-            )
+    if cloud is not None and len(cloud) < MIN_POINTS:
         cloud = None
-    if cloud is not None and not note:
-        note = FROM_POINTS if depth is None else FROM_DEPTH
     return BenchmarkViews(
         key=entry.key,
         dataset=protocol.dataset,
@@ -85,9 +62,10 @@ def views_of(
         target_images=target_images.float() / 255.0,
         target_cameras=target_cameras.to(dtype=torch.float32),
         target_indices=entry.target,
+        target_masks=None if protocol.masks == "none" else _masks(raw, entry.target, target_cameras),
         context_depth=depth,
         cloud=cloud,
-        geometry=note,
+        geometry="" if cloud is None else FROM_POINTS if depth is None else FROM_DEPTH,
         fps=protocol.fps,
         caption=raw.caption,
     )
@@ -132,21 +110,10 @@ class BenchmarkScenes:
         protocol: the benchmark.
         root: folder of the data sets; the protocol says where in it.
         indices: folder of the index files.
-        estimator, estimator_for: see ``views_of``.
     """
 
-    def __init__(
-        self,
-        protocol: Protocol,
-        root: Path,
-        indices: Path,
-        estimator: PointMapEstimator | None = None,
-        estimator_for: EstimatorFor | None = None,
-    ) -> None:
-        if protocol.format == "shards" and estimator is not None:
-            raise ConfigurationError(f"{protocol.name}: clips of shards have their points; leave out the estimator")
+    def __init__(self, protocol: Protocol, root: Path, indices: Path) -> None:
         self.protocol, self.root, self.indices = protocol, Path(root), Path(indices)
-        self.estimator, self.estimator_for = estimator, estimator_for
         self._chunk: tuple[Path, dict[str, RawScene]] | None = None  # the one that was read last
 
     @cached_property
@@ -185,7 +152,7 @@ class BenchmarkScenes:
         """Read the scene of an entry; see ``views_of`` and ``views_of_clip``."""
         if self.protocol.format == "shards":
             return views_of_clip(next(read_clips(self._place(), [entry.key])), self.protocol)
-        return views_of(self.read(entry.scene), entry, self.protocol, self.estimator, self.estimator_for)
+        return views_of(self.read(entry.scene), entry, self.protocol)
 
     def read(self, scene: str) -> RawScene:
         """A scene by name; images are read when they are asked for.
@@ -281,5 +248,14 @@ def _allowed(raw: RawScene, protocol: Protocol) -> RawScene:
     return raw
 
 
-def _has_geometry(raw: RawScene) -> bool:
-    return raw.cloud is not None or any(frame.load_depth is not None for frame in raw.frames)
+def _masks(raw: RawScene, targets: Sequence[int], cameras: Cameras) -> Tensor:  # [V, H, W] bool
+    """Masks at the size of the images; the nearest value, as for depth."""
+    frames = [raw.frames[index] for index in targets]
+    _, resized, offset = resize_and_crop(replace(raw, frames=tuple(frames)).cameras, cameras.height, cameras.width)
+    masks = []
+    for frame in frames:
+        load = getattr(frame, "load_mask", None)  # only some formats have masks
+        if load is None:
+            raise BadSceneError(f"{frame.name}: the benchmark scores inside masks, and this view has none")
+        masks.append(crop_depth(load().astype(np.float32), cameras, resized, offset) > 0.5)
+    return torch.stack(masks)

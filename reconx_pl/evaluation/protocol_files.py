@@ -60,7 +60,7 @@ def load_protocol(name: str | Path, folder: Path = FOLDER) -> Protocol:
         content = {**content, "name": f"{file.stem}-{count}", "views": {**content["views"], "contexts": count}}
         rows = content.get("published") or []
         content["published"] = [row for row in rows if row.get("contexts", count) == count]
-    return _parsed(content, file)
+    return parse_protocol(content, str(file))
 
 
 def _content(file: Path) -> dict[str, Any]:
@@ -80,13 +80,17 @@ def _context_counts(content: Mapping[str, Any]) -> list[int] | None:
     return counts if isinstance(counts, list) else None
 
 
-def _parsed(content: dict[str, Any], file: Path) -> Protocol:
-    """Types and keys are checked by jsonargparse, as those of every other file of options."""
+def parse_protocol(content: Mapping[str, Any], source: str) -> Protocol:
+    """A protocol from the content of a file; types and keys are checked by jsonargparse, as those of other options.
+
+    Raises:
+        ConfigurationError: unknown, missing or contradicting keys; names ``source`` and the keys.
+    """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Protocol, "protocol")
     try:
-        return parser.instantiate_classes(parser.parse_object({"protocol": content})).protocol
+        return parser.instantiate_classes(parser.parse_object({"protocol": dict(content)})).protocol
     except ConfigurationError as error:
-        raise ConfigurationError(f"{file}: {error}") from error
+        raise ConfigurationError(f"{source}: {error}") from error
     except Exception as error:  # the library's own, and what it makes of wrong types
-        raise ConfigurationError(f"{file}: {' '.join(str(error).split())}") from error
+        raise ConfigurationError(f"{source}: {' '.join(str(error).split())}") from error

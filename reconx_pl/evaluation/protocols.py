@@ -91,25 +91,30 @@ class PosePolicy:
     """Which cameras are used where.
 
     Args:
+        painted: of the frames between context views: "aligned" finds them by a global alignment of all frames with the
+            context cameras held fixed, "interpolated" moves between the context cameras. Neither looks at a target.
         context: of the context views: those of the data set.
-        painted: of the frames between them: "alignment" finds them by aligning the painted frames with the context
-            cameras held fixed, "interpolation" moves between the context cameras. Neither looks at a target.
         target: of the scored views: those of the data set.
-        test_pose_refinement: a further row, scored after the targets' cameras were refined on the targets; the other
-            rows never are.
+        test_pose_refinement: steps by which the cameras of targets are refined on the targets, for a row of its own;
+            the other rows never see it. 0 = no such row.
     """
 
-    painted: Literal["alignment", "interpolation"]
+    painted: Literal["aligned", "interpolated"]
     context: Literal["dataset"] = "dataset"
     target: Literal["dataset"] = "dataset"
-    test_pose_refinement: bool = False
+    test_pose_refinement: int = 0
+
+    def __post_init__(self) -> None:
+        if self.test_pose_refinement < 0:
+            raise ConfigurationError("test_pose_refinement is a number of steps, 0 or more")
 
     def __str__(self) -> str:
         painted = {
-            "alignment": "painted frames by alignment with those held fixed",
-            "interpolation": "painted frames interpolated between them",
+            "aligned": "painted frames by global alignment with those held fixed",
+            "interpolated": "painted frames interpolated between them",
         }[self.painted]
-        refined = "; a separate row after refining the cameras of targets" if self.test_pose_refinement else ""
+        steps = self.test_pose_refinement
+        refined = f"; a row of its own after {steps} steps of refining the cameras of targets" if steps else ""
         return f"context views at data set poses, {painted}, targets at data set poses{refined}"
 
 
@@ -156,7 +161,8 @@ class Protocol:
         resize: images are resized with Lanczos so that the short side fits.
         crop: then cut around the centre; intrinsics follow.
         metrics: of "psnr", "ssim", "lpips".
-        masks: "object" scores targets inside the data set's masks, "none" whole.
+        masks: "none" scores targets whole, "targets" inside the data set's masks, "white" as RegNeRF does; see
+            ``settings.EvaluationConfig``.
         fps: frames a second that a painted clip is said to have.
         source: where the published rows stand.
         published: rows to stand beside ours.
@@ -180,7 +186,7 @@ class Protocol:
     resize: Literal["lanczos_short_side"] = "lanczos_short_side"
     crop: Literal["centre"] = "centre"
     metrics: tuple[str, ...] = METRICS
-    masks: Literal["none", "object"] = "none"
+    masks: Literal["none", "targets", "white"] = "none"
     fps: float = 8.0
     source: str = ""
     published: tuple[PublishedRow, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,13 @@ from PIL import Image
 from raw_scenes import write_chunk, write_posed
 
 from reconx_pl.data.cutting import scene_clip
-from reconx_pl.data.formats import only_scene
+from reconx_pl.data.formats import RawFrame, only_scene
 from reconx_pl.data.procedural import write_procedural
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
 from reconx_pl.evaluation.benchmark_index import BenchmarkEntry
 from reconx_pl.evaluation.benchmark_scenes import FROM_DEPTH, FROM_POINTS, BenchmarkScenes, views_of
 from reconx_pl.evaluation.protocol_files import load_protocol
 from reconx_pl.evaluation.protocols import PosePolicy, Protocol, ViewRule
-from reconx_pl.geometry.estimator import Reconstruction
-from reconx_pl.types import Cameras, PointCloud, PointMap
 
 
 def protocol(**changes: Any) -> Protocol:
@@ -35,32 +34,11 @@ def protocol(**changes: Any) -> Protocol:
         "path": "{scene}",
         "height": 32,
         "width": 48,
-        "poses": PosePolicy("interpolation"),
+        "poses": PosePolicy("interpolated"),
         "geometry": "scene",
         "entries": {"banana": {"context": [6, 2], "target": [4, 0, 6]}},
     }
     return Protocol(**{**content, **changes})
-
-
-class Finds:
-    """An estimator that finds ``count`` points before the first camera, and remembers what it was shown."""
-
-    def __init__(self, count: int = 200) -> None:
-        self.count = count
-        self.shown: list[tuple[torch.Tensor, Cameras | None]] = []
-
-    def estimate(self, images: torch.Tensor, cameras: Cameras | None = None) -> Reconstruction:
-        self.shown.append((images, cameras))
-        assert cameras is not None
-        pose = cameras.camera_to_world[0].float()
-        spread = torch.rand(self.count, 3, generator=torch.Generator().manual_seed(0)) * 0.2 + torch.tensor([0, 0, 3.0])
-        points = spread @ pose[:3, :3].T + pose[:3, 3]
-        views, _, height, width = images.shape
-        maps = PointMap(torch.zeros(views, height, width, 3), torch.ones(views, height, width),
-                        torch.zeros(views, height, width, dtype=torch.bool))  # fmt: skip
-        return Reconstruction(
-            cameras, maps, PointCloud(points, torch.full((self.count, 3), 0.5), torch.ones(self.count))
-        )
 
 
 def test_views_are_cut_as_clips_are(shared_dir: Path) -> None:
@@ -102,29 +80,26 @@ def _with_depth(raw: Any) -> Any:
     return dataclasses.replace(raw, frames=(*frames, *raw.frames[1:]))
 
 
-def test_an_estimator_sees_the_context_views_alone(tmp_path: Path) -> None:
-    raw = only_scene(write_posed(tmp_path / "a"))
-    entry = BenchmarkEntry("a", "a", (4, 0, 2), (1, 3))
-    estimator, asked = Finds(), []
-    views = views_of(raw, entry, protocol(geometry="inputs"), None, lambda *what: asked.append(what) or estimator)
-    ((images, cameras),) = estimator.shown
-    assert len(images) == 3 and cameras is not None and len(asked) == 1
-    torch.testing.assert_close(cameras.world_to_camera, raw.cameras.world_to_camera[[4, 0, 2]])
-    assert views.cloud is not None and len(views.cloud) == 200
-    assert views.geometry == "points found by Finds from the 3 context views, with their poses"
-    with pytest.raises(BadSceneError, match=r"own, a: 3 points in its context views.*--estimator"):
-        views_of(raw, entry, protocol(geometry="inputs"), Finds(3))
+@dataclasses.dataclass(frozen=True)
+class MaskedFrame(RawFrame):
+    load_mask: Callable[[], np.ndarray] | None = None
 
 
-def test_nobody_is_asked_for_points_that_are_there(shared_dir: Path) -> None:
-    raw = only_scene(shared_dir / "scenes/banana")
-    entry = BenchmarkEntry("banana", "banana", (0, 2), (1,))
+def test_masks_are_cut_with_their_images(tmp_path: Path) -> None:
+    raw = only_scene(write_posed(tmp_path / "a"))  # 48 x 64
 
-    def refuse(*_: object) -> Finds:
-        raise AssertionError("the scene has points")
+    def left_half() -> np.ndarray:
+        return np.arange(64)[None].repeat(48, 0) < 32
 
-    assert views_of(raw, entry, protocol(), None, refuse).geometry == FROM_POINTS
-    assert "Finds" in views_of(raw, entry, protocol(), Finds(), refuse).geometry  # named: takes their place
+    frames = [MaskedFrame(**{**frame.__dict__, "load_mask": left_half}) for frame in raw.frames]
+    masked = dataclasses.replace(raw, frames=tuple(frames))
+    entry = BenchmarkEntry("a", "a", (0, 4), (1, 3))
+    assert views_of(masked, entry, protocol()).target_masks is None
+    masks = views_of(masked, entry, protocol(masks="targets")).target_masks  # 32 x 43, then 32 x 48: cut at the top
+    assert masks is not None and masks.dtype == torch.bool and tuple(masks.shape) == (2, 32, 48)
+    assert masks[:, :, :24].all() and not masks[:, :, 24:].any()
+    with pytest.raises(BadSceneError, match="this view has none"):
+        views_of(raw, entry, protocol(masks="targets"))
 
 
 def test_llff_as_it_is_released(tmp_path: Path, shared_dir: Path) -> None:
@@ -193,8 +168,6 @@ def test_clips_of_shards(tmp_path: Path) -> None:
     large = BenchmarkScenes(dataclasses.replace(shards, height=64), tmp_path, tmp_path)
     with pytest.raises(BadSceneError, match="packed at 32 x 48, the benchmark is of 64 x 48"):
         large.views(large.entries[0])
-    with pytest.raises(ConfigurationError, match="leave out the estimator"):
-        BenchmarkScenes(shards, tmp_path, tmp_path, Finds())
 
 
 def test_a_part_of_a_benchmark(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ OWN = {
     "path": "{scene}",
     "height": 64,
     "width": 64,
-    "poses": {"painted": "interpolation"},
+    "poses": {"painted": "interpolated"},
     "entries": {"banana": {"context": [0, 4], "target": [2]}},
 }
 
@@ -107,13 +107,13 @@ def test_the_hash_covers_what_changes_numbers_and_nothing_else(tmp_path: Path) -
         "geometry": "depth",
         "metrics": ("psnr",),
         "fps": 9.0,
-        "poses": dataclasses.replace(protocol.poses, painted="interpolation"),
+        "poses": dataclasses.replace(protocol.poses, painted="interpolated"),
         "index": dataclasses.replace(index, sha256="0" * 64),
     }
     for name, value in other.items():
         changed = {name: value, **({"path": "{scene}"} if name == "format" else {})}
         assert dataclasses.replace(protocol, **changed).hash != protocol.hash, name
-    refined = dataclasses.replace(protocol.poses, test_pose_refinement=True)
+    refined = dataclasses.replace(protocol.poses, test_pose_refinement=100)
     assert dataclasses.replace(protocol, poses=refined).hash != protocol.hash
     for change in ({"min_gap": 201}, {"use": "scenes"}, {"scene": "(.*)"}):
         views = ViewRule(2) if "use" in change else None
@@ -137,7 +137,7 @@ def test_the_hash_does_not_depend_on_the_order_of_keys(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"hight": 64}, "hight"),
-        ({"poses": {"painted": "alignment", "targets": "dataset"}}, "targets"),
+        ({"poses": {"painted": "aligned", "targets": "dataset"}}, "targets"),
         ({"poses": {"painted": "guessed"}}, "painted"),
         ({"height": ...}, "height"),
         ({"height": "tall"}, "height"),

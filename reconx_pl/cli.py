@@ -13,6 +13,8 @@ import docstring_parser
 from jsonargparse import ArgumentParser
 from rich.logging import RichHandler
 
+from reconx_pl.benchmark_commands import COMMANDS as BENCHMARK_COMMANDS
+from reconx_pl.benchmark_commands import add_actions as add_benchmark_actions
 from reconx_pl.console import console, progress_bar, share_bar
 from reconx_pl.data.packing import pack_command
 from reconx_pl.diffusion.caching import cache_shards
@@ -212,6 +214,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     **SCENE_COMMANDS,
 }
 WEIGHTS_COMMANDS: dict[str, Callable[..., None]] = {"fetch": fetch, "convert": convert}
+ACTIONS = {"weights": WEIGHTS_COMMANDS, "benchmarks": BENCHMARK_COMMANDS}  # commands with actions of their own
 
 
 def build_parser() -> ArgumentParser:
@@ -241,6 +244,9 @@ def build_parser() -> ArgumentParser:
         if name == "convert":
             command.add_argument("--release", type=ReleaseName, required=True, help="which release the checkpoint is")
         actions.add_subcommand(name, command, help=command.description)
+    benchmarks = ArgumentParser(description="Benchmarks: list and show them, fetch their indices, check their data.")
+    commands.add_subcommand("benchmarks", benchmarks, help=benchmarks.description)
+    add_benchmark_actions(benchmarks)
     return parser
 
 
@@ -265,8 +271,8 @@ def main(args: list[str] | None = None) -> None:
     def call() -> None:
         parsed = parser.instantiate_classes(parser.parse_args(args))
         chosen = parsed[parsed.command]
-        if parsed.command == "weights":
-            WEIGHTS_COMMANDS[chosen.action](**vars(chosen[chosen.action]))
+        if parsed.command in ACTIONS:
+            ACTIONS[parsed.command][chosen.action](**vars(chosen[chosen.action]))
         else:
             COMMANDS[parsed.command](**vars(chosen))
 

@@ -95,7 +95,7 @@ def test_masks_are_cut_with_their_images(tmp_path: Path) -> None:
     masked = dataclasses.replace(raw, frames=tuple(frames))
     entry = BenchmarkEntry("a", "a", (0, 4), (1, 3))
     assert views_of(masked, entry, protocol()).target_masks is None
-    masks = views_of(masked, entry, protocol(masks="targets")).target_masks  # 32 x 43, then 32 x 48: cut at the top
+    masks = views_of(masked, entry, protocol(masks="targets")).target_masks  # 36 x 48, cut to 32 x 48
     assert masks is not None and masks.dtype == torch.bool and tuple(masks.shape) == (2, 32, 48)
     assert masks[:, :, :24].all() and not masks[:, :, 24:].any()
     with pytest.raises(BadSceneError, match="this view has none"):

@@ -118,9 +118,13 @@ class BenchmarkScenes:
 
     @cached_property
     def entries(self) -> list[BenchmarkEntry]:
-        """All entries of the benchmark, in its order; see ``Protocol.list_entries``."""
+        """All entries of the benchmark, in its order; see ``Protocol.list_entries``.
+
+        Raises:
+            BadDataError: as there, and shards that are not there or were packed in another way.
+        """
         if self.protocol.format == "shards":
-            return [BenchmarkEntry(key, key) for key in Manifest.load(self._place()).keys]
+            return [BenchmarkEntry(key, key) for key in self._manifest().keys]
         return self.protocol.list_entries(self.indices)
 
     def choose(self, wanted: Sequence[str] | None) -> list[BenchmarkEntry]:
@@ -195,6 +199,18 @@ class BenchmarkScenes:
             except ReconXError as error:
                 why = str(error)
             yield entry, why
+
+    def _manifest(self) -> Manifest:
+        manifest = Manifest.load(self._place())
+        packed = {**manifest.settings, "clips": manifest.clips}
+        wrong = [
+            f"{name} {packed.get(name)!r} instead of {value!r}"
+            for name, value in self.protocol.options.items()
+            if packed.get(name) != value
+        ]
+        if wrong:
+            raise BadDataError(f"{manifest.folder}: not the shards of {self.protocol.name}: {', '.join(wrong)}")
+        return manifest
 
     def _place(self, scene: str = "") -> Path:
         return self.root / self.protocol.path.replace("{scene}", scene)

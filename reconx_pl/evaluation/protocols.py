@@ -153,7 +153,8 @@ class Protocol:
         geometry: where a method's first points may come from. "inputs": images and poses of the context views, by an
             estimator. "depth": their depth maps too, where the data have them. "scene": the points of the scene's own
             reconstruction too, those that project into a context view.
-        options: of the format's reader.
+        options: of the format's reader; of shards, settings that they have to have been packed with (those of their
+            manifest) and the number of their ``clips``, since the hash has nothing else of their content.
         index: a published index.
         scenes: names, with a rule for their views.
         entries: key -> {scene, context, target}, views by hand; the key is the scene's name where none is given.

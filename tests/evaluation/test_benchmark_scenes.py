@@ -159,12 +159,17 @@ def test_chunks_without_an_index_are_searched_and_read_once(tmp_path: Path, monk
 
 def test_clips_of_shards(tmp_path: Path) -> None:
     write_procedural(tmp_path / "rooms/easy", count=2, first_seed=5, frames=5, size=(32, 48), points=300)
-    shards = protocol(format="shards", path="rooms/easy", entries={}, views=ViewRule(2, 2))
+    options = {"clips": 2, "first_seed": 5, "size": [32, 48]}
+    shards = protocol(format="shards", path="rooms/easy", entries={}, views=ViewRule(2, 2), options=options)
     scenes = BenchmarkScenes(shards, tmp_path, tmp_path)
     first, second = (scenes.views(entry) for entry in scenes.entries)
     assert first.key != second.key and first.context_indices == (0, 4) and first.target_indices == (1, 3)
     assert first.context_depth is not None and first.cloud is not None and first.geometry == FROM_DEPTH
     assert not torch.equal(first.context_images, second.context_images)
+    other = dataclasses.replace(shards, options={**options, "clips": 3, "first_seed": 6})
+    assert other.hash != shards.hash
+    with pytest.raises(BadDataError, match="clips 2 instead of 3, first_seed 5 instead of 6"):
+        BenchmarkScenes(other, tmp_path, tmp_path).choose(None)
     large = BenchmarkScenes(dataclasses.replace(shards, height=64), tmp_path, tmp_path)
     with pytest.raises(BadSceneError, match="packed at 32 x 48, the benchmark is of 64 x 48"):
         large.views(large.entries[0])

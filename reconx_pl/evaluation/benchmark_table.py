@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reconx_pl.evaluation.metrics import HIGHER_IS_BETTER
 from reconx_pl.evaluation.protocols import Protocol
-from reconx_pl.evaluation.records import Record
+from reconx_pl.evaluation.records import Record, scene_folder
 from reconx_pl.whole_file import written_whole
 
 TABLE = "table.md"
@@ -123,9 +123,17 @@ def _extremes(results: Record) -> list[str]:
         ]
         for record in records:
             cells = _cells(record["scores"][method]["mean"], metrics)
-            lines.append(f"| {_plain(record['key'])} | {_plain(record['scene'])} | {cells} |")
+            lines.append(f"| {_linked(record)} | {_plain(record['scene'])} | {cells} |")
         parts.append("\n".join(lines))
     return parts
+
+
+def _linked(record: Record) -> str:
+    """The entry's key, as a link to its contact sheet where there is one."""
+    sheet = record["files"].get("contact_sheet")
+    if sheet is None:
+        return _plain(record["key"])
+    return f"[{_plain(record['key'])}]({(scene_folder(Path(), record['key']) / sheet).as_posix()})"
 
 
 def _entries(count: int) -> str:

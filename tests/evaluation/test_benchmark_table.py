@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from reconx_pl.evaluation.protocol_files import load_protocol
 
 def scene(key: str, psnr: float) -> dict[str, Any]:
     mean = {"psnr": psnr, "ssim": 0.5, "lpips": 0.25}
-    return {"key": key, "scene": key, "scores": {"reconx": {"mean": mean}, "nearest_input": {"mean": mean}}}
+    scores = {"reconx": {"mean": mean}, "nearest_input": {"mean": mean}}
+    return {"key": key, "scene": key, "scores": scores, "files": {}}
 
 
 def results(**changes: Any) -> dict[str, Any]:
@@ -75,6 +77,8 @@ def test_worst_and_best_entries() -> None:
     ]
     assert "| s0 | s0 | 20.00 | 0.500 | 0.250 |" in worst
     assert "## Worst" not in table(scenes=[scene("only", 1.0)])
+    pictured = {**scene("a/b", 1.0), "files": {"contact_sheet": "contact_sheet.png"}}
+    assert re.search(r"\| \[a/b\]\(scenes/a_b-\w{8}/contact_sheet.png\) \|", table(scenes=[pictured, scene("s1", 2.0)]))
 
 
 def test_an_incomplete_run_says_so_first_and_names_everything() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from reconx_pl.evaluation.color_maps import confidence_colors, depth_colors
-from reconx_pl.evaluation.contact_sheet import SheetRow, contact_sheet, error_image, spread
+from reconx_pl.evaluation.contact_sheet import SheetRow, contact_sheet, error_image, spread, stacked
 from reconx_pl.evaluation.flight import Flight, fly
-from reconx_pl.evaluation.scene import SceneResult
+from reconx_pl.evaluation.scene_result import SceneResult
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.video import write_mp4
 from reconx_pl.geometry.cameras import interpolate_cameras
@@ -24,22 +26,55 @@ SLOWEST, FASTEST = 3.0, 30.0  # frames a second at which a painted clip can be w
 
 
 def scene_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image:
-    """Contact sheet of a scene: the ends and targets between, over input, painting, truth, splats and error."""
-    truth, frames = result.clip.images, result.clip.frames.shape[0]
+    """Contact sheet of a scene: input, painting, truth, splats and error.
+
+    Of a clip each column is a frame, time to the right. Of a benchmark entry, whose targets are elsewhere, the context
+    views and what was painted between them stand above, the targets below.
+    """
+    if not result.task.in_painting:
+        return stacked([_context_sheet(result, config), _target_sheet(result, config)])
+    truth, frames = result.task.views, len(result.painted)
     between = result.targets or list(range(1, frames - 1))
     shown = [0, *(between[index] for index in spread(len(between), config.sheet_columns - 2)), frames - 1]
     ends = {0, frames - 1}
     rows = [
         SheetRow("input", [truth[index] if index in ends else None for index in shown]),
         SheetRow("generated", [None if index in ends else result.painted[index] for index in shown]),
-        SheetRow("ground truth", [truth[index] for index in shown]),
-        SheetRow("splat render", [result.rendered[index] for index in shown]),
-        SheetRow(
-            f"error × {config.error_gain:g}\nof the splat render",
-            [error_image(result.rendered[index], truth[index], config.error_gain) for index in shown],
-        ),
+        *_scored_rows([(truth[index], result.rendered[index]) for index in shown], config),
     ]
     return contact_sheet(rows, [f"frame {index}" for index in shown], gain=config.error_gain)
+
+
+def _scored_rows(pairs: Sequence[tuple[Tensor, Tensor]], config: EvaluationConfig) -> list[SheetRow]:
+    """Truth, render, and their difference."""
+    gain = config.error_gain
+    return [
+        SheetRow("ground truth", [truth for truth, _ in pairs]),
+        SheetRow("splat render", [render for _, render in pairs]),
+        SheetRow(
+            f"error × {gain:g}\nof the splat render", [error_image(render, truth, gain) for truth, render in pairs]
+        ),
+    ]
+
+
+def _context_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image:
+    """Context views and painted frames in the order of visiting; painted ones fill what room the contexts leave."""
+    task = result.task
+    known = [task.known[index] for index in spread(len(task.known), config.sheet_columns - 1)]
+    painted = [place for place in range(len(result.painted)) if place not in task.known]
+    room = min(config.sheet_columns - len(known), len(painted))
+    shown = sorted({*known, *(painted[int((at + 0.5) * len(painted) / room)] for at in range(room))})
+    names = {place: f"context {index}" for place, index in zip(task.known, task.indices, strict=True)}
+    row = SheetRow("input and\ngenerated", [result.painted[place] for place in shown])
+    return contact_sheet([row], [names.get(place, f"painted {place}") for place in shown])
+
+
+def _target_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image:
+    task = result.task
+    shown = spread(len(task.targets), config.sheet_columns)
+    pairs = [(task.views[task.targets[at]], result.rendered[task.targets[at]]) for at in shown]
+    headers = [f"target {task.target_indices[at]}" for at in shown]
+    return contact_sheet(_scored_rows(pairs, config), headers, gain=config.error_gain)
 
 
 def flight(gaussians: Gaussians, cameras: Cameras, renderer: Renderer) -> Flight:
@@ -57,10 +92,10 @@ def write_media(result: SceneResult, config: EvaluationConfig, renderer: Rendere
     """
     with written_whole(folder / "contact_sheet.png") as unfinished:
         scene_sheet(result, config).save(unfinished)
-    fps = min(max(result.clip.fps, SLOWEST), FASTEST)
+    fps = min(max(result.task.clips[0].fps, SLOWEST), FASTEST)
     write_mp4(result.painted, folder / "painted.mp4", fps)
     write_mp4(confidence_colors(result.confidence), folder / "confidence.mp4", fps)
-    flown = flight(result.gaussians, result.clip.cameras, renderer)
+    flown = flight(result.gaussians, result.task.view_cameras if result.task.in_painting else result.cameras, renderer)
     write_mp4(flown.frames, folder / "rendered.mp4", FLIGHT_FPS)
     write_mp4(depth_colors(flown.depth), folder / "depth.mp4", FLIGHT_FPS)
     save_ply(result.gaussians, folder / "scene.ply")

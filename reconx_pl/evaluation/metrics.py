@@ -30,34 +30,43 @@ def _check_pair(prediction: Tensor, target: Tensor) -> None:
         )
 
 
-def psnr(prediction: Tensor, target: Tensor) -> Tensor:
+def psnr(prediction: Tensor, target: Tensor, masks: Tensor | None = None) -> Tensor:
     """Peak signal-to-noise ratio of each image: -10 log10 of the mean squared error, values clipped to [0, 1].
 
     Args:
         prediction: [V, 3, H, W].
         target: [V, 3, H, W].
+        masks: [V, H, W] bool; the mean is over their pixels.
 
     Returns:
         [V] decibels; at most 100 (equal images).
     """
     _check_pair(prediction, target)
     difference = prediction.double().clamp(0, 1) - target.double().clamp(0, 1)  # double: a mean of 200,000 squares
-    error = difference.square().mean(dim=(1, 2, 3))  # [V]
+    squares = difference.square()
+    error = squares.mean(dim=(1, 2, 3)) if masks is None else _masked_mean(squares.mean(dim=1), masks)  # [V]
     return -10 * error.clamp_min(SMALLEST_ERROR).log10()
 
 
-def ssim(prediction: Tensor, target: Tensor) -> Tensor:
+def _masked_mean(maps: Tensor, masks: Tensor) -> Tensor:  # [V] of [V, H, W] and bool [V, H, W]
+    return (maps * masks).sum(dim=(1, 2)) / masks.sum(dim=(1, 2))
+
+
+def ssim(prediction: Tensor, target: Tensor, masks: Tensor | None = None) -> Tensor:
     """Structural similarity of each image: scikit-image with an 11 x 11 Gaussian window on the three channels.
 
     Args:
         prediction: [V, 3, H, W], values as they are (the field does not clip here).
         target: [V, 3, H, W] in [0, 1].
+        masks: [V, H, W] bool; the mean of the map of SSIM is over their pixels, but for the 5 at the border, which
+            scikit-image leaves out of any mean.
 
     Returns:
         [V], 1 for equal images.
 
     Raises:
         ConfigurationError: an image smaller than the window.
+        BadSceneError: a mask without a pixel off the border.
     """
     from skimage.metrics import structural_similarity
 
@@ -67,14 +76,20 @@ def ssim(prediction: Tensor, target: Tensor) -> Tensor:
             f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, got {tuple(prediction.shape[-2:])}"
         )
     pairs = zip(target.detach().float().cpu().numpy(), prediction.detach().float().cpu().numpy(), strict=True)
-    values = [
-        structural_similarity(truth, image, win_size=SSIM_WINDOW, gaussian_weights=True, channel_axis=0, data_range=1.0)
-        for truth, image in pairs
-    ]
-    return torch.tensor(values, dtype=torch.float64)
+    call = {"win_size": SSIM_WINDOW, "gaussian_weights": True, "channel_axis": 0, "data_range": 1.0}
+    if masks is None:
+        return torch.tensor([structural_similarity(*pair, **call) for pair in pairs], dtype=torch.float64)
+    edge = SSIM_WINDOW // 2
+    inner = masks.cpu()[:, edge:-edge, edge:-edge]
+    if not bool(inner.any(dim=2).any(dim=1).all()):
+        raise BadSceneError(f"a mask has no pixel that is {edge} pixels or more off the border, where SSIM is measured")
+    maps = torch.stack([torch.from_numpy(structural_similarity(*pair, full=True, **call)[1]) for pair in pairs])
+    return _masked_mean(maps[..., edge:-edge, edge:-edge].double().mean(dim=1), inner)
 
 
-def lpips(prediction: Tensor, target: Tensor, distance: nn.Module, batch: int = 4) -> Tensor:
+def lpips(
+    prediction: Tensor, target: Tensor, distance: nn.Module, batch: int = 4, masks: Tensor | None = None
+) -> Tensor:
     """Perceptual distance of each image (Zhang et al. 2018).
 
     Args:
@@ -82,17 +97,18 @@ def lpips(prediction: Tensor, target: Tensor, distance: nn.Module, batch: int = 
         target: [V, 3, H, W] in [0, 1].
         distance: a ``splatting.perceptual.LpipsDistance``; the field reports VGG.
         batch: images a pass, against memory.
+        masks: [V, H, W] bool; the mean of the map of distances (each layer's enlarged bilinearly) is over their pixels.
 
     Returns:
         [V], 0 for equal images.
     """
     _check_pair(prediction, target)
+    pairs = zip(prediction.float().split(batch), target.float().split(batch), strict=True)
     with torch.no_grad():
-        parts = [
-            distance(image, truth)
-            for image, truth in zip(prediction.float().split(batch), target.float().split(batch), strict=True)
-        ]
-    return torch.cat(parts)
+        if masks is None:
+            return torch.cat([distance(image, truth) for image, truth in pairs])
+        maps = torch.cat([distance(image, truth, spatial=True) for image, truth in pairs])  # [V, 1, H, W]
+    return _masked_mean(maps[:, 0], masks)
 
 
 class MetricSuite:
@@ -105,6 +121,11 @@ class MetricSuite:
         names: any of "psnr", "ssim", "lpips".
         device: where LPIPS runs.
         lpips_weights: backbone file for LPIPS; None looks in the documented places.
+
+    Masks come in two ways. "targets" measures the masked pixels and nothing else: outside, the prediction is replaced
+    by the truth, and PSNR, the map of SSIM and the map of LPIPS are averaged over the mask. "white" is how RegNeRF
+    (Niemeyer et al. 2022) scores DTU, and the papers that compare with it: PSNR over the mask; SSIM and LPIPS of whole
+    images that are white outside, which a small object raises.
 
     Raises:
         ConfigurationError: an unknown name.
@@ -131,27 +152,51 @@ class MetricSuite:
                 self.absent["lpips"] = reason if "reconx weights fetch lpips" in reason else f"{reason}; {LPIPS_REMEDY}"
         self.names = tuple(name for name in METRICS if name in names and name not in self.absent)
 
-    def __call__(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def __call__(
+        self, prediction: Tensor, target: Tensor, masks: Tensor | None = None, way: str = "targets"
+    ) -> dict[str, Tensor]:
         """Scores of each image: metric name to [V] float64 on the CPU.
 
+        Args:
+            prediction: [V, 3, H, W].
+            target: [V, 3, H, W] in [0, 1].
+            masks: [V, H, W] bool, True where a target is scored; None scores all of it.
+            way: "targets" or "white", see the class.
+
         Raises:
-            BadSceneError: an image with NaN or infinite values, which no metric can judge.
+            BadSceneError: an image with NaN or infinite values, which no metric can judge, or an empty mask.
         """
         for what, images in (("prediction", prediction), ("target", target)):
             if not torch.isfinite(images).all():
                 raise BadSceneError(f"a {what} to be scored has NaN or infinite values; nothing to measure")
         prediction, target = prediction.detach().to(self._device), target.detach().to(self._device)
+        if masks is not None:
+            masks = _checked_masks(masks, target).to(self._device)
+            if way == "white":
+                target = torch.where(masks[:, None], target, 1.0)
+            prediction = torch.where(masks[:, None], prediction, target)
+        averaged = masks if way == "targets" else None
         scores: dict[str, Tensor] = {}
         for name in self.names:
             if name == "psnr":
-                value = psnr(prediction, target)
+                value = psnr(prediction, target, masks)
             elif name == "ssim":
-                value = ssim(prediction, target)
+                value = ssim(prediction, target, averaged)
             else:
                 assert self._lpips is not None
-                value = lpips(prediction, target, self._lpips)
+                value = lpips(prediction, target, self._lpips, masks=averaged)
             scores[name] = value.double().cpu()
         return scores
+
+
+def _checked_masks(masks: Tensor, target: Tensor) -> Tensor:
+    if masks.dtype != torch.bool or masks.shape != target[:, 0].shape:
+        raise ConfigurationError(
+            f"masks {masks.dtype} {tuple(masks.shape)} do not go with {tuple(target.shape)} images"
+        )
+    if empty := [view for view in range(len(masks)) if not bool(masks[view].any())]:
+        raise BadSceneError(f"the masks of targets {empty} are empty; nothing to measure")
+    return masks
 
 
 class SceneMetrics(Metric):

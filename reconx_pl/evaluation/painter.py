@@ -83,13 +83,32 @@ def blind(clip: Clip) -> Clip:
     Frames between the first and the last are black, their cameras are interpolated between these two. Depth and
     confidence stay: they belong to the two input views. The cloud stays too: it was made from their depth or, in a clip
     without depth, it is that part of a reconstruction from all photographs, the hidden ones included, that projects
-    into an input view (``records.geometry_note`` says so in every result).
+    into an input view (``task.geometry_note`` says so in every result).
     """
     frames = clip.frames.clone()
     frames[1:-1] = 0
     count = frames.shape[0]
     cameras = interpolate_cameras(clip.cameras[[0, count - 1]], torch.linspace(0, 1, count, dtype=torch.float64))
     return replace(clip, frames=frames, cameras=with_ends(cameras, clip.cameras))
+
+
+def painted_frames(clip: Clip, painter: Painter, seed: int, device: torch.device) -> Tensor:
+    """Paint and put the input views into their places: [T, 3, H, W] in [0, 1].
+
+    Raises:
+        BadSceneError: the painter returned another shape, or values that are not finite.
+    """
+    painted = painter.paint(blind(clip), scene_generator(seed, clip.key, "paint", device))
+    if tuple(painted.shape) != tuple(clip.frames.shape):
+        raise BadSceneError(
+            f"clip {clip.key}: the painter returned frames {tuple(painted.shape)} for a clip {tuple(clip.frames.shape)}"
+        )
+    # A copy: frames that were painted in inference mode could not enter the fit's graph.
+    painted = painted.detach().clone().float().to(device).clamp(0, 1)
+    if not torch.isfinite(painted).all():
+        raise BadSceneError(f"clip {clip.key}: the painted frames have NaN or infinite values; check the checkpoint")
+    painted[[0, -1]] = clip.images[[0, -1]].to(device)
+    return painted
 
 
 def with_ends(cameras: Cameras, ends: Cameras) -> Cameras:

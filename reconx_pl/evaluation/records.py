@@ -9,26 +9,26 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from reconx_pl import __version__
 from reconx_pl.evaluation.baselines import METHODS
+from reconx_pl.evaluation.benchmark_views import BenchmarkViews
 from reconx_pl.evaluation.metrics import SceneMetrics
 from reconx_pl.evaluation.painter import HeldOutViews
-from reconx_pl.evaluation.scene import SceneResult, Scores
+from reconx_pl.evaluation.scene_result import PARTS, SceneResult, Scores
 from reconx_pl.evaluation.settings import EvaluationConfig
-from reconx_pl.types import Clip
+from reconx_pl.types import AlignmentQuality, Clip
 from reconx_pl.whole_file import written_whole
 
 Record = dict[str, Any]  # what result.json holds
 RESULT, ERROR, SUMMARY = "result.json", "error.json", "results.json"
 GROUPS = {"scores": "mean", "held_out_scores": "mean_held_out"}  # of a scene -> in the summary
-FROM_DEPTH = "depth of the two input views, as it came with the data"
-FROM_POINTS = (
-    "points of a reconstruction that was made from all photographs of the scene, targets included; "
-    "those that project into an input view"
-)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -45,14 +45,8 @@ def read_json(path: Path) -> Record | None:
         return None
 
 
-def geometry_note(clip: Clip) -> str:
-    """Where a clip's cloud comes from: an estimator, or packing, which makes it of depth if it can, else of points."""
-    return clip.geometry or (FROM_DEPTH if clip.depth is not None else FROM_POINTS)
-
-
-def alignment_record(clip: Clip) -> Record | None:
+def alignment_record(quality: AlignmentQuality | None) -> Record | None:
     """How well found poses agree with those of the data set, as JSON; None where no poses were found."""
-    quality = clip.alignment
     if quality is None:
         return None
     return {
@@ -73,18 +67,63 @@ def scene_folder(out: Path, key: str) -> Path:
 
 def clip_digest(clip: Clip, held_out: HeldOutViews | None = None) -> str:
     """SHA-256 of what a clip brings into its scores: a scene packed anew under its old name is another scene."""
-    digest = hashlib.sha256()
     parts = [clip.frames, clip.cameras.world_to_camera, clip.cameras.intrinsics, clip.confidence]
     parts += [clip.cloud.points, clip.cloud.colors] if clip.cloud is not None else []
     if held_out is not None:
         parts += [held_out.images, held_out.cameras.world_to_camera, held_out.cameras.intrinsics]
+    return _digest(parts, repr((clip.fps, clip.caption)), clip.geometry)
+
+
+def views_digest(views: BenchmarkViews) -> str:
+    """As ``clip_digest``, of an entry of a benchmark."""
+    parts = [views.context_images, views.context_cameras.world_to_camera, views.context_cameras.intrinsics]
+    parts += [views.target_images, views.target_cameras.world_to_camera, views.target_cameras.intrinsics]
+    # what is not there has a place nonetheless: depth must not be taken for masks
+    cloud = None if views.cloud is None else torch.cat([views.cloud.points, views.cloud.colors], dim=1)
+    for part in (views.target_masks, views.context_depth, views.context_confidence, cloud):
+        parts.append(torch.zeros(0) if part is None else part)
+    return _digest(parts, repr((views.fps, views.caption)), views.geometry)
+
+
+def _digest(parts: Sequence[Tensor | None], *texts: str) -> str:
+    digest = hashlib.sha256()
     for part in parts:
         if part is not None:
             digest.update(str(tuple(part.shape)).encode())
             digest.update(part.detach().cpu().contiguous().numpy().tobytes())
-    digest.update(repr((clip.fps, clip.caption)).encode())
-    digest.update(clip.geometry.encode())
+    for text in texts:
+        digest.update(text.encode())
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from, beside the scene itself: what it has to agree in with this run to count as done.
+
+    Args:
+        config: settings.
+        model: who painted.
+        protocol: of a benchmark, with its name and hash; None for clips.
+        estimator: who found points or poses in the evaluation; None where nobody did.
+    """
+
+    config: EvaluationConfig
+    model: str
+    protocol: Mapping[str, Any] | str | None = None
+    estimator: str | None = None
+
+    def as_record(self) -> Record:
+        protocol = dict(self.protocol) if isinstance(self.protocol, Mapping) else self.protocol
+        return {
+            "config_hash": self.config.hash,
+            "model": self.model,
+            "protocol": json.loads(json.dumps(protocol, default=str)),  # as it will be read back
+            "estimator": self.estimator,
+        }
+
+    def of(self, record: Record) -> bool:
+        """Whether a record comes from here."""
+        return all(record.get(name) == value for name, value in self.as_record().items())
 
 
 def _plain(scores: Scores) -> dict[str, Any]:
@@ -98,30 +137,31 @@ def _plain(scores: Scores) -> dict[str, Any]:
     }
 
 
-def scene_record(
-    result: SceneResult, config: EvaluationConfig, model: str, digest: str, files: dict[str, str]
-) -> Record:
+def scene_record(result: SceneResult, provenance: Provenance, digest: str, files: dict[str, str]) -> Record:
     """Everything that result.json says about a scene."""
-    clip = result.clip
+    task = result.task
     return {
-        "key": clip.key,
-        "dataset": clip.dataset,
-        "scene": clip.scene,
-        "config_hash": config.hash,
-        "model": model,
+        "key": task.key,
+        "dataset": task.dataset,
+        "scene": task.scene,
+        **provenance.as_record(),
         "clip_digest": digest,
         "version": __version__,
-        "pose_policy": config.pose_policy,
-        "geometry": geometry_note(clip),
-        "alignment": alignment_record(clip),
-        "frames": clip.frames.shape[0],
-        "size": list(clip.frames.shape[-2:]),
-        "frame_indices": list(clip.frame_indices),
-        "frame_gap": clip.frame_indices[-1] - clip.frame_indices[0],
-        "targets": result.targets,
+        "pose_policy": provenance.config.pose_policy,
+        "geometry": task.geometry,
+        "alignment": alignment_record(task.alignment),
+        "frames": len(result.painted),
+        "size": list(result.painted.shape[-2:]),
+        "frame_indices": list(task.frame_indices),
+        "frame_gap": max(task.indices) - min(task.indices),
+        "contexts": list(task.indices),
+        "targets": task.target_indices,
+        "masked": task.masks is not None,
         "ceiling_targets": result.ceiling_targets,
         "scores": _plain(result.scores),
         "held_out_scores": _plain(result.held_out_scores),
+        "warp_holes": [round(share, 6) for share in result.holes],
+        "refined_by": [list(change) for change in result.moved],
         "absent": result.absent,
         "gaussians": len(result.gaussians),
         "final_loss": result.final_loss,
@@ -130,10 +170,10 @@ def scene_record(
     }
 
 
-def finished_record(folder: Path, config: EvaluationConfig, model: str, digest: str | None = None) -> Record | None:
+def finished_record(folder: Path, provenance: Provenance, digest: str | None = None) -> Record | None:
     """The record of a scene that was done with the same settings, by the same model, on the same data; else None."""
     record = read_json(folder / RESULT)
-    if record is None or record.get("config_hash") != config.hash or record.get("model") != model:
+    if record is None or not provenance.of(record):
         return None
     if digest is not None and record.get("clip_digest") != digest:
         return None
@@ -166,16 +206,31 @@ def means(metrics: Mapping[tuple[str, str], SceneMetrics]) -> dict[str, dict[str
     return table
 
 
+def throughput(stages: Mapping[str, float], scenes: int) -> Record:
+    """Scenes an hour that one process gets done, and the seconds of all scenes by what they went into.
+
+    Args:
+        stages: seconds of each stage, over all scenes.
+        scenes: their number.
+    """
+    split: dict[str, float] = {}
+    for stage, value in stages.items():
+        part = PARTS.get(stage, "other")
+        split[part] = round(split.get(part, 0.0) + value, 3)
+    total = sum(split.values())
+    return {"scenes_per_hour": round(3600 * scenes / total, 2) if total > 0 else None, "split": split}
+
+
 def summary(
     records: Sequence[Record],
     table: Mapping[str, Any],
     expected: Sequence[str],
     failed: Mapping[str, str],
-    config: EvaluationConfig,
-    model: str,
+    provenance: Provenance,
     absent: Mapping[str, str],
 ) -> Record:
     """What results.json says: complete only if every expected scene has its scores."""
+    config = provenance.config
     done = {record["key"] for record in records}
     missing = [key for key in expected if key not in done and key not in failed]
     stages: dict[str, float] = {}
@@ -197,9 +252,9 @@ def summary(
         "pose_policy": config.pose_policy,
         "geometry": dict(Counter(record["geometry"] for record in ordered)),
         "config": config.as_dict(),
-        "config_hash": config.hash,
-        "model": model,
+        **provenance.as_record(),
         "version": __version__,
         "seconds": stages,
+        **throughput(stages, len(records)),
         "scenes": ordered,
     }

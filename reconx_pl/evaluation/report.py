@@ -17,7 +17,7 @@ from reconx_pl.evaluation.baselines import METHODS
 from reconx_pl.evaluation.curves import RunCurves, fall, plot_run, read_run
 from reconx_pl.evaluation.metrics import HIGHER_IS_BETTER
 from reconx_pl.evaluation.records import SUMMARY, Record, read_json, scene_folder
-from reconx_pl.evaluation.report_notices import alignment_note, problems
+from reconx_pl.evaluation.report_notices import alignment_note, introduction, problems, scoring_note
 from reconx_pl.evaluation.report_style import STYLE
 from reconx_pl.whole_file import written_whole
 
@@ -26,7 +26,14 @@ MODEL_LENGTH = 80  # characters of the model's description in the head line
 VIDEO_LIMIT = 2 * 1024 * 1024  # bytes; a larger one is linked
 METRIC_HEADS = {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
-APART = {"ceiling"}  # sees the truth: never the best of the table
+SHORT = {  # rivals in the table of scenes
+    "painted": "painted",
+    "two_views": "two views",
+    "contexts": "contexts",
+    "depth_warp": "warped",
+    "nearest_input": "nearest",
+}
+APART = {"ceiling", "reconx_refined"}  # see the truth: never the best of the table
 CLIPS = {  # captions of the videos of a scene, in their order
     "painted": "Painted clip",
     "confidence": "Confidence (yellow is trusted, violet is not)",
@@ -34,13 +41,6 @@ CLIPS = {  # captions of the videos of a scene, in their order
     "depth": "Depth along the flight (red is near, blue is far)",
 }
 STAGE_COLORS = ("#2b6cb0", "#6ba3d6", "#c05621", "#e0a458", "#5a8f69", "#8d6cab", "#a3a9b5", "#d98880", "#4a5568")
-
-_RENDERED = "The splats are rendered at the cameras of the true frames between"
-SEEN = {  # by pose policy
-    "dataset": f"{_RENDERED} and compared with them: the true frames were seen by neither the model nor the fit; "
-    "their poses were given to the fit.",
-    "interpolated": f"{_RENDERED}, which neither the model nor the fit has seen, and compared with them.",
-}
 
 
 def write_report(
@@ -138,12 +138,7 @@ def _head(results: Record, title: str) -> str:
         f'<header class="top"><h1>{escape(title)}</h1>'
         f'<p class="facts"><b>{results["finished"]}</b> of {_plural(results["expected"], "scene")} scored, {state}'
         f" · model <code>{escape(_short(results['model']))}</code></p>"
-        '<div class="box"><p><b>What this is.</b> Each scene is a clip of which only the first and the last frame are '
-        "given. A video diffusion model paints the frames between them, guided by a point cloud; "
-        f"3D Gaussians (splats) are then fitted to what it painted. {SEEN[results['pose_policy']]}</p>"
-        "<p><b>How to read it.</b> The first row of the table is the method; the rows below say what simpler means "
-        "reach on the same targets. PSNR and SSIM: higher is better; LPIPS: lower is better. Scores are means over the "
-        "targets of a scene, then over scenes. On the contact sheets time runs to the right.</p></div></header>"
+        f"{introduction(results)}</header>"
     )
 
 
@@ -195,25 +190,7 @@ def _scores(results: Record) -> str:
 
 
 def _how(results: Record, ceiling: bool) -> str:
-    poses = {
-        "dataset": "Painted frames carry the poses of the data set.",
-        "interpolated": "Painted frames carry poses interpolated between the two input cameras.",
-    }[results["pose_policy"]]
-    targets = sorted({len(record["targets"]) for record in results["scenes"]})
-    counted = f"{targets[0]}" if len(targets) == 1 else f"{targets[0]} to {targets[-1]}"
-    trust = {
-        "reprojection": "Painted frames are weighed by their agreement with the cloud.",
-        "uniform": "Every pixel of the painted frames is trusted alike.",
-    }[results["config"]["confidence"]]
-    if results["config"]["fit"].get("poses"):
-        poses += " The fit refined these poses."
-    if results["config"]["fit"].get("agreement"):
-        trust += " Where they disagree with the scene that all frames make together they count less."
-    text = (
-        f"{_plural(len(results['scenes']), 'scene')}, {counted} targets each. {poses} "
-        f"Point clouds: {escape(_geometry(results))}. {trust} SSIM is scikit-image's with an 11 × 11 Gaussian "
-        "window, LPIPS is VGG. Published numbers are of other scenes and sizes and stand elsewhere."
-    )
+    text = scoring_note(results, _geometry(results))
     if ceiling:
         text += (
             " The ceiling is fitted to the true even frames and scored on the odd ones only: "
@@ -292,8 +269,8 @@ def _scenes(out: Path, results: Record, pictured: int) -> str:
 
 def _scene_table(records: Sequence[Record], metrics: Sequence[str]) -> str:
     """One row a scene, the method's scores and the PSNR of its rivals."""
-    rivals = [name for name in ("painted", "two_views", "nearest_input") if name in METHODS]
-    short = {"painted": "painted", "two_views": "two views", "nearest_input": "nearest"}
+    scored = {method for record in records for method in (record["scores"] or record["held_out_scores"])}
+    rivals = [name for name in SHORT if name in scored]
     lead, lines = metrics[0] if metrics else "psnr", []
     for record in records:
         scores = record["scores"] or record["held_out_scores"]
@@ -301,7 +278,7 @@ def _scene_table(records: Sequence[Record], metrics: Sequence[str]) -> str:
         cells += [_number(lead, scores.get(method, {}).get("mean", {}).get(lead)) for method in rivals]
         lines.append(f"<tr><td>{escape(record['key'])}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     heads = "".join(f'<th scope="col">{METRIC_HEADS[metric]}</th>' for metric in metrics)
-    heads += "".join(f'<th scope="col">{lead.upper()},<br>{short[name]}</th>' for name in rivals)
+    heads += "".join(f'<th scope="col">{lead.upper()},<br>{SHORT[name]}</th>' for name in rivals)
     return (
         f'<div class="scroll"><table><thead><tr><th scope="col">Scene</th>{heads}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"

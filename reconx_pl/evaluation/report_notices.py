@@ -1,4 +1,4 @@
-"""What a reader of the report must know before the scores: what failed, what is missing, what is not to be trusted."""
+"""What a reader of the report must know beside the scores: what was done, what failed, what is not to be trusted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,83 @@ from html import escape
 
 from reconx_pl.evaluation.records import Record
 from reconx_pl.types import AlignmentQuality
+
+_RENDERED = "The splats are rendered at the cameras of the true frames between"
+_UNSEEN = f"{_RENDERED}, which neither the model nor the fit has seen, and compared with them."
+SEEN = {  # by pose policy
+    "dataset": f"{_RENDERED} and compared with them: the true frames were seen by neither the model nor the fit; "
+    "their poses were given to the fit.",
+    "interpolated": _UNSEEN,
+    "aligned": _UNSEEN,
+}
+POSES = {  # of painted frames
+    "dataset": "Painted frames carry the poses of the data set.",
+    "interpolated": "Painted frames carry poses interpolated between the input cameras.",
+    "aligned": "Painted frames carry poses of a global alignment that holds the input cameras.",
+}
+TRUST = {  # by the setting of confidence
+    "reprojection": "Painted frames are weighed by their agreement with the cloud.",
+    "alignment": "Painted frames are weighed by the confidence of their alignment.",
+    "uniform": "Every pixel of the painted frames is trusted alike.",
+}
+MASKED = {
+    "targets": "Targets with a mask are scored within it alone.",
+    "white": "Targets with a mask are white outside of it, as RegNeRF scores them.",
+}
+
+
+def introduction(results: Record) -> str:
+    """What the evaluation is, and how its table is read."""
+    what = (
+        "Each scene is a clip of which only the first and the last frame are given. A video diffusion model paints the "
+        "frames between them, guided by a point cloud; 3D Gaussians (splats) are then fitted to what it painted. "
+        f"{SEEN[results['pose_policy']]}"
+    )
+    if results.get("protocol"):
+        what = (
+            f"Each scene is an entry of the benchmark <code>{escape(_protocol(results))}</code>: a few context views "
+            "are given. A video diffusion model paints a clip from each context view to the next, guided by a point "
+            "cloud; 3D Gaussians (splats) are then fitted to all that it painted. The splats are rendered at the "
+            "cameras of the targets, which neither the model nor the fit has seen, and compared with them."
+        )
+    return (
+        f'<div class="box"><p><b>What this is.</b> {what}</p>'
+        "<p><b>How to read it.</b> The first row of the table is the method; the rows below say what simpler means "
+        "reach on the same targets. PSNR and SSIM: higher is better; LPIPS: lower is better. Scores are means over the "
+        "targets of a scene, then over scenes. On the contact sheets time runs to the right.</p></div>"
+    )
+
+
+def scoring_note(results: Record, geometry: str) -> str:
+    """How the scores came about: targets, poses, points, weights, masks.
+
+    Args:
+        results: of the evaluation, with a scene at least.
+        geometry: where the clouds come from.
+    """
+    config = results["config"]
+    targets = sorted({len(record["targets"]) for record in results["scenes"]})
+    counted = f"{targets[0]}" if len(targets) == 1 else f"{targets[0]} to {targets[-1]}"
+    count = len(results["scenes"])
+    parts = [f"{count} scene{'s' * (count != 1)}, {counted} targets each.", POSES[results["pose_policy"]]]
+    if config["fit"].get("poses"):
+        parts.append("The fit refined these poses.")
+    parts += [f"Point clouds: {escape(geometry)}.", TRUST[config["confidence"]]]
+    if config["fit"].get("agreement"):
+        parts.append("Where they disagree with the scene that all frames make together they count less.")
+    if any(record.get("masked") for record in results["scenes"]):
+        parts.append(MASKED[config["masks"]])
+    parts.append("SSIM is scikit-image's with an 11 × 11 Gaussian window, LPIPS is VGG.")
+    if not results.get("protocol"):
+        parts.append("Published numbers are of other scenes and sizes and stand elsewhere.")
+    if "reconx_refined" in results["mean"]:
+        parts.append("With test poses refined, each target's camera was moved to fit the target: not a score to quote.")
+    return " ".join(parts)
+
+
+def _protocol(results: Record) -> str:
+    protocol = results["protocol"]
+    return protocol if isinstance(protocol, str) else str(protocol.get("name", protocol))
 
 
 def problems(results: Record) -> str:

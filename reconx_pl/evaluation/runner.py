@@ -1,18 +1,22 @@
-"""Evaluates many scenes: restartable, spread over ranks, honest about what failed."""
+"""Evaluates many scenes, clips or entries of a benchmark: restartable, spread over ranks, honest about what failed."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from reconx_pl.errors import BadDataError, ConfigurationError, ReconXError
+from reconx_pl.evaluation.alignment import check_estimator, estimator_identity
+from reconx_pl.evaluation.benchmark_views import LazyViews
 from reconx_pl.evaluation.media import write_media
 from reconx_pl.evaluation.metrics import MetricSuite
 from reconx_pl.evaluation.painter import HeldOutViews, LazyScene, Painter, RecordedFrames, blind
@@ -20,21 +24,21 @@ from reconx_pl.evaluation.ranks import all_or_none
 from reconx_pl.evaluation.records import (
     ERROR,
     RESULT,
-    SUMMARY,
+    Provenance,
     Record,
     clip_digest,
-    fill,
     finished_record,
-    make_metrics,
-    means,
-    read_json,
     scene_folder,
     scene_record,
-    summary,
+    views_digest,
     write_json,
 )
-from reconx_pl.evaluation.scene import Progress, SceneResult, evaluate_scene, loss_network, stopwatch
+from reconx_pl.evaluation.scene import Progress, evaluate_scene, evaluate_task, loss_network
+from reconx_pl.evaluation.scene_result import SceneResult, stopwatch
 from reconx_pl.evaluation.settings import EvaluationConfig
+from reconx_pl.evaluation.tally import Tally
+from reconx_pl.evaluation.task import SceneTask, clip_task, views_task
+from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.splatting.perceptual import LpipsDistance
 from reconx_pl.splatting.renderer import Renderer, default_renderer
 from reconx_pl.types import Clip
@@ -43,12 +47,14 @@ __all__ = [
     "EvaluationConfig",
     "HeldOutViews",
     "LazyScene",
+    "LazyViews",
     "Painter",
     "RecordedFrames",
     "SceneResult",
     "blind",
     "evaluate_scene",
     "evaluate_scenes",
+    "evaluate_views",
 ]
 log = logging.getLogger(__name__)
 
@@ -66,9 +72,10 @@ def evaluate_scenes(
     suite: MetricSuite | None = None,
     renderer: Renderer | None = None,
     perceptual: LpipsDistance | None = None,
+    estimator: PointMapEstimator | None = None,
     device: torch.device | str = "cpu",
 ) -> Record:
-    """Evaluate scenes: write ``out/scenes/<key>/result.json`` as soon as one is done, and ``out/results.json``.
+    """Evaluate clips: write ``out/scenes/<key>/result.json`` as soon as one is done, and ``out/results.json``.
 
     A scene that is there already, from the same settings, model and data, is not done again; an interrupted
     evaluation is started again by the same call. A scene that fails is logged, named in ``failed`` with its error,
@@ -92,46 +99,164 @@ def evaluate_scenes(
         suite: metrics, if they are loaded already.
         renderer: None takes the default of the device.
         perceptual: LPIPS network of the fit's loss; None makes it if the loss uses it.
+        estimator: aligns painted frames, if ``config.pose_policy`` asks for that.
         device: of fit and metrics.
 
     Returns:
         the content of results.json.
 
     Raises:
-        ConfigurationError: two scenes of one key, a rank outside the world.
+        ConfigurationError: two scenes of one key, a rank outside the world, the pose policy "aligned" and no estimator
+            that can do it.
         MissingWeightsError: the fit's loss uses LPIPS and its weights are not there (no scene would succeed).
     """
+    used = estimator if config.pose_policy == "aligned" else None
+    provenance = Provenance(config, model, estimator=estimator_identity(used))
+    sources = (_of_clip(clip, config) for clip in clips)
+    tools = _Tools(painter, suite, renderer, perceptual, used, torch.device(device), progress)
+    return _evaluate(sources, provenance, tools, Path(out), rank, world)
+
+
+def evaluate_views(
+    entries: Iterable[LazyViews],
+    painter: Painter,
+    config: EvaluationConfig,
+    out: str | Path,
+    rank: int = 0,
+    world: int = 1,
+    progress: Progress | None = None,
+    *,
+    model: str,
+    protocol: Mapping[str, Any] | str,
+    suite: MetricSuite | None = None,
+    renderer: Renderer | None = None,
+    perceptual: LpipsDistance | None = None,
+    estimator: PointMapEstimator | None = None,
+    device: torch.device | str = "cpu",
+) -> Record:
+    """Evaluate entries of a benchmark; files, restarts, failures and ranks are those of ``evaluate_scenes``.
+
+    The context views of an entry are visited in their order. Each pair of neighbours is painted as one clip of
+    ``config.clip_frames`` frames (PAPER, section 4: more than two views), one scene is fitted to the frames of all
+    pairs and to the context views, each of which counts once, and the targets are rendered at the cameras of the data
+    set. Neither the painter nor any fit sees a target or its camera; ``config.refine_test_poses`` alone looks at them,
+    after all else, for a row of its own.
+
+    Args:
+        entries: the same on every rank, in the same order, keys unique.
+        painter: paints one clip for each pair; a model that is sharded over ranks paints the clips of
+            ``task.views_task`` of all entries first and hands the frames over in ``RecordedFrames``.
+        config: see ``evaluate_scenes``.
+        out, rank, world, progress, model, suite, renderer, perceptual, device: see ``evaluate_scenes``.
+        protocol: of the benchmark, with its "name" and "hash"; it goes into every result, and a result of another
+            protocol is done again.
+        estimator: finds the points of entries that bring neither depth nor points, in their context views alone; and
+            aligns the painted frames, if ``config.pose_policy`` asks for that.
+
+    Returns:
+        the content of results.json; the scores of the targets are in "mean".
+
+    Raises:
+        ConfigurationError: as ``evaluate_scenes``, and settings that need a clip's true frames.
+        MissingWeightsError: the fit's loss uses LPIPS and its weights are not there.
+    """
+    config.check_for_entries()
+    provenance = Provenance(config, model, protocol, estimator_identity(estimator))
+    sources = (_Source(entry.key, partial(_open_views, entry, config, estimator)) for entry in entries)
+    tools = _Tools(painter, suite, renderer, perceptual, estimator, torch.device(device), progress)
+    return _evaluate(sources, provenance, tools, Path(out), rank, world)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A scene that was read: its digest tells whether it is done already, its task is made if it is not."""
+
+    digest: str
+    task: Callable[[], SceneTask]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A scene that is to be read when its turn comes."""
+
+    key: str
+    open: Callable[[], _Opened]
+
+
+def _of_clip(item: Clip | LazyScene, config: EvaluationConfig) -> _Source:
+    scene = item if isinstance(item, LazyScene) else LazyScene(item.key, lambda: item)
+    return _Source(scene.key, partial(_open_clip, scene, config))
+
+
+def _open_clip(scene: LazyScene, config: EvaluationConfig) -> _Opened:
+    clip = scene.load()
+    if clip.key != scene.key:
+        raise BadDataError(f"scene {scene.key} loaded a clip with the key {clip.key}")
+    clip.cameras.check(f"clip {clip.key}")
+    held_out = scene.held_out() if scene.held_out is not None else None
+    return _Opened(clip_digest(clip, held_out), lambda: clip_task(clip, config, held_out))
+
+
+def _open_views(entry: LazyViews, config: EvaluationConfig, estimator: PointMapEstimator | None) -> _Opened:
+    views = entry.load()
+    if views.key != entry.key:
+        raise BadDataError(f"entry {entry.key} loaded views with the key {views.key}")
+    views.context_cameras.check(f"context views of {views.key}")
+    views.target_cameras.check(f"target views of {views.key}")
+    return _Opened(views_digest(views), lambda: views_task(views, config, estimator))
+
+
+@dataclass
+class _Tools:
+    """What every scene of an evaluation is done with; loaded once."""
+
+    painter: Painter
+    suite: MetricSuite | None
+    renderer: Renderer | None
+    perceptual: LpipsDistance | None
+    estimator: PointMapEstimator | None
+    device: torch.device
+    progress: Progress | None
+
+    def load(self, config: EvaluationConfig) -> MetricSuite:
+        self.suite = self.suite or MetricSuite(config.metrics, self.device)
+        self.renderer = self.renderer or default_renderer(self.device)
+        self.perceptual = self.perceptual or loss_network(config, self.device)
+        return self.suite
+
+
+def _evaluate(
+    sources: Iterable[_Source], provenance: Provenance, tools: _Tools, out: Path, rank: int, world: int
+) -> Record:
+    """The work of ``evaluate_scenes`` and ``evaluate_views``."""
+    config = provenance.config
     if not 0 <= rank < world:
         raise ConfigurationError(f"rank {rank} is not one of {world} processes")
+    check_estimator(config, tools.estimator)
     gathers = world > 1 and dist.is_available() and dist.is_initialized() and dist.get_world_size() == world
     # Lightning validates in inference mode: networks and clips that are made there could not enter the fit's graph.
     with torch.inference_mode(False), torch.no_grad():
         # a rank that gave up on its own would leave the others waiting for its scores
         with all_or_none() if gathers else nullcontext():
-            device = torch.device(device)
-            suite = suite or MetricSuite(config.metrics, device)
-            renderer = renderer or default_renderer(device)
-            perceptual = perceptual or loss_network(config, device)
-            tally = _Tally(config, model, suite.absent, Path(out))
+            tally = Tally(provenance, tools.load(config).absent, out)
             next_save = 0.0
-            for index, scene in enumerate(_guarded(clips, tally)):
-                if scene.key in tally.expected:
+            for index, source in enumerate(_guarded(sources, tally)):
+                if source.key in tally.expected:
                     raise ConfigurationError(
-                        f"two scenes have the key {scene.key!r}; keys must be unique in an evaluation"
+                        f"two scenes have the key {source.key!r}; keys must be unique in an evaluation"
                     )
-                tally.expected.append(scene.key)
+                tally.expected.append(source.key)
                 if index % world != rank:
                     continue
-                folder = scene_folder(tally.out, scene.key)
+                folder = scene_folder(out, source.key)
                 try:
-                    record = _one(scene, folder, painter, config, model, suite, renderer, perceptual, device, progress)
-                    tally.records.append(record)
+                    tally.records.append(_one(source, folder, provenance, tools))
                     (folder / ERROR).unlink(missing_ok=True)
                 except Exception as error:
-                    tally.failed[scene.key] = why = f"{type(error).__name__}: {error}"
-                    log.error("scene %s failed: %s", scene.key, error, exc_info=not isinstance(error, ReconXError))
+                    tally.failed[source.key] = why = f"{type(error).__name__}: {error}"
+                    log.error("scene %s failed: %s", source.key, error, exc_info=not isinstance(error, ReconXError))
                     (folder / RESULT).unlink(missing_ok=True)
-                    write_json(folder / ERROR, {"key": scene.key, "error": why, "config_hash": config.hash})
+                    write_json(folder / ERROR, {"key": source.key, "error": why, **provenance.as_record()})
                 if world == 1 and time.monotonic() >= next_save:
                     start = time.monotonic()
                     tally.write(final=False)
@@ -141,83 +266,12 @@ def evaluate_scenes(
         return tally.write(final=True) if world == 1 else tally.read_back()
 
 
-@dataclass
-class _Tally:
-    """What one process knows of an evaluation so far, and the summary of it."""
-
-    config: EvaluationConfig
-    model: str
-    absent: dict[str, str]
-    out: Path
-    records: list[Record] = field(default_factory=list)
-    expected: list[str] = field(default_factory=list)  # keys, also of the scenes of other ranks
-    failed: dict[str, str] = field(default_factory=dict)
-
-    def write(self, final: bool) -> Record:
-        """Write the summary of what is here; it is not complete before the evaluation is at its end."""
-        content = self._summary(self._means())
-        content["complete"] = content["complete"] and final
-        write_json(self.out / SUMMARY, content)
-        return content
-
-    def gather(self, rank: int) -> Record:
-        """The summary over the process group; rank 0 writes it."""
-        nccl = dist.get_backend() == "nccl"  # gathers on its own device only
-        table = self._means(torch.device("cuda", torch.cuda.current_device()) if nccl else None)
-        parts: list[_Tally] = [self] * dist.get_world_size()
-        dist.all_gather_object(parts, self)
-        whole = replace(
-            self,
-            records=[record for part in parts for record in part.records],
-            failed={key: error for part in parts for key, error in part.failed.items()},
-            absent={name: why for part in parts for name, why in part.absent.items()},
-        )
-        content = whole._summary(table)
-        if rank == 0:
-            write_json(self.out / SUMMARY, content)
-        return content
-
-    def read_back(self) -> Record:
-        """The summary of what all processes left in the shared folder so far."""
-        unread = {place: error for place, error in self.failed.items() if place not in self.expected}
-        while True:
-            found = self._found()
-            content = replace(self, records=found[0], failed=found[1] | unread).write(final=True)
-            # Another process may have finished, and written its summary, between our reading and our writing.
-            if self._found() == found:
-                return content
-
-    def _found(self) -> tuple[list[Record], dict[str, str]]:
-        records, failed = [], {}
-        for key in self.expected:
-            folder = scene_folder(self.out, key)
-            record = finished_record(folder, self.config, self.model)
-            error = read_json(folder / ERROR)
-            if record is not None:
-                records.append(record)
-            elif error is not None and error.get("config_hash") == self.config.hash:
-                failed[key] = error["error"]
-        return records, failed
-
-    def _means(self, device: torch.device | None = None) -> dict[str, dict[str, dict[str, float]]]:
-        """See ``records.means``: every rank of a process group must call it."""
-        metrics = make_metrics(self.config.metrics)
-        for record in self.records:
-            fill(metrics, record)
-        for metric in metrics.values() if device is not None else ():
-            metric.to(device)
-        return means(metrics)
-
-    def _summary(self, table: dict[str, dict[str, dict[str, float]]]) -> Record:
-        return summary(self.records, table, self.expected, self.failed, self.config, self.model, self.absent)
-
-
-def _guarded(clips: Iterable[Clip | LazyScene], tally: _Tally) -> Iterator[LazyScene]:
-    """Clips as lazy scenes; a source that breaks off is a failure with a name, not the loss of what was done."""
-    source = iter(clips)
+def _guarded(sources: Iterable[_Source], tally: Tally) -> Iterator[_Source]:
+    """A source that breaks off is a failure with a name, not the loss of what was done."""
+    iterator = iter(sources)
     while True:
         try:
-            item = next(source)
+            source = next(iterator)
         except StopIteration:
             return
         except ReconXError as error:
@@ -225,51 +279,46 @@ def _guarded(clips: Iterable[Clip | LazyScene], tally: _Tally) -> Iterator[LazyS
             tally.failed[f"(reading clips, {after})"] = f"{type(error).__name__}: {error}"
             log.error("the clips could not be read on, %s: %s", after, error)
             return
-        yield item if isinstance(item, LazyScene) else LazyScene(item.key, _constant(item))
+        yield source
 
 
-def _constant(clip: Clip) -> Callable[[], Clip]:
-    return lambda: clip
-
-
-def _one(
-    scene: LazyScene,
-    folder: Path,
-    painter: Painter,
-    config: EvaluationConfig,
-    model: str,
-    suite: MetricSuite,
-    renderer: Renderer,
-    perceptual: LpipsDistance | None,
-    device: torch.device,
-    progress: Progress | None,
-) -> Record:
+def _one(source: _Source, folder: Path, provenance: Provenance, tools: _Tools) -> Record:
     """Evaluate a scene, or find it done."""
-    clip = scene.load()
-    if clip.key != scene.key:
-        raise BadDataError(f"scene {scene.key} loaded a clip with the key {clip.key}")
-    clip.cameras.check(f"clip {clip.key}")
-    held_out = scene.held_out() if scene.held_out is not None else None
-    digest = clip_digest(clip, None if held_out is None else held_out)
-    record = finished_record(folder, config, model, digest)
-    if record is not None and set(record["absent"]) == set(suite.absent):
-        log.info("scene %s is done already", clip.key)
+    config, device = provenance.config, tools.device
+    assert tools.suite is not None and tools.renderer is not None
+    before: dict[str, float] = {}
+
+    def report(stage: str) -> None:
+        if tools.progress is not None:
+            tools.progress(f"{source.key}: {stage}", 0.0)
+
+    report("load")
+    with stopwatch(before, "load", device):
+        opened = source.open()
+    record = finished_record(folder, provenance, opened.digest)
+    if record is not None and set(record["absent"]) == set(tools.suite.absent):
+        log.info("scene %s is done already", source.key)
         return record
-    result = evaluate_scene(
-        clip,
-        painter,
+    report("geometry")
+    with stopwatch(before, "geometry", device):
+        task = opened.task()
+    result = evaluate_task(
+        task,
+        tools.painter,
         config,
-        suite=suite,
-        renderer=renderer,
-        perceptual=perceptual,
-        held_out=held_out,
-        device=device,
-        progress=progress,
+        tools.suite,
+        tools.renderer,
+        tools.perceptual,
+        tools.estimator,
+        device,
+        tools.progress,
     )
+    for stage, value in before.items():
+        result.seconds[stage] = result.seconds.get(stage, 0.0) + value
     files: dict[str, str] = {}
     if config.media:
         with stopwatch(result.seconds, "media", device):
-            files = write_media(result, config, renderer, folder)
-    record = scene_record(result, config, model, digest, files)
+            files = write_media(result, config, tools.renderer, folder)
+    record = scene_record(result, provenance, opened.digest, files)
     write_json(folder / RESULT, record)
     return record

@@ -13,8 +13,9 @@ from reconx_pl.evaluation.metrics import METRICS
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.points import PointsConfig
 
-POSE_POLICIES = ("dataset", "interpolated")
-CONFIDENCES = ("reprojection", "uniform")
+POSE_POLICIES = ("dataset", "interpolated", "aligned")
+CONFIDENCES = ("reprojection", "uniform", "alignment")
+MASKS = ("none", "targets", "white")
 
 
 def plain_settings(config: Any) -> dict[str, Any]:
@@ -33,22 +34,32 @@ class EvaluationConfig:
     """Settings of an evaluation. The paper leaves most of them undisclosed; each is recorded with the scores.
 
     Args:
-        fit: the 3D Gaussian fit, the same for the method, the two-view baseline and the ceiling.
-        points: which points the fit starts from: of the depth maps of the two input views, or else of the clip's cloud.
-            The two-view baseline and the ceiling start from the same.
+        fit: the 3D Gaussian fit, the same for the method, the baseline of the input views and the ceiling.
+        points: which points the fit starts from: of the depth maps of the input views, or else of the scene's cloud.
+            That baseline and the ceiling start from the same.
         pose_policy: cameras of the painted frames: "dataset" takes the poses of the clip's frames, "interpolated" moves
-            between the cameras of the two input views and never looks at a target's pose before scoring. (The paper
-            does not say; the input views keep their own cameras either way.)
-        confidence: "reprojection" weighs painted frames by their agreement with the clip's cloud,
-            "uniform" trusts every pixel alike (the ablation).
+            between the cameras of the input views, "aligned" has an estimator align all frames globally with the
+            cameras of the input views held fixed (PAPER, section 8: the paper does not say; ours). The latter two never
+            look at a target's pose before scoring. The input views keep their own cameras in all of them.
+        confidence: "reprojection" weighs painted frames by their agreement with the scene's cloud, "alignment" by what
+            the global alignment gives every pixel (the paper's C_i; needs pose_policy "aligned"), "uniform" trusts
+            every pixel alike (the ablation).
+        clip_frames: T, frames painted from one context view of a benchmark entry to the next, both included; the paper
+            has 32, and a model paints best what it was trained on. Packed clips have a number of their own.
         targets: frames of the clip to score; None takes the intermediate ones by ``target_stride``, () scores held-out
             views only.
         target_stride: every how manieth intermediate frame is a target, starting at frame ``target_stride``.
         metrics: of "psnr", "ssim", "lpips".
+        masks: how targets with a mask are scored: "none" ignores masks, "targets" scores the pixels within the mask
+            alone, "white" is RegNeRF's way; see ``metrics.MetricSuite``. Targets without a mask are scored whole.
         nearest_input: score the baseline that copies the nearest input view.
-        two_views: score the baseline that fits Gaussians to the two input views alone.
-        ceiling: fit the true even frames (and the last) with confidence 1 and score the odd ones: what this splatting
-            could reach with perfect painting.
+        two_views: score the baseline that fits Gaussians to the input views alone, however many a benchmark gives.
+        depth_warp: of a benchmark entry, score the baseline that moves the context views' pixels to the targets by
+            their depth, or draws the cloud where there is no depth.
+        ceiling: of a clip, fit the true even frames (and the last) with confidence 1 and score the odd ones: what this
+            splatting could reach with perfect painting.
+        refine_test_poses: steps by which the camera of every target is moved to where the finished scene, held fixed,
+            explains the target best. It looks at the targets, so that its scores stand in a row of their own; 0 = none.
         seed: together with a scene's key it seeds everything random about that scene.
         media: write contact sheet, videos and scene.ply beside the scores.
         sheet_columns: frames on a contact sheet at most.
@@ -59,26 +70,35 @@ class EvaluationConfig:
     points: PointsConfig = field(default_factory=PointsConfig)
     pose_policy: str = "dataset"
     confidence: str = "reprojection"
+    clip_frames: int = 32
     targets: tuple[int, ...] | None = None
     target_stride: int = 1
     metrics: tuple[str, ...] = METRICS
+    masks: str = "none"
     nearest_input: bool = True
     two_views: bool = True
+    depth_warp: bool = True
     ceiling: bool = False
+    refine_test_poses: int = 0
     seed: int = 0
     media: bool = True
     sheet_columns: int = 8
     error_gain: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.points.views != "ends":
+        for name, choices in (("pose_policy", POSE_POLICIES), ("confidence", CONFIDENCES), ("masks", MASKS)):
+            if getattr(self, name) not in choices:
+                raise ConfigurationError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(choices)}")
+        if self.points.views != "ends" and self.pose_policy != "aligned":
             raise ConfigurationError(
-                "points.views 'all' needs point maps of the painted frames, and none are made here; take 'ends'"
+                "points.views 'all' needs point maps of the painted frames, which pose_policy 'aligned' alone makes; "
+                "take 'ends'"
             )
-        if self.pose_policy not in POSE_POLICIES:
-            raise ConfigurationError(f"pose_policy is {self.pose_policy!r}; choose from {', '.join(POSE_POLICIES)}")
-        if self.confidence not in CONFIDENCES:
-            raise ConfigurationError(f"confidence is {self.confidence!r}; choose from {', '.join(CONFIDENCES)}")
+        if self.confidence == "alignment" and self.pose_policy != "aligned":
+            raise ConfigurationError(
+                "confidence 'alignment' is what a global alignment gives; it needs pose_policy 'aligned', or take "
+                "'reprojection'"
+            )
         if unknown := sorted(set(self.metrics) - set(METRICS)):
             raise ConfigurationError(f"unknown metrics {unknown}; choose from {', '.join(METRICS)}")
         if not self.metrics:
@@ -87,6 +107,10 @@ class EvaluationConfig:
             raise ConfigurationError(f"target_stride must be at least 1, got {self.target_stride}")
         if self.targets is not None and self.target_stride != 1:
             raise ConfigurationError("give targets or target_stride, not both")
+        if self.clip_frames < 2:
+            raise ConfigurationError(f"clip_frames counts both context views and is 2 or more, got {self.clip_frames}")
+        if self.refine_test_poses < 0:
+            raise ConfigurationError(f"refine_test_poses is a number of steps, 0 or more, got {self.refine_test_poses}")
         if self.sheet_columns < 3 or not self.error_gain > 0:
             raise ConfigurationError("a contact sheet needs at least 3 columns and a positive error_gain")
 
@@ -98,6 +122,22 @@ class EvaluationConfig:
     def hash(self) -> str:
         """See ``hash_of``."""
         return hash_of(self)
+
+    def check_for_entries(self) -> None:
+        """Refuse what only a clip with true frames between its inputs can do.
+
+        Raises:
+            ConfigurationError: such a setting; names it.
+        """
+        if self.pose_policy == "dataset":
+            raise ConfigurationError(
+                "pose_policy 'dataset' takes the poses of a clip's true frames, and the frames painted for a benchmark "
+                "entry have none: take 'interpolated' or 'aligned'"
+            )
+        if self.ceiling:
+            raise ConfigurationError("ceiling is fitted to the true frames of a clip; a benchmark entry has none")
+        if self.targets is not None or self.target_stride != 1:
+            raise ConfigurationError("targets and target_stride choose frames of a clip; a benchmark names its targets")
 
     def target_frames(self, frames: int) -> list[int]:
         """Indices of the frames to score in a clip of ``frames`` frames.

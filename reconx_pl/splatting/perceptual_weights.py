@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
@@ -35,6 +36,7 @@ FILE_NAMES: dict[str, str] = {
     "alex": "lpips_alexnet_features.safetensors",
 }
 HUB_NAMES: dict[str, str] = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}
+_HUB_CHECKSUM = re.compile(r"-([0-9a-f]{8})\.pth$")  # the start of the file's SHA-256, torch hub's custom
 HUB_URL = "https://download.pytorch.org/models/"
 
 # torchvision's indices of the convolutions and their output channels.
@@ -107,8 +109,12 @@ def load_backbone(net: Net, path: Path) -> dict[str, Tensor]:
     """Read the convolutions under torchvision's names, from our safetensors file or torchvision's own file.
 
     Raises:
-        BadWeightsError: not a readable weights file, or keys or shapes do not fit; the message lists them.
+        BadWeightsError: not a readable weights file, keys or shapes that do not fit (the message lists them), or a
+            checksum that is not the recorded one: of the tensors in our files, of the file where its name has one, as
+            torch hub's have.
     """
+    if (named := _HUB_CHECKSUM.search(path.name)) and not _sha256(path).startswith(named[1]):
+        raise BadWeightsError(f"{path} is damaged (checksum); delete it and fetch it anew with `{COMMAND}`")
     recorded: str | None = None  # checksum of the tensors, in files that we wrote
     try:
         if path.suffix == ".safetensors":
@@ -136,6 +142,11 @@ def load_backbone(net: Net, path: Path) -> dict[str, Tensor]:
     if recorded is not None and tensors_sha256(state) != recorded:
         raise BadWeightsError(f"{path} is damaged (checksum); delete it and fetch it anew with `{COMMAND}`")
     return {name: value.float().clone() for name, value in state.items()}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def provide_backbone(net: Net) -> Path:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsError
 from reconx_pl.evaluation.metrics import MetricSuite, SceneMetrics, psnr, ssim
+from reconx_pl.splatting.perceptual_weights import FILE_NAMES, _shapes
 
 
 @pytest.fixture
@@ -84,6 +87,72 @@ def test_real_lpips_ranks_a_worse_image_worse() -> None:
     scores = suite(torch.stack([target[0], target[0] + 0.02 * noise[0], target[0] + 0.2 * noise[0]]), target)["lpips"]
     assert scores[0] == pytest.approx(0, abs=1e-6)
     assert scores[0] < scores[1] < scores[2]
+
+
+@pytest.fixture
+def masks() -> torch.Tensor:
+    found = torch.zeros(3, 24, 31, dtype=torch.bool)
+    found[0, 2:14, 8:20], found[1, :, :16], found[2] = True, True, True
+    return found
+
+
+def test_masked_psnr_and_ssim_are_means_over_the_mask(
+    pair: tuple[torch.Tensor, torch.Tensor], masks: torch.Tensor
+) -> None:
+    prediction, target = pair
+    scores = MetricSuite(("psnr", "ssim"))(prediction, target, masks)
+    for view in range(2):
+        inside = masks[view].expand(3, -1, -1)
+        error = (prediction[view][inside] - target[view][inside]).double().square().mean().item()
+        assert scores["psnr"][view].item() == pytest.approx(-10 * math.log10(error), abs=1e-5)
+        seen = torch.where(inside, prediction[view], target[view]).numpy()
+        call = {"win_size": 11, "gaussian_weights": True, "channel_axis": 0, "data_range": 1, "full": True}
+        whole = structural_similarity(target[view].numpy(), seen, **call)[1]
+        inner = masks[view].numpy() & (np.pad(np.ones((14, 21)), 5) > 0)  # scikit-image leaves 5 pixels out of a mean
+        assert scores["ssim"][view].item() == pytest.approx(float(whole[:, inner].mean()), abs=1e-7)
+    plain = MetricSuite(("psnr", "ssim"))(prediction, target)
+    for name in ("psnr", "ssim"):  # a mask of all pixels is none
+        assert scores[name][2].item() == pytest.approx(plain[name][2].item(), abs=1e-7)
+        assert abs(scores[name][0] - plain[name][0]) > 1e-3
+
+
+def test_white_masks_score_as_regnerf_does(pair: tuple[torch.Tensor, torch.Tensor], masks: torch.Tensor) -> None:
+    prediction, target = pair
+    scores = MetricSuite(("psnr", "ssim"))(prediction, target, masks, "white")
+    assert torch.equal(scores["psnr"], MetricSuite(("psnr",))(prediction, target, masks)["psnr"])
+    white = [torch.where(masks[:, None], images, 1.0) for images in pair]
+    assert torch.allclose(scores["ssim"], ssim(*white), atol=1e-9)
+    assert scores["ssim"][0] > MetricSuite(("ssim",))(prediction, target, masks)["ssim"][0]  # white is easy
+
+
+def test_masked_lpips_looks_at_the_mask(
+    tmp_path: Path, pair: tuple[torch.Tensor, torch.Tensor], masks: torch.Tensor
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    backbone = {name: 0.05 * torch.randn(shape, generator=generator) for name, shape in _shapes("vgg").items()}
+    save_file(backbone, tmp_path / FILE_NAMES["vgg"])
+    suite = MetricSuite(("lpips",), lpips_weights=str(tmp_path))
+    prediction, target = pair
+    spoiled = torch.where(masks[:, None], target, prediction)  # right within, wrong without
+    assert suite(spoiled, target)["lpips"][0] > 1e-6
+    for way in ("targets", "white"):
+        assert torch.equal(suite(spoiled, target, masks, way)["lpips"], torch.zeros(3, dtype=torch.float64))
+        assert (suite(prediction, target, masks, way)["lpips"] > 1e-6).all()
+
+
+def test_masks_that_measure_nothing_are_refused(pair: tuple[torch.Tensor, torch.Tensor], masks: torch.Tensor) -> None:
+    suite = MetricSuite(("psnr", "ssim"))
+    empty = masks.clone()
+    empty[1] = False
+    with pytest.raises(BadSceneError, match=r"targets \[1\]"):
+        suite(*pair, empty)
+    corner = torch.zeros_like(masks)
+    corner[:, :3, :3] = True
+    with pytest.raises(BadSceneError, match="off the border"):
+        suite(*pair, corner)
+    for wrong in (masks.float(), masks[:, 1:]):
+        with pytest.raises(ConfigurationError, match="masks"):
+            suite(*pair, wrong)
 
 
 def test_scenes_count_once_however_many_targets_they_have() -> None:

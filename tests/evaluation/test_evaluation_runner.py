@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_scenes import CONFIG, MODEL, QUICK, CrossFade, tiny_clip
+from tiny_scenes import CONFIG, MODEL, QUICK, CrossFade, Oracle, tiny_clip
 
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.evaluation import scene as scene_module
 from reconx_pl.evaluation.baselines import ceiling_split, nearest_view
 from reconx_pl.evaluation.metrics import psnr
 from reconx_pl.evaluation.painter import HeldOutViews, LazyScene, RecordedFrames, blind, scene_generator
-from reconx_pl.evaluation.records import FROM_DEPTH, FROM_POINTS, scene_folder
+from reconx_pl.evaluation.records import scene_folder
 from reconx_pl.evaluation.runner import evaluate_scene, evaluate_scenes
+from reconx_pl.evaluation.task import FROM_DEPTH, FROM_POINTS
 from reconx_pl.geometry.cameras import interpolate_cameras
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
@@ -163,6 +164,15 @@ def test_pose_policy_decides_the_cameras_of_painted_frames(clips: list[Clip], mo
     assert torch.allclose(fitted[1].world_to_camera, between.float(), atol=1e-5)
     assert not torch.allclose(fitted[1].world_to_camera[1:-1], truth[1:-1], atol=1e-3)
     assert torch.equal(fitted[1].world_to_camera[[0, -1]], truth[[0, -1]].float())
+
+
+def test_frames_of_a_clip_can_be_aligned_too(clips: list[Clip]) -> None:
+    clip, config = clips[0], replace(CONFIG, two_views=False, pose_policy="aligned")
+    result = evaluate_scene(clip, CrossFade(), config, estimator=Oracle(clip.cameras[[0, 3, 1, 2, 4]]))
+    assert torch.allclose(result.cameras.world_to_camera[1], clip.cameras.world_to_camera[3], atol=1e-6)
+    assert set(result.scores) == {"reconx", "painted", "nearest_input"}
+    with pytest.raises(ConfigurationError, match="needs an estimator"):
+        evaluate_scene(clip, CrossFade(), config)
 
 
 def test_ceiling_fits_even_frames_and_scores_odd_ones(clips: list[Clip]) -> None:

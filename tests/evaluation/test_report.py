@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from reconx_pl.data.procedural import procedural_clip
 from reconx_pl.errors import BadDataError
-from reconx_pl.evaluation.records import FROM_DEPTH, FROM_POINTS, alignment_record, scene_folder
+from reconx_pl.evaluation.records import alignment_record, scene_folder
 from reconx_pl.evaluation.report import VIDEO_LIMIT, write_report
 from reconx_pl.evaluation.settings import EvaluationConfig
+from reconx_pl.evaluation.task import FROM_DEPTH, FROM_POINTS
 from reconx_pl.evaluation.video import write_mp4
 from reconx_pl.splatting.agreement import Agreement
 from reconx_pl.splatting.fit import FitConfig
@@ -213,16 +212,15 @@ def test_results_are_read_from_the_folder(tmp_path: Path) -> None:
 
 def test_a_bad_alignment_cannot_be_overlooked(tmp_path: Path, results: dict[str, Any]) -> None:
     assert "alignment" not in write_report(tmp_path, results).read_text()
-    clip = procedural_clip(1, frames=2, size=(16, 16), points=64)
     scenes = results["scenes"]
-    scenes[0]["alignment"] = alignment_record(replace(clip, alignment=AlignmentQuality((0.1, 0.2), (0.3, 0.4))))
+    scenes[0]["alignment"] = alignment_record(AlignmentQuality((0.1, 0.2), (0.3, 0.4)))
     page, _ = read(write_report(tmp_path, results))
     assert "alignment of found poses" in page and "0.20° at most" in page and "do not agree" not in page
-    scenes[1]["alignment"] = alignment_record(replace(clip, alignment=AlignmentQuality((0.1, 7.5), (0.3, 40.0))))
+    scenes[1]["alignment"] = alignment_record(AlignmentQuality((0.1, 7.5), (0.3, 40.0)))
     page, _ = read(write_report(tmp_path, results, pictured=1))  # also where its scene has no pictures
     warning = page[page.index("do not agree") : page.index("<h2>Scores</h2>")]
     assert "re10k/0bf152ef84195293" in warning and "7.50° at most" in warning and "room" not in warning
-    assert alignment_record(clip) is None
+    assert alignment_record(None) is None
 
 
 def test_report_says_when_the_fit_moved_poses_and_judged_frames(tmp_path: Path, results: dict[str, Any]) -> None:

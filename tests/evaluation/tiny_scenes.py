@@ -2,21 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 
-from reconx_pl.data.procedural import procedural_clip
+from reconx_pl.data.procedural import procedural_clip, procedural_scene, render_scene
+from reconx_pl.evaluation.benchmark_views import BenchmarkViews, LazyViews
 from reconx_pl.evaluation.runner import EvaluationConfig
+from reconx_pl.geometry.estimator import Reconstruction
+from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
-from reconx_pl.types import Clip
+from reconx_pl.types import Cameras, Clip
 
 QUICK = FitConfig(steps=20, loss=LossWeights(lpips=0.0))
 CONFIG = EvaluationConfig(fit=QUICK, metrics=("psnr", "ssim"), media=False)
-MODEL = "test painter 1"
+ENTRIES = EvaluationConfig(fit=QUICK, metrics=("psnr", "ssim"), media=False, pose_policy="interpolated", clip_frames=4)
+MODEL, PROTOCOL = "test painter 1", {"name": "tiny", "hash": "0123"}
 
 
 def tiny_clip(seed: int, frames: int = 5) -> Clip:
     return procedural_clip(seed, frames=frames, size=(32, 32), points=600, kind="room")
+
+
+def tiny_views(
+    seed: int, contexts: Sequence[int] = (0, 4), targets: Sequence[int] = (1, 2), size: tuple[int, int] = (32, 32)
+) -> BenchmarkViews:
+    """Of a path of 9 views through a room; the context views have exact depth."""
+    made = procedural_scene(seed, "room", 1.0)
+    cameras = made.path.cameras(np.linspace(0.0, 1.0, 9), *size)
+    seen = render_scene(made.scene, cameras, 2)
+    images, context, target = seen.frames.float() / 255, list(contexts), list(targets)
+    return BenchmarkViews(
+        key=f"room-{seed}",
+        dataset="procedural",
+        scene=str(seed),
+        context_images=images[context],
+        context_cameras=cameras[context],
+        context_indices=tuple(context),
+        target_images=images[target],
+        target_cameras=cameras[target],
+        target_indices=tuple(target),
+        context_depth=seen.depth[context],
+    )
+
+
+def lazily(*entries: BenchmarkViews) -> list[LazyViews]:
+    return [LazyViews(views.key, lambda views=views: views) for views in entries]
 
 
 class CrossFade:
@@ -30,3 +63,24 @@ class CrossFade:
         first, last = clip.images[0], clip.images[-1]
         share = torch.linspace(0, 1, len(clip.cameras))[:, None, None, None]
         return first * (1 - share) + last * share
+
+
+class Oracle:
+    """An estimator that finds the cameras it was made with, a plane, and a confidence that differs between frames."""
+
+    identity = "an oracle"
+
+    def __init__(self, cameras: Cameras) -> None:
+        self.cameras, self.seen = cameras, []
+
+    def estimate(
+        self, images: torch.Tensor, cameras: Cameras | None = None, known: torch.Tensor | None = None
+    ) -> Reconstruction:
+        self.seen.append((images, cameras, known))
+        found = self.cameras if known is not None else cameras
+        depth = torch.full(images[:, 0].shape, 3.0)
+        depth[:, 0] = 0
+        confidence = torch.full_like(depth, 5.0)
+        confidence[1] = 1.5
+        maps = point_map_from_depth(depth, found, confidence)
+        return Reconstruction(found, maps, cloud_from_maps(maps, images, 300))

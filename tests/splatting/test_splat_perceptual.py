@@ -94,13 +94,22 @@ def test_files_that_are_not_the_backbone(tmp_path: Path) -> None:
 
 def test_torchvision_file_is_read_without_unpickling(tmp_path: Path) -> None:
     weights = _random_weights("alex")
-    path = tmp_path / HUB_NAMES["alex"]
+    path = tmp_path / "alexnet.pth"
     torch.save({**weights, "classifier.1.weight": torch.zeros(3)}, path)
     loaded = load_backbone("alex", path)
     assert loaded.keys() == weights.keys() and all(torch.equal(loaded[name], weights[name]) for name in weights)
     torch.save({"features.0.weight": io.BytesIO}, path)  # an object that weights_only refuses
     with pytest.raises(BadWeightsError, match="cannot be read"):
         load_backbone("alex", path)
+
+
+def test_a_file_of_torch_hub_has_to_have_the_checksum_of_its_name(tmp_path: Path) -> None:
+    path = tmp_path / HUB_NAMES["alex"]
+    torch.save(_random_weights("alex"), path)  # of the right shapes, and not the network that the field scores with
+    with pytest.raises(BadWeightsError, match="checksum"):
+        load_backbone("alex", path)
+    true = path.rename(tmp_path / f"alexnet-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
+    assert len(load_backbone("alex", true)) == 10
 
 
 def _no_network(*arguments: Any, **options: Any) -> Any:

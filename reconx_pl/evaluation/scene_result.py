@@ -1,0 +1,84 @@
+"""What an evaluation of a scene yields, and how its time is measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from reconx_pl.evaluation.task import SceneTask
+from reconx_pl.types import Cameras, Gaussians
+
+Scores = dict[str, dict[str, Tensor]]  # method -> metric -> [targets] float64
+
+
+@dataclass
+class SceneResult:
+    """Scores and products of one scene. Tensors are on the CPU.
+
+    Attributes:
+        task: what was evaluated; its ``targets`` are the scored places of its ``views``.
+        painted: [S, 3, H, W] all frames of the fit in their order, the input views at ``task.known``.
+        cameras: of these frames, as they were fitted.
+        rendered: [M, 3, H, W], the fitted scene at the cameras of ``task.views``.
+        confidence: [S, H, W] of the fitted frames, before normalisation.
+        final_loss: of the fit, mean of its last tenth.
+        scores: on the targets; for "ceiling" on ``ceiling_targets``.
+        held_out_scores: on the held-out views, if there were any ("painted" has none: nothing is painted there).
+        ceiling_targets: frames that the ceiling is scored on.
+        holes: of every target the share of pixels that "depth_warp" had to fill.
+        moved: of every target by how many degrees, and world units, "reconx_refined" moved its camera.
+        seconds: wall clock of each stage.
+    """
+
+    task: SceneTask
+    painted: Tensor
+    cameras: Cameras
+    rendered: Tensor
+    confidence: Tensor
+    gaussians: Gaussians
+    final_loss: float
+    scores: Scores = field(default_factory=dict)
+    held_out_scores: Scores = field(default_factory=dict)
+    ceiling_targets: list[int] = field(default_factory=list)
+    holes: list[float] = field(default_factory=list)
+    moved: list[tuple[float, float]] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def targets(self) -> list[int]:
+        return self.task.targets
+
+
+@contextmanager
+def stopwatch(seconds: dict[str, float], stage: str, device: torch.device) -> Iterator[None]:
+    """Add the wall clock of the block to ``seconds[stage]``, device work included."""
+    start = time.perf_counter()
+    yield
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+# What the stages of a scene are for; the time of a stage that is not here counts as "other".
+PARTS = {
+    "load": "reading",
+    "geometry": "geometry",
+    "alignment": "geometry",
+    "confidence": "geometry",
+    "paint": "painting",
+    "fit": "fit",
+    "render": "metrics",
+    "score": "metrics",
+    "two views": "baselines",
+    "contexts": "baselines",
+    "warp": "baselines",
+    "ceiling": "baselines",
+    "refine": "baselines",
+    "media": "media",
+}

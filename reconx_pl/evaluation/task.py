@@ -1,0 +1,261 @@
+"""What the evaluation of a scene works on, whether a packed clip brought it or an entry of a benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from reconx_pl.errors import BadSceneError
+from reconx_pl.evaluation.alignment import holds_known_views
+from reconx_pl.evaluation.benchmark_views import BenchmarkViews
+from reconx_pl.evaluation.painter import HeldOutViews, with_ends
+from reconx_pl.evaluation.settings import EvaluationConfig
+from reconx_pl.geometry.cameras import interpolate_cameras, project
+from reconx_pl.geometry.estimator import KnownDepth, PointMapEstimator
+from reconx_pl.types import AlignmentQuality, Cameras, Clip, PointCloud
+
+FROM_DEPTH = "depth of the two input views, as it came with the data"
+FROM_POINTS = (
+    "points of a reconstruction that was made from all photographs of the scene, targets included; "
+    "those that project into an input view"
+)
+FROM_CONTEXT_DEPTH = "depth of the context views, as it came with the data"
+FROM_CLOUD = "points that came with the entry"
+CLOUD_POINTS = 16384  # of a cloud made of context depth (PAPER, section 2: ours)
+
+
+@dataclass(frozen=True)
+class SceneTask:
+    """Input views, the clips to paint between them, and the true views that score the scene.
+
+    Args:
+        key, dataset, scene: names.
+        clips: one for each pair of neighbouring input views, in the order of visiting; all of T frames.
+        images: [C, 3, H, W] input views, C >= 2, float32 in [0, 1].
+        cameras: C views.
+        indices: C frame numbers in the source.
+        frame_indices: frame numbers of all T frames of a clip; of an entry those of ``indices``.
+        depth: [C, H, W] z-depth of the input views, world units, 0 = none; None where the cloud is all there is.
+        confidence: [C, H, W] of the input views, as DUSt3R gives it; None where it is not known.
+        measured: whether depth came with the data; an estimator's gives way to a global alignment of all frames.
+        cloud: points of the scene, farthest-point order.
+        views: [M, 3, H, W] true views: all frames of a clip, the targets of an entry.
+        view_cameras: M views.
+        targets: places in ``views`` that are scored.
+        target_indices: what the record calls them.
+        masks: [M, H, W] bool; None scores all pixels.
+        in_painting: ``views`` are the frames of the one clip, so that the painting can be scored too.
+        held_out: further true views.
+        geometry: where depth or cloud come from.
+        alignment: how well poses that an estimator found agree with those of the data set.
+    """
+
+    key: str
+    dataset: str
+    scene: str
+    clips: tuple[Clip, ...]
+    images: Tensor
+    cameras: Cameras
+    indices: tuple[int, ...]
+    frame_indices: tuple[int, ...]
+    cloud: PointCloud
+    views: Tensor
+    view_cameras: Cameras
+    targets: list[int]
+    target_indices: list[int]
+    geometry: str
+    depth: Tensor | None = None
+    confidence: Tensor | None = None
+    measured: bool = True
+    masks: Tensor | None = None
+    in_painting: bool = False
+    held_out: HeldOutViews | None = None
+    alignment: AlignmentQuality | None = None
+
+    @property
+    def known(self) -> list[int]:
+        """Places of the input views among all frames, painted ones and these: every input view once."""
+        step = self.clips[0].frames.shape[0] - 1
+        return [view * step for view in range(len(self.cameras))]
+
+
+def geometry_note(clip: Clip) -> str:
+    """Where a clip's cloud comes from: an estimator, or packing, which makes it of depth if it can, else of points."""
+    return clip.geometry or (FROM_DEPTH if clip.depth is not None else FROM_POINTS)
+
+
+def clip_task(clip: Clip, config: EvaluationConfig, held_out: HeldOutViews | None = None) -> SceneTask:
+    """A clip whose first and last frame are the input views and whose other frames are the truth.
+
+    Raises:
+        BadSceneError: no cloud, or nothing to score.
+        ConfigurationError: ``config.targets`` are not frames between the two.
+    """
+    count = clip.frames.shape[0]
+    targets = config.target_frames(count)
+    if not targets and held_out is None:
+        raise BadSceneError(f"clip {clip.key} has {count} frames and no target to score; give at least one")
+    if clip.cloud is None or len(clip.cloud) == 0:
+        raise BadSceneError(f"clip {clip.key} has no point cloud; pack it with its geometry (see reconx pack --help)")
+    ends = [0, count - 1]
+    return SceneTask(
+        key=clip.key,
+        dataset=clip.dataset,
+        scene=clip.scene,
+        clips=(clip,),
+        images=clip.images[ends],
+        cameras=clip.cameras[ends],
+        indices=(clip.frame_indices[0], clip.frame_indices[-1]),
+        frame_indices=clip.frame_indices,
+        depth=clip.depth,
+        confidence=clip.confidence,
+        cloud=clip.cloud,
+        views=clip.images,
+        view_cameras=clip.cameras,
+        targets=targets,
+        target_indices=targets,
+        in_painting=True,
+        held_out=held_out,
+        geometry=geometry_note(clip),
+        alignment=clip.alignment,
+    )
+
+
+def views_task(views: BenchmarkViews, config: EvaluationConfig, estimator: PointMapEstimator | None) -> SceneTask:
+    """An entry of a benchmark.
+
+    Its geometry is the depth of the context views, where there is some, else the entry's cloud, else what ``estimator``
+    finds in the context views alone with their true cameras.
+
+    Raises:
+        BadSceneError: no targets, none of the three, or the estimator fails; names the entry.
+    """
+    if len(views.target_indices) == 0:
+        raise BadSceneError(f"{views.key} has no target view to score; see the index of its benchmark")
+    geometry = _geometry(views, estimator)
+    return SceneTask(
+        key=views.key,
+        dataset=views.dataset,
+        scene=views.scene,
+        clips=pair_clips(views, config.clip_frames, geometry.cloud, geometry.depth),
+        images=views.context_images,
+        cameras=views.context_cameras,
+        indices=views.context_indices,
+        frame_indices=views.context_indices,
+        depth=geometry.depth,
+        confidence=geometry.confidence,
+        measured=geometry.measured,
+        cloud=geometry.cloud,
+        views=views.target_images,
+        view_cameras=views.target_cameras,
+        targets=list(range(len(views.target_indices))),
+        target_indices=list(views.target_indices),
+        masks=views.target_masks if config.masks != "none" else None,
+        geometry=geometry.note,
+    )
+
+
+def pair_clips(
+    views: BenchmarkViews, frames: int, cloud: PointCloud | None, depth: Tensor | None = None
+) -> tuple[Clip, ...]:
+    """One blind clip for each pair of neighbouring context views, made of nothing but context views.
+
+    Frames between are black, their cameras interpolated. Context images go into a clip as 8-bit values.
+
+    Args:
+        views: the entry.
+        frames: T of each clip.
+        cloud: of the scene; a clip has the points that project into one of its two views, if there are any.
+        depth: [C, H, W] of the context views; a pair with depth has a cloud of its own, as a packed clip has.
+
+    Returns:
+        C - 1 clips; the key of the only one is the entry's, of several it ends in ``+0``, ``+1``, ...
+    """
+    clips = []
+    count = len(views.context_indices)
+    for first in range(count - 1):
+        pair = [first, first + 1]
+        start, end = views.context_indices[first], views.context_indices[first + 1]
+        images, cameras = views.context_images[pair], views.context_cameras[pair]
+        stored = torch.zeros(frames, *images.shape[1:], dtype=torch.uint8, device=images.device)
+        stored[[0, -1]] = (images * 255).round().clamp(0, 255).to(torch.uint8)
+        between = torch.linspace(0, 1, frames, dtype=torch.float64)
+        own = None if depth is None or not bool((depth[pair] > 0).any()) else depth[pair]
+        clips.append(
+            Clip(
+                key=views.key if count == 2 else f"{views.key}+{first}",
+                dataset=views.dataset,
+                scene=views.scene,
+                frames=stored,
+                cameras=with_ends(interpolate_cameras(cameras, between), cameras),
+                frame_indices=tuple(round(start + (end - start) * float(share)) for share in between),
+                fps=views.fps,
+                caption=views.caption,
+                depth=own,
+                cloud=_pair_cloud(images, cameras, own if count > 2 else None, cloud),
+                geometry=views.geometry,
+            )
+        )
+    return tuple(clips)
+
+
+def _pair_cloud(images: Tensor, cameras: Cameras, depth: Tensor | None, cloud: PointCloud | None) -> PointCloud | None:
+    if depth is not None:
+        return _cloud_of_depth(images, cameras, depth)
+    if cloud is None:
+        return None
+    pixels, z = project(cloud.points.double(), cameras.to(dtype=torch.float64))  # [2, N, 2], [2, N]
+    size = pixels.new_tensor([cameras.width, cameras.height])
+    visible = ((z > 0) & (pixels >= 0).all(-1) & (pixels < size).all(-1)).any(dim=0)
+    return cloud[visible] if bool(visible.any()) else cloud
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    cloud: PointCloud
+    note: str
+    depth: Tensor | None = None
+    confidence: Tensor | None = None
+    measured: bool = True
+
+
+def _geometry(views: BenchmarkViews, estimator: PointMapEstimator | None) -> _Geometry:
+    images, cameras, depth = views.context_images, views.context_cameras, views.context_depth
+    came = views.cloud if views.cloud is not None and len(views.cloud) > 0 else None
+    if depth is not None and bool((depth > 0).any()):
+        cloud = came or _cloud_of_depth(images, cameras, depth)
+        return _Geometry(cloud, views.geometry or FROM_CONTEXT_DEPTH, depth.float(), views.context_confidence)
+    if came is not None:
+        return _Geometry(came, views.geometry or FROM_CLOUD)
+    if estimator is None:
+        raise BadSceneError(
+            f"{views.key} has neither depth of its context views nor points; name an estimator that finds some"
+        )
+    try:
+        found = estimator.estimate(images, cameras)
+    except BadSceneError as error:
+        raise BadSceneError(f"{views.key}: {error}") from error
+    note = f"points found by {type(estimator).__name__} from the {len(images)} context views, with their true cameras"
+    if not holds_known_views(estimator):  # structure from motion: its maps are its points drawn as discs
+        return _Geometry(found.cloud, note)
+    maps = found.point_map
+    _, z = project(maps.points.flatten(1, 2).to(cameras.world_to_camera), cameras)  # [C, H * W]
+    depth = torch.where(maps.valid, z.view(maps.valid.shape).to(maps.points), 0.0)
+    return _Geometry(found.cloud, note, depth, maps.confidence, measured=False)
+
+
+def _cloud_of_depth(images: Tensor, cameras: Cameras, depth: Tensor) -> PointCloud:
+    single = cameras.to(dtype=torch.float32)
+    return KnownDepth(depth.float(), points=CLOUD_POINTS).estimate(images, single).cloud
+
+
+def sequence_cameras(task: SceneTask) -> Cameras:
+    """Cameras of all frames, interpolated between neighbouring input views, which keep theirs to the last bit."""
+    known, count = task.known, task.known[-1] + 1
+    positions = torch.linspace(0, len(known) - 1, count, dtype=torch.float64)
+    cameras = interpolate_cameras(task.cameras, positions)
+    world_to_camera, intrinsics = cameras.world_to_camera.clone(), cameras.intrinsics.clone()
+    world_to_camera[known], intrinsics[known] = task.cameras.world_to_camera, task.cameras.intrinsics
+    return replace(cameras, world_to_camera=world_to_camera, intrinsics=intrinsics)

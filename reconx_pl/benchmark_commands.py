@@ -8,11 +8,15 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from reconx_pl.console import console, progress_bar
-from reconx_pl.errors import BadDataError
+from reconx_pl.errors import BadDataError, ReconXError
 from reconx_pl.evaluation.benchmark_fetch import fetch_indices, index_folder
+from reconx_pl.evaluation.benchmark_run import BenchmarkPlan
 from reconx_pl.evaluation.benchmark_scenes import BenchmarkScenes
+from reconx_pl.evaluation.benchmark_table import TABLE
 from reconx_pl.evaluation.protocol_files import load_protocol, protocol_names
 from reconx_pl.evaluation.protocols import Protocol
+from reconx_pl.evaluation.records import Record
+from reconx_pl.evaluation.shortfall import unfinished
 
 SHOWN = 20  # what is missing
 
@@ -99,7 +103,33 @@ def check(name: str, data: Path, indices: Path | None = None, read: bool = False
     console.print(f"{name}: all {count} entries are there")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"list": list_benchmarks, "show": show, "fetch": fetch, "check": check}
+def gather(out: Path, allow_failed: int = 0) -> None:
+    """Make results.json, table and report of what all processes of an evaluation have left so far.
+
+    Args:
+        out: folder of an evaluation, --out of evaluate.py --benchmark.
+        allow_failed: entries that may fail or be missing without an exit code of 1.
+    """
+    report_shortfall(out, BenchmarkPlan.load(out).gather(out), allow_failed)
+
+
+def report_shortfall(out: Path, results: Record, allowed: int) -> None:
+    """Say where the table is; raise ReconXError, naming them, if more entries than ``allowed`` have no scores."""
+    console.print(f"{out / TABLE}: {results['finished']} entries scored", highlight=False, soft_wrap=True)
+    lacking = len(results["failed"]) + len(results["missing"])
+    if lacking > allowed or not results["expected"]:
+        raise ReconXError(f"{out}: {unfinished(results)}")
+    if lacking:
+        console.print(f"allowed: {unfinished(results)}", highlight=False, soft_wrap=True)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "list": list_benchmarks,
+    "show": show,
+    "fetch": fetch,
+    "check": check,
+    "gather": gather,
+}
 
 
 def add_actions(parser: ArgumentParser) -> None:
@@ -111,9 +141,11 @@ def add_actions(parser: ArgumentParser) -> None:
             command.add_argument("name", help="of a benchmark, or a protocol file")
         elif name == "fetch":
             command.add_argument("name", nargs="?", help="of a benchmark; without it the indices of all")
+        elif name == "gather":
+            command.add_argument("out", type=Path, help="folder of an evaluation, --out of evaluate.py --benchmark")
         if name == "check":
             command.add_argument("--read", action="store_true", help="read every scene, too, and count its frames")
-        command.add_function_arguments(function, skip={"name", "read"})
+        command.add_function_arguments(function, skip={"name", "out", "read"})
         actions.add_subcommand(name, command, help=command.description)
 
 

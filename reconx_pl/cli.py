@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 
 from reconx_pl.benchmark_commands import COMMANDS as BENCHMARK_COMMANDS
 from reconx_pl.benchmark_commands import add_actions as add_benchmark_actions
+from reconx_pl.benchmark_commands import report_shortfall
 from reconx_pl.console import console, progress_bar, share_bar
 from reconx_pl.data.packing import pack_command
 from reconx_pl.diffusion.caching import cache_shards
@@ -22,6 +23,7 @@ from reconx_pl.diffusion.weights.pretrained import convert
 from reconx_pl.diffusion.weights.releases import ReleaseName
 from reconx_pl.errors import ConfigurationError, ReconXError
 from reconx_pl.evaluation.capture_runner import fit_photographs
+from reconx_pl.evaluation.shortfall import unfinished
 from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.scene_commands import COMMANDS as SCENE_COMMANDS
 
@@ -174,7 +176,7 @@ def fit(scenes: list[Path], config: Any = None, **options: Any) -> None:
     for name, why in results["absent"].items():
         console.print(f"no {name.upper()}: {why}")
     if results["failed"]:
-        raise ReconXError(f"{options['out']}: {_unfinished(results)}")
+        raise ReconXError(f"{options['out']}: {unfinished(results)}")
 
 
 def consolidate(checkpoint: Path, out: Path, ema: bool = False) -> None:
@@ -279,42 +281,53 @@ def main(args: list[str] | None = None) -> None:
     run(call)
 
 
-def build_evaluate_parser() -> ArgumentParser:
-    """The parser of ``evaluate.py``: every argument of ``pipeline.evaluate`` but its callback, and ``--config``."""
-    from reconx_pl import pipeline
-
-    parser = ArgumentParser(prog="evaluate.py", description=_summary(pipeline.evaluate))
+def build_evaluate_parser(benchmark: bool = False) -> ArgumentParser:
+    """The parser of ``evaluate.py``: every argument of the function that does it but its callback, and ``--config``."""
+    function = _evaluation(benchmark)
+    other = "" if benchmark else " On a benchmark: --benchmark NAME, with options of its own (--benchmark NAME --help)."
+    parser = ArgumentParser(prog="evaluate.py", description=_summary(function) + other)
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
-    parser.add_function_arguments(pipeline.evaluate, skip={"progress"})
+    parser.add_function_arguments(function, skip={"progress"})
+    if benchmark:
+        parser.add_argument(
+            "--allow_failed", type=int, default=0, help="entries that may fail or be missing without an exit code of 1"
+        )
     return parser
 
 
-def evaluate_main(args: list[str] | None = None) -> None:
-    """Entry point of ``evaluate.py``; exit code 1 unless every scene was evaluated."""
+def _evaluation(benchmark: bool) -> Callable[..., dict[str, Any]]:
+    if benchmark:
+        from reconx_pl.benchmarking import evaluate_benchmark
+
+        return evaluate_benchmark
     from reconx_pl import pipeline
 
-    parser = build_evaluate_parser()
+    return pipeline.evaluate
+
+
+def names_benchmark(args: list[str]) -> bool:
+    """Whether the arguments of ``evaluate.py`` ask for a benchmark."""
+    return any(argument.split("=")[0] == "--benchmark" for argument in args)
+
+
+def evaluate_main(args: list[str] | None = None) -> None:
+    """Entry point of ``evaluate.py``; exit code 1 unless every scene, or enough of a benchmark, was evaluated."""
+    args = sys.argv[1:] if args is None else args
+    benchmark = names_benchmark(args)
+    parser = build_evaluate_parser(benchmark)
 
     def command() -> None:
         chosen = vars(parser.instantiate_classes(parser.parse_args(args)))
         chosen.pop("config")
+        allowed = chosen.pop("allow_failed", None)
         with share_bar() as step:
-            results = pipeline.evaluate(**chosen, progress=step)
-        if not results["complete"]:
-            raise ReconXError(f"{chosen['out']}: {_unfinished(results)}")
+            results = _evaluation(benchmark)(**chosen, progress=step)
+        if benchmark:
+            report_shortfall(chosen["out"], results, allowed)
+        elif not results["complete"]:
+            raise ReconXError(f"{chosen['out']}: {unfinished(results)}")
 
     run(command)
-
-
-def _unfinished(results: dict[str, Any]) -> str:
-    """What keeps results from being complete."""
-    lines = [f"{key} failed: {error}" for key, error in sorted(results["failed"].items())]
-    lines += [f"{key} is missing" for key in sorted(results["missing"])]
-    if lines:
-        return f"not evaluated: {len(lines)} of {results['expected']} scenes\n  " + "\n  ".join(lines)
-    if not results["expected"]:
-        return "nothing to evaluate: the source holds no scene"
-    return "not every scene is evaluated yet; run the same command again to go on"
 
 
 def _summary(function: Callable[..., Any]) -> str:

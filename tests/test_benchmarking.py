@@ -167,6 +167,29 @@ def test_a_part_and_another_pose_policy_say_so(run: Path, data: Path) -> None:
     assert "no benchmark 'never'" in error_of(["--benchmark", "never", *arguments(run, data, out)[2:]])
 
 
+def test_points_and_poses_come_from_the_named_estimator(run: Path, data: Path) -> None:
+    content = yaml.safe_load((data / "own.yaml").read_text())
+    content |= {"geometry": "inputs", "poses": {"painted": "aligned"}}
+    (data / "own.yaml").write_text(yaml.safe_dump(content))
+    out = data / "aligned"
+    estimator = ["--estimator", "aligning_estimator.PlaneEstimator", "--estimator.depth", "2"]
+    evaluate_main(arguments(run, data, out, "--scenes", "one", *estimator))
+    own = results(out)
+    assert own["pose_policy"] == "aligned" and own["estimator"] == "plane at 2"
+    assert list(own["geometry"]) == [
+        "points found by PlaneEstimator from the 2 context views, with their true cameras"  # not the scene's own
+    ]
+    table = (out / "table.md").read_text()
+    assert "by global alignment with those held fixed" in table and "`plane at 2`" in table
+    made = (out / "scenes/one/result.json").stat().st_mtime_ns
+    estimator[-1] = "3"
+    evaluate_main(arguments(run, data, out, "--scenes", "one", *estimator))
+    assert (out / "scenes/one/result.json").stat().st_mtime_ns > made  # another estimator: done again
+    evaluate_main(arguments(run, data, out, "--scenes", "one", "--painted", "interpolated", *estimator))
+    assert results(out)["pose_policy"] == "interpolated"
+    assert results(out)["protocol"]["hash"] != own["protocol"]["hash"]
+
+
 def test_the_run_of_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "run/config.yaml").touch()

@@ -212,7 +212,7 @@ def cut_geometry(
     """Depth and confidence [V, H, W] of the condition views, and the cloud; None for what the scene does not have.
 
     A clip without depth has its cloud from the scene's reconstruction, which is of all photographs; evaluation tells
-    the two apart by that (``evaluation.records.geometry_note``).
+    the two apart by that (``evaluation.task.geometry_note``).
 
     Args:
         raw: a scene whose V frames are the condition views.

@@ -13,13 +13,18 @@ import docstring_parser
 from jsonargparse import ArgumentParser
 from rich.logging import RichHandler
 
+from reconx_pl.benchmark_commands import COMMANDS as BENCHMARK_COMMANDS
+from reconx_pl.benchmark_commands import add_actions as add_benchmark_actions
+from reconx_pl.benchmark_commands import report_shortfall
 from reconx_pl.console import console, progress_bar, share_bar
 from reconx_pl.data.packing import pack_command
 from reconx_pl.diffusion.caching import cache_shards
 from reconx_pl.diffusion.weights.pretrained import convert
 from reconx_pl.diffusion.weights.releases import ReleaseName
 from reconx_pl.errors import ConfigurationError, ReconXError
+from reconx_pl.evaluation.ablation import Ablation
 from reconx_pl.evaluation.capture_runner import fit_photographs
+from reconx_pl.evaluation.shortfall import unfinished
 from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.scene_commands import COMMANDS as SCENE_COMMANDS
 
@@ -183,7 +188,7 @@ def fit(scenes: list[Path], config: Any = None, **options: Any) -> None:
     for name, why in results["absent"].items():
         console.print(f"no {name.upper()}: {why}")
     if results["failed"]:
-        raise ReconXError(f"{options['out']}: {_unfinished(results)}")
+        raise ReconXError(f"{options['out']}: {unfinished(results)}")
 
 
 def consolidate(checkpoint: Path, out: Path, ema: bool = False) -> None:
@@ -222,7 +227,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reconstruct": reconstruct,
     **SCENE_COMMANDS,
 }
+ABLATIONS = {entry.arg_name: entry.description for entry in docstring_parser.parse(Ablation.__doc__ or "").params}
 WEIGHTS_COMMANDS: dict[str, Callable[..., None]] = {"fetch": fetch, "convert": convert}
+ACTIONS = {"weights": WEIGHTS_COMMANDS, "benchmarks": BENCHMARK_COMMANDS}  # commands with actions of their own
 
 
 def build_parser() -> ArgumentParser:
@@ -252,6 +259,9 @@ def build_parser() -> ArgumentParser:
         if name == "convert":
             command.add_argument("--release", type=ReleaseName, required=True, help="which release the checkpoint is")
         actions.add_subcommand(name, command, help=command.description)
+    benchmarks = ArgumentParser(description="Benchmarks: list and show them, fetch their indices, check their data.")
+    commands.add_subcommand("benchmarks", benchmarks, help=benchmarks.description)
+    add_benchmark_actions(benchmarks)
     return parser
 
 
@@ -276,50 +286,66 @@ def main(args: list[str] | None = None) -> None:
     def call() -> None:
         parsed = parser.instantiate_classes(parser.parse_args(args))
         chosen = parsed[parsed.command]
-        if parsed.command == "weights":
-            WEIGHTS_COMMANDS[chosen.action](**vars(chosen[chosen.action]))
+        if parsed.command in ACTIONS:
+            ACTIONS[parsed.command][chosen.action](**vars(chosen[chosen.action]))
         else:
             COMMANDS[parsed.command](**vars(chosen))
 
     run(call)
 
 
-def build_evaluate_parser() -> ArgumentParser:
-    """The parser of ``evaluate.py``: every argument of ``pipeline.evaluate`` but its callback, and ``--config``."""
-    from reconx_pl import pipeline
-
-    parser = ArgumentParser(prog="evaluate.py", description=_summary(pipeline.evaluate))
+def build_evaluate_parser(benchmark: bool = False) -> ArgumentParser:
+    """The parser of ``evaluate.py``: every argument of the function that does it but its callback, and ``--config``."""
+    function = _evaluation(benchmark)
+    other = "" if benchmark else " On a benchmark: --benchmark NAME, with options of its own (--benchmark NAME --help)."
+    parser = ArgumentParser(prog="evaluate.py", description=_summary(function) + other)
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
-    parser.add_function_arguments(pipeline.evaluate, skip={"progress"})
+    parser.add_function_arguments(function, skip={"progress", "ablation"})
+    without = parser.add_argument_group("Ablation: go without a part (PAPER, table V)")
+    for flag, meaning in ABLATIONS.items():
+        without.add_argument(f"--{flag.replace('_', '-')}", action="store_true", help=meaning)
+    if benchmark:
+        parser.add_argument(
+            "--allow_failed", type=int, default=0, help="entries that may fail or be missing without an exit code of 1"
+        )
     return parser
 
 
-def evaluate_main(args: list[str] | None = None) -> None:
-    """Entry point of ``evaluate.py``; exit code 1 unless every scene was evaluated."""
+def _evaluation(benchmark: bool) -> Callable[..., dict[str, Any]]:
+    if benchmark:
+        from reconx_pl.benchmarking import evaluate_benchmark
+
+        return evaluate_benchmark
     from reconx_pl import pipeline
 
-    parser = build_evaluate_parser()
+    return pipeline.evaluate
+
+
+def names_benchmark(args: list[str]) -> bool:
+    """Whether the arguments of ``evaluate.py`` ask for a benchmark."""
+    return any(argument.split("=")[0] == "--benchmark" for argument in args)
+
+
+def evaluate_main(args: list[str] | None = None) -> None:
+    """Entry point of ``evaluate.py``; exit code 1 unless every scene, or enough of a benchmark, was evaluated."""
+    args = sys.argv[1:] if args is None else args
+    benchmark = names_benchmark(args)
+    parser = build_evaluate_parser(benchmark)
 
     def command() -> None:
         chosen = vars(parser.instantiate_classes(parser.parse_args(args)))
         chosen.pop("config")
+        allowed = chosen.pop("allow_failed", None)
+        ablation = Ablation(**{flag: chosen.pop(flag) for flag in ABLATIONS})
         with share_bar() as step:
-            results = pipeline.evaluate(**chosen, progress=step)
-        if not results["complete"]:
-            raise ReconXError(f"{chosen['out']}: {_unfinished(results)}")
+            results = _evaluation(benchmark)(**chosen, ablation=ablation, progress=step)
+        out = ablation.out(Path(chosen["out"]))
+        if benchmark:
+            report_shortfall(out, results, allowed)
+        elif not results["complete"]:
+            raise ReconXError(f"{out}: {unfinished(results)}")
 
     run(command)
-
-
-def _unfinished(results: dict[str, Any]) -> str:
-    """What keeps results from being complete."""
-    lines = [f"{key} failed: {error}" for key, error in sorted(results["failed"].items())]
-    lines += [f"{key} is missing" for key in sorted(results["missing"])]
-    if lines:
-        return f"not evaluated: {len(lines)} of {results['expected']} scenes\n  " + "\n  ".join(lines)
-    if not results["expected"]:
-        return "nothing to evaluate: the source holds no scene"
-    return "not every scene is evaluated yet; run the same command again to go on"
 
 
 def _summary(function: Callable[..., Any]) -> str:

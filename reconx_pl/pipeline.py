@@ -27,6 +27,8 @@ from reconx_pl.data.formats.posed import write_posed
 from reconx_pl.data.stream import read_clips
 from reconx_pl.diffusion.painter import SamplingConfig
 from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsError
+from reconx_pl.evaluation.ablation import Ablation, write_ablation_table
+from reconx_pl.evaluation.painter import NoPainter, Painter
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
 from reconx_pl.geometry.default_estimator import default_estimator
@@ -233,9 +235,30 @@ def evaluation_clips(
         yield clip
 
 
+def chosen_painter(
+    run: Path | None, weights: Path | None, sampling: SamplingConfig | None, ablation: Ablation, device: str
+) -> tuple[Painter, str]:
+    """The painter of an evaluation on ``device``, and what identifies it in results.
+
+    Raises:
+        ConfigurationError: no run, and frames are to be painted.
+        MissingWeightsError, BadWeightsError: as ``load_run``.
+    """
+    if ablation.no_diffusion:
+        return NoPainter(), NoPainter.identity
+    if run is None:
+        raise ConfigurationError("name the training run whose model paints, or leave painting out: --no-diffusion")
+    module = load_run(run, weights)
+    settings = ablation.sampling(sampling or module.sampling)
+    if not settings.offload:
+        module.to(device)
+    painter = module.painter(settings, device)
+    return painter, painter_identity(painter)
+
+
 def evaluate(
-    run: Path,
     out: Path,
+    run: Path | None = None,
     shards: Path | None = None,
     scene: Path | None = None,
     estimator: PointMapEstimator | None = None,
@@ -247,14 +270,15 @@ def evaluate(
     evaluation: EvaluationConfig | None = None,
     window: SceneWindow | None = None,
     logs: list[Path] | None = None,
+    ablation: Ablation | None = None,
     device: str = "auto",
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Any]:
     """Paint, fit and score held-out clips with a trained model, and write the report.
 
     Args:
-        run: folder of the training run whose model is evaluated.
         out: folder of the report; finished scenes in it are kept.
+        run: folder of the training run whose model is evaluated; an evaluation without video diffusion needs none.
         shards: folder of packed clips.
         scene: folder of photographs, with poses or without, instead of shards.
         estimator: finds the points of ``scene``, in the place of depth or points that came with it; None takes those,
@@ -269,25 +293,26 @@ def evaluate(
         evaluation: fit, targets, metrics, baselines.
         window: which photographs of ``scene``.
         logs: TensorBoard folders whose loss curves go into the report.
+        ablation: what to leave out; its results go into a folder in ``out``, and a table of all rows into ``out``.
         device: "auto", "cpu", "cuda".
         progress: called with what is done now and the share of it that is done.
 
     Returns:
         What ``results.json`` holds; ``complete`` is False where a scene failed.
     """
-    module = load_run(run, weights)
+    ablation = ablation or Ablation()
     chosen = chosen_device(device)
-    if not (sampling or module.sampling).offload:
-        module.to(chosen)
-    painter = module.painter(sampling, chosen)
+    painter, identity = chosen_painter(run, weights, sampling, ablation, chosen)
+    folder = ablation.out(Path(out))
     results = evaluate_scenes(
         evaluation_clips(shards, scene, window or SceneWindow(), clips, estimator, poses, views),
         painter,
-        evaluation or EvaluationConfig(),
-        Path(out),
-        model=painter_identity(painter),
+        ablation.evaluation(evaluation or EvaluationConfig()),
+        folder,
+        model=identity,
         progress=progress,
         device=chosen,
     )
-    write_report(Path(out), results, logs or [])
+    write_report(folder, results, logs or [])
+    write_ablation_table(Path(out))
     return results

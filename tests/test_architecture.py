@@ -20,7 +20,7 @@ LEVEL = {
     "evaluation": 5,
     "training": 6,
     "pipeline": 7, "viewer": 7,
-    "scene_commands": 8,
+    "scene_commands": 8, "benchmark_commands": 8, "benchmarking": 8,
     "cli": 9,
 }  # fmt: skip
 OPTIONAL = {"torchvision", "gsplat", "lpips", "open_clip", "pycolmap", "viser"}

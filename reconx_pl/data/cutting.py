@@ -186,10 +186,9 @@ def scene_clip(
     frames = list(frames)
     if len(frames) < 2 or min(frames) < 0 or max(frames) >= len(raw):
         raise ConfigurationError(f"{raw.source}: frames {frames} are no clip of a scene of {len(raw)} frames")
-    part = replace(raw, frames=tuple(raw.frames[index] for index in frames))
-    cameras, resized, offset = resize_and_crop(part.cameras, height, width)
-    images = torch.stack([_frame(part, index, height, width, resized, offset) for index in range(len(part))])
-    depth, confidence, cloud = _geometry(part, images[[0, -1]], cameras[[0, -1]], resized, offset, points, seed)
+    images, cameras = cut_images(raw, frames, height, width)
+    ends = replace(raw, frames=(raw.frames[frames[0]], raw.frames[frames[-1]]))
+    depth, confidence, cloud = cut_geometry(ends, images[[0, -1]], cameras[[0, -1]], points, seed)
     if cloud is not None and len(cloud) < min_points:
         cloud = None
     steps = np.diff(frames)
@@ -213,6 +212,19 @@ def plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_+=-]", "_", name) or "_"
 
 
+def cut_images(raw: RawScene, frames: Sequence[int], height: int, width: int) -> tuple[Tensor, Cameras]:
+    """Images [V, 3, H, W] uint8 and cameras (float64) of some frames, resized and cropped as in ``scene_clip``.
+
+    Raises:
+        BadSceneError: images of different sizes; names the file.
+        BadDataError: an image that cannot be decoded; names it.
+    """
+    part = replace(raw, frames=tuple(raw.frames[index] for index in frames))
+    cameras, resized, offset = resize_and_crop(part.cameras, height, width)
+    images = torch.stack([_frame(part, index, height, width, resized, offset) for index in range(len(part))])
+    return images, cameras
+
+
 def _frame(
     raw: RawScene, index: int, height: int, width: int, resized: tuple[int, int], offset: tuple[int, int]
 ) -> Tensor:  # [3, H, W] uint8
@@ -231,26 +243,28 @@ def crop_depth(depth: np.ndarray, cameras: Cameras, resized: tuple[int, int], of
     return torch.from_numpy(np.ascontiguousarray(depth[np.ix_(y, x)], dtype=np.float32))
 
 
-def _geometry(
-    raw: RawScene,
-    images: Tensor,  # [2, 3, H, W] uint8
-    cameras: Cameras,  # 2 views
-    resized: tuple[int, int],
-    offset: tuple[int, int],
-    points: int,
-    seed: int,
+def cut_geometry(
+    raw: RawScene, images: Tensor, cameras: Cameras, points: int = 16384, seed: int = 0
 ) -> tuple[Tensor | None, Tensor | None, PointCloud | None]:
-    """Depth and confidence [2, H, W] of the condition views, and the cloud; None for what the scene does not have.
+    """Depth and confidence [V, H, W] of the condition views, and the cloud; None for what the scene does not have.
 
     A clip without depth has its cloud from the scene's reconstruction, which is of all photographs; evaluation tells
     the two apart by that (``evaluation.task.geometry_note``).
+
+    Args:
+        raw: a scene whose V frames are the condition views.
+        images: [V, 3, H, W] uint8, see ``cut_images``.
+        cameras: V views, those of the images.
+        points: most points of the cloud, in farthest-point order; see ``scene_clip``.
+        seed: of the choice of pixels from depth maps.
     """
-    maps = [raw.depth(0), raw.depth(len(raw) - 1)]
-    if maps[0] is not None or maps[1] is not None:
+    maps = [raw.depth(view) for view in range(len(raw))]
+    if any(one is not None for one in maps):
+        _, resized, offset = resize_and_crop(raw.cameras, cameras.height, cameras.width)
         empty = np.zeros((1, 1), dtype=np.float32)
         depth = torch.stack(
             [crop_depth(empty if one is None else one, cameras, resized, offset) for one in maps]
-        )  # [2, H, W]
+        )  # [V, H, W]
         if bool((depth > 0).any()):
             single = cameras.to(dtype=torch.float32)
             generator = torch.Generator().manual_seed(seed)
@@ -258,13 +272,13 @@ def _geometry(
             return depth, found.point_map.confidence, found.cloud
     if raw.cloud is None:
         return None, None, None
-    pixels, z = project(raw.cloud.points.double(), cameras)  # [2, N, 2], [2, N]
+    pixels, z = project(raw.cloud.points.double(), cameras)  # [V, N, 2], [V, N]
     bounds = pixels.new_tensor([cameras.width, cameras.height])
     visible = ((z > 0) & (pixels >= 0).all(-1) & (pixels < bounds).all(-1)).any(0)  # [N]
-    first, last = raw.frames[0].observed, raw.frames[-1].observed
-    if first is not None and last is not None:  # then leave out what only other photographs, the targets, have seen
+    found_in = [frame.observed for frame in raw.frames if frame.observed is not None]
+    if len(found_in) == len(raw):  # then leave out what only other photographs, the targets, have seen
         observed = torch.zeros_like(visible)
-        observed[torch.from_numpy(np.union1d(first, last))] = True
+        observed[torch.from_numpy(np.unique(np.concatenate(found_in)))] = True
         visible &= observed
     if not bool(visible.any()):
         return None, None, None

@@ -141,8 +141,10 @@ def _metrics(results: Sequence[dict[str, Any]]) -> list[str]:
     return list(names)
 
 
-def write_table(out: Path) -> Path:
-    """Write ``ablation_table`` to ``out/ablation.md``; returns the path."""
+def write_ablation_table(out: Path) -> Path | None:
+    """Write ``ablation_table`` to ``out/ablation.md``, once an ablation is there; returns the path."""
+    if not (out / FOLDER).is_dir():
+        return None
     path = out / TABLE
     with written_whole(path) as unfinished:
         unfinished.write_text(ablation_table(out), encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from reconx_pl.errors import BadSceneError
+from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import interpolate_cameras
 from reconx_pl.types import Cameras, Clip
 
@@ -25,6 +25,16 @@ class Painter(Protocol):
         the cloud, are all that it holds.
         """
         ...
+
+
+class NoPainter:
+    """Stands where a painter does in an evaluation without video diffusion (``EvaluationConfig.diffusion``)."""
+
+    identity = "no video model"
+
+    def paint(self, clip: Clip, generator: torch.Generator) -> Tensor:
+        """Raises ConfigurationError: there is no model."""
+        raise ConfigurationError("there is no video model to paint with; name a training run")
 
 
 class RecordedFrames:

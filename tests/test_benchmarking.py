@@ -234,3 +234,26 @@ def test_a_plan_comes_back_as_it_was(tmp_path: Path, data: Path) -> None:
         BenchmarkPlan.load(tmp_path)
     with pytest.raises(BadDataError, match="missing or damaged"):
         BenchmarkPlan.load(tmp_path / "absent")
+
+
+def test_an_ablation_is_one_command_and_all_rows_are_one_table(run: Path, data: Path) -> None:
+    out = data / "out"
+    one = ["--scenes", "one"]
+    evaluate_main(arguments(run, data, out, *one))
+    assert not (out / "ablation.md").exists()
+    evaluate_main(arguments(run, data, out, *one, "--no-structure"))
+    without_model = [word for word in arguments(run, data, out, *one) if word not in ("--ckpt", str(run))]
+    evaluate_main([*without_model, "--no-diffusion", "--random-init"])
+    rows = [line for line in (out / "ablation.md").read_text().splitlines() if line.startswith(("| yes", "| -"))]
+    assert [row.split("|")[1:4] for row in rows] == [
+        [" - ", " - ", " - "],
+        [" yes ", " - ", " yes "],
+        [" yes ", " yes ", " yes "],
+    ]
+    names = ["no-structure", "no-diffusion+random-init"]
+    parts = {name: results(out / "ablation" / name) for name in names}
+    full = results(out)
+    assert parts[names[0]]["model"] != full["model"] and parts[names[0]]["config_hash"] == full["config_hash"]
+    assert parts[names[1]]["model"] == "no video model" and parts[names[1]]["config_hash"] != full["config_hash"]
+    assert all(one["protocol"] == full["protocol"] for one in parts.values())
+    assert "--no-diffusion" in error_of(without_model)  # nobody to paint

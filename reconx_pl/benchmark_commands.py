@@ -158,8 +158,8 @@ def _size(protocol: Protocol) -> str:
 def _views(protocol: Protocol) -> str:
     if protocol.views is None:
         return "listed" if protocol.index is None else "those of the index"
-    rule, ordinal = protocol.views, protocol.views.targets_every
-    targets = "all" if ordinal == 1 else f"every {ordinal}th"
+    rule = protocol.views
+    targets = "all" if rule.targets_every == 1 else f"one in {rule.targets_every}"
     if rule.choose_first == "targets":
         return f"targets {targets} of the frames, {rule.contexts} contexts evenly among the others"
     return f"{rule.contexts} contexts evenly among the frames, targets {targets} of the others"

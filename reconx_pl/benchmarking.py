@@ -92,7 +92,7 @@ def evaluate_benchmark(
     if painted is not None:
         protocol = replace(protocol, poses=replace(protocol.poses, painted=painted))
     source = BenchmarkScenes(protocol, data, index_folder(indices))
-    entries = source.choose(scenes.split(",") if scenes else None)
+    entries = source.choose([name.strip() for name in scenes.split(",")] if scenes else None)
     rank, world = benchmark_place()
     chosen = chosen_device(device)
     if chosen == "cuda":

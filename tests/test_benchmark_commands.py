@@ -45,7 +45,7 @@ def test_show_says_what_a_benchmark_is(capfd: pytest.CaptureFixture[str], tmp_pa
     assert "published ReconX: PSNR 23.7, SSIM 0.867, LPIPS 0.143" in text and "never" not in text.split("note")[0]
     main(["benchmarks", "show", "tanks-3"])
     text = said(capfd)
-    assert "targets every 8th of the frames, 3 contexts evenly among the others" in text and "PSNR 15.38" in text
+    assert "targets one in 8 of the frames, 3 contexts evenly among the others" in text and "PSNR 15.38" in text
     main(["benchmarks", "show", str(own_protocol(tmp_path, {"a": 2}))])
     assert "index none needed views listed" in said(capfd)
     assert "there are acid-easy" in refused(["show", "re10k"])

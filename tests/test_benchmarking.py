@@ -21,6 +21,7 @@ from tiny_run import tiny_config
 
 from reconx_pl.benchmarking import run_of
 from reconx_pl.cli import evaluate_main, main
+from reconx_pl.data.procedural import write_procedural
 from reconx_pl.errors import BadDataError, MissingWeightsError
 from reconx_pl.evaluation.benchmark_run import BenchmarkPlan, benchmark_place
 from reconx_pl.evaluation.settings import EvaluationConfig
@@ -188,6 +189,23 @@ def test_points_and_poses_come_from_the_named_estimator(run: Path, data: Path) -
     evaluate_main(arguments(run, data, out, "--scenes", "one", "--painted", "interpolated", *estimator))
     assert results(out)["pose_policy"] == "interpolated"
     assert results(out)["protocol"]["hash"] != own["protocol"]["hash"]
+
+
+def test_a_benchmark_of_packed_clips(run: Path, tmp_path: Path) -> None:
+    write_procedural(tmp_path / "rooms", count=2, first_seed=5, frames=4, size=(32, 32), points=300)
+    content = {"name": "own", "title": "Rooms", "dataset": "rooms", "format": "shards", "path": "rooms"}
+    content |= {"height": 32, "width": 32, "poses": {"painted": "interpolated"}, "geometry": "scene"}
+    content |= {"views": {"contexts": 2, "targets_every": 1}, "options": {"clips": 2, "first_seed": 5}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(content | {"metrics": ["psnr"]}))
+    evaluate_main(arguments(run, tmp_path, tmp_path / "out"))
+    own = results(tmp_path / "out")
+    assert own["complete"] is True and own["finished"] == 2 and set(own["mean"]["reconx"]) == {"psnr"}
+    assert [scene["contexts"] for scene in own["scenes"]] == [[0, 3], [0, 3]]
+    assert [scene["targets"] for scene in own["scenes"]] == [[1, 2], [1, 2]]
+    main(["benchmarks", "check", str(tmp_path / "own.yaml"), "--data", str(tmp_path)])
+    content["options"]["first_seed"] = 6
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
+    assert "first_seed 5 instead of 6" in error_of(arguments(run, tmp_path, tmp_path / "out"))
 
 
 def test_the_run_of_a_checkpoint(tmp_path: Path) -> None:

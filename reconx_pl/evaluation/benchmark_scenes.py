@@ -270,8 +270,7 @@ def _masks(raw: RawScene, targets: Sequence[int], cameras: Cameras) -> Tensor:  
     _, resized, offset = resize_and_crop(replace(raw, frames=tuple(frames)).cameras, cameras.height, cameras.width)
     masks = []
     for frame in frames:
-        load = getattr(frame, "load_mask", None)  # only some formats have masks
-        if load is None:
+        if frame.load_mask is None:
             raise BadSceneError(f"{frame.name}: the benchmark scores inside masks, and this view has none")
-        masks.append(crop_depth(load().astype(np.float32), cameras, resized, offset) > 0.5)
+        masks.append(crop_depth(frame.load_mask().astype(np.float32), cameras, resized, offset) > 0.5)
     return torch.stack(masks)

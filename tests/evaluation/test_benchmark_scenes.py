@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from PIL import Image
 from raw_scenes import write_chunk, write_posed
 
 from reconx_pl.data.cutting import scene_clip
-from reconx_pl.data.formats import RawFrame, only_scene
+from reconx_pl.data.formats import only_scene
 from reconx_pl.data.procedural import write_procedural
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
 from reconx_pl.evaluation.benchmark_index import BenchmarkEntry
@@ -80,18 +79,13 @@ def _with_depth(raw: Any) -> Any:
     return dataclasses.replace(raw, frames=(*frames, *raw.frames[1:]))
 
 
-@dataclasses.dataclass(frozen=True)
-class MaskedFrame(RawFrame):
-    load_mask: Callable[[], np.ndarray] | None = None
-
-
 def test_masks_are_cut_with_their_images(tmp_path: Path) -> None:
     raw = only_scene(write_posed(tmp_path / "a"))  # 48 x 64
 
     def left_half() -> np.ndarray:
         return np.arange(64)[None].repeat(48, 0) < 32
 
-    frames = [MaskedFrame(**{**frame.__dict__, "load_mask": left_half}) for frame in raw.frames]
+    frames = [dataclasses.replace(frame, load_mask=left_half) for frame in raw.frames]
     masked = dataclasses.replace(raw, frames=tuple(frames))
     entry = BenchmarkEntry("a", "a", (0, 4), (1, 3))
     assert views_of(masked, entry, protocol()).target_masks is None
@@ -120,6 +114,32 @@ def test_llff_as_it_is_released(tmp_path: Path, shared_dir: Path) -> None:
         *("flower", "fortress", "horns", "leaves", "orchids", "room", "trex")
     }
     assert all(f"nerf_llff_data/{scene} does not exist" in why for scene, why in reasons.items())
+
+
+def test_dtu_as_mvsnet_lays_it_out(tmp_path: Path, shared_dir: Path) -> None:
+    raw = only_scene(shared_dir / "scenes/dtu_scan24")
+    scan, cameras = tmp_path / "dtu/Rectified/scan21_train", tmp_path / "dtu/Cameras/train"
+    scan.mkdir(parents=True)
+    cameras.mkdir(parents=True)
+    for view, frame in enumerate(raw.frames):
+        image = Image.new("RGB", (640, 512), (view, 0, 0)) if view != 24 else Image.fromarray(raw.load_image(24))
+        image.resize((640, 512)).save(scan / f"rect_{view + 1:03d}_3_r5000.png")
+        pose = "\n".join(" ".join(map(str, row)) for row in frame.world_to_camera)
+        text = f"extrinsic\n{pose}\n\nintrinsic\n361.5 0 82.9\n0 360.4 66.4\n0 0 1\n\n425 2.5\n"
+        (cameras / f"{view:08d}_cam.txt").write_text(text)
+    scenes = BenchmarkScenes(load_protocol("dtu-mvsplat"), tmp_path, shared_dir / "indices")
+    found = [entry for entry, why in scenes.missing() if not why]
+    assert [entry.key for entry in found] == [f"scan21_train_0{number}" for number in range(4)]
+    views = scenes.views(found[1])
+    assert (views.context_indices, views.target_indices) == ((33, 31), (24,))
+    assert [round(float(image[0].mean()) * 255) for image in views.context_images] == [33, 31]
+    assert views.target_images.std() > 0.1  # the photograph of view 24
+    torch.testing.assert_close(
+        views.target_cameras.world_to_camera[0], torch.from_numpy(raw.frames[24].world_to_camera).float()
+    )
+    assert round(float(views.target_cameras.intrinsics[0, 0, 0])) == 723  # 361.5 x 4, halved with the image
+    text = BenchmarkScenes(load_protocol("dtu-every8th"), tmp_path, tmp_path)
+    assert text.views(text.choose(["scan21_train"])[0]).target_indices == (1, 9, 17, 25, 33, 41)
 
 
 def test_chunks_are_found_by_their_index(tmp_path: Path, shared_dir: Path) -> None:

@@ -81,7 +81,7 @@ class Recipe:
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "procedural_v1"
 RECIPES = {
-    "cpu": Recipe(CONFIGS / "base.yaml", 64, 8, 2048, 4096, 24, 330, 1e-3, 3.0, 300, 0.0),
+    "cpu": Recipe(CONFIGS / "base.yaml", 64, 8, 2048, 4096, 12, 330, 1e-3, 3.0, 200, 0.0),
     "gpu": Recipe(CONFIGS / "base_gpu.yaml", 256, 16, 8192, 16384, 64, 10_000, 1e-4, 3.0, 1000, 0.5),
 }
 

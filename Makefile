@@ -13,7 +13,7 @@ OUT ?= report$(if $(SCENE),-$(notdir $(abspath $(SCENE))))
 # Spinning threads beside busy neighbours are far slower than passive ones.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint docs bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -55,8 +55,12 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP) ## the documentation as a site -> site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Open site/index.html"
+
 bench: $(STAMP) ## the measurements of benchmarks/README.md
 	$(BIN)/python -m benchmarks
 
-clean: ## remove what demo and test made (not .venv, not your own data and runs)
-	rm -rf runs/demo report data/procedural-train data/procedural-val data/procedural-test .pytest_cache .ruff_cache .mypy_cache
+clean: ## remove what demo, docs and test made (not .venv, not your own data and runs)
+	rm -rf runs/demo report site data/procedural-train data/procedural-val data/procedural-test .pytest_cache .ruff_cache .mypy_cache

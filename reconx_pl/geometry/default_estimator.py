@@ -19,7 +19,7 @@ def default_estimator(source: Path, lacking: str) -> PointMapEstimator:
     """
     chosen: PointMapEstimator
     if WEIGHTS.is_file():
-        chosen, why = PretrainedDust3r(), f"its weights are at {WEIGHTS}"
+        chosen, why = PretrainedDust3r(), f"its weights (CC BY-NC-SA 4.0: not for commercial use) are at {WEIGHTS}"
     else:
         chosen, why = ColmapEstimator(), f"there are no weights of DUSt3R at {WEIGHTS}"
     log.info(

@@ -1,4 +1,4 @@
-"""The loss of the fit: L = sum_i C_i (0.8 L1 + 0.2 L_ssim + 0.5 L_lpips), C_i per pixel (ReconX, section 4)."""
+"""The loss of the fit: L = sum_i C_i (0.8 L1 + 0.2 L_ssim + 0.5 L_lpips), C_i per pixel (PAPER, section 8)."""
 
 from __future__ import annotations
 

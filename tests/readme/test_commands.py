@@ -52,6 +52,7 @@ def parse(program: str, arguments: str, folder: Path) -> None:
         parser.instantiate_classes(parsed)
 
 
+@pytest.mark.usefixtures("documented_modules")
 @pytest.mark.parametrize(("program", "arguments"), documented())
 def test_documented_command_parses(
     program: str, arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

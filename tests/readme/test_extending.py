@@ -1,0 +1,64 @@
+"""docs/extending.md: its snippets run, and do what the page says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from extending import snippets
+
+from reconx_pl.errors import BadSceneError
+from reconx_pl.geometry.cameras import project
+from reconx_pl.splatting.renderer import Renderer
+
+
+@pytest.fixture(scope="module")
+def names() -> dict[str, Any]:
+    """What the snippets define, run one after the other as a reader would."""
+    found: dict[str, Any] = {}
+    for number, block in enumerate(snippets()):
+        exec(compile(block, f"docs/extending.md, snippet {number}", "exec"), found)
+    return found
+
+
+def test_the_module_of_the_page_is_found(documented_modules: list[str]) -> None:
+    assert documented_modules == ["my_geometry.py"]
+
+
+def test_own_geometry(names: dict[str, Any]) -> None:
+    clip, found = names["clip"], names["found"]
+    assert found.point_map.valid.all() and len(found.cloud) == 2 * 64 * 64
+    _, depth = project(found.point_map.points[1].flatten(0, 1), clip.cameras[[-1]])
+    torch.testing.assert_close(depth, torch.full_like(depth, 4.0))
+    with pytest.raises(BadSceneError, match="posed scene"):
+        names["Wall"](4.0).estimate(clip.images)
+
+
+def test_own_renderer(names: dict[str, Any]) -> None:
+    renderer, result, clip = names["renderer"], names["result"], names["clip"]
+    assert isinstance(renderer, Renderer) and names["picture"].shape == (1, 3, 64, 64)
+    assert result.final_loss < result.history[0]
+    larger, inner = names["resize_cameras"](clip.cameras[2], 128, 128), renderer.inner
+    whole = inner.render(result.gaussians, larger)
+    torch.testing.assert_close(names["picture"][0, :, 5, 7], whole.color[0, :, 10:12, 14:16].mean((1, 2)))
+    small, drawn = renderer.render(result.gaussians, clip.cameras[2]), inner.render(result.gaussians, clip.cameras[2])
+    opaque = (small.alpha > 0.9) & (drawn.alpha > 0.9)
+    assert opaque.float().mean() > 0.5
+    assert ((small.depth / drawn.depth)[opaque] - 1).abs().median() < 0.05
+
+
+def test_own_metric(names: dict[str, Any]) -> None:
+    clip, scored = names["clip"], names["scored"]
+    painted = names["CrossFade"]().paint(clip, torch.Generator())
+    error = (painted - clip.images).abs().mean((1, 2, 3))[1:-1].double()
+    torch.testing.assert_close(scored.scores["painted"]["mae"], error, atol=2e-3, rtol=0)
+    assert set(scored.scores["reconx"]) == {"psnr", "ssim", "mae"}
+    means = names["means"].compute()
+    torch.testing.assert_close(means["mae"], scored.scores["reconx"]["mae"].mean())
+    suite = names["WithAbsoluteError"](("psnr",))
+    half = torch.zeros(1, 16, 16, dtype=torch.bool)
+    half[:, :8] = True
+    black, grey = torch.zeros(1, 3, 16, 16), torch.full((1, 3, 16, 16), 0.25)
+    grey[:, :, 8:] = 1.0
+    assert suite(black, grey, half)["mae"].item() == pytest.approx(0.25)

@@ -73,7 +73,7 @@ def push(
         source: folder of `reconx weights convert`, folder of a run, or its weights.safetensors.
         repository: owner/name; made, private, if it is not there. The token is that of HF_TOKEN or `hf auth login`.
         licence: tag of the hub (apache-2.0, cc-by-nc-4.0, ...), where no card states one yet.
-        public: a repository that is made can be seen by everybody.
+        public: everybody may see it: a repository that is made, and one that is there already.
         revision: branch; made if it is not there.
         message: of the commit.
         dry_run: check everything here, say what would be sent, and send nothing.

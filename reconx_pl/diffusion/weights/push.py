@@ -18,7 +18,7 @@ from reconx_pl import __version__
 from reconx_pl.checksums import SUMS, differing, file_sha256, read_sums
 from reconx_pl.diffusion.weights.card import run_card, with_licence
 from reconx_pl.diffusion.weights.pretrained import CARD, CONFIG, load_pretrained
-from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError, PublishingError
+from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError, PublishingError, ReconXError
 from reconx_pl.weights_file import FOLDER_FILE, readable
 
 EXPORTED, RUN_CONFIG = "weights.safetensors", "config.yaml"
@@ -92,7 +92,7 @@ def push(
     Args:
         shipment: see ``prepare``.
         repository: ``owner/name``.
-        public: a repository that is made can be seen by everybody; one that is there stays as it is.
+        public: everybody may see it: a repository that is made, and one that is there already.
         revision: branch; made if it is not there.
         message: of the commit; None says which package sent it.
         endpoint: address of the hub; None takes HF_ENDPOINT, else huggingface.co.
@@ -101,7 +101,7 @@ def push(
         Address of the commit.
 
     Raises:
-        ConfigurationError: no repository's name, or no token.
+        ConfigurationError: no repository's name, no token, or a public repository without ``public``.
         PublishingError: the hub cannot be reached or refuses.
     """
     check_repository(repository)
@@ -113,11 +113,15 @@ def push(
     files = [CommitOperationAdd(name, content) for name, content in shipment.files.items()]
     try:
         api.create_repo(repository, private=not public, exist_ok=True)
+        if not public and not api.model_info(repository).private:
+            raise ConfigurationError(f"{repository} is there and everybody can see it: say --public, or name another")
         if revision != "main":
             api.create_branch(repository, branch=revision, exist_ok=True)
         commit = api.create_commit(
             repository, files, commit_message=message or f"Weights from reconx_pl {__version__}", revision=revision
         )
+    except ReconXError:
+        raise
     except Exception as error:  # versions of the library differ in what they raise
         raise PublishingError(_refusal(repository, error)) from error
     return str(commit.commit_url)
@@ -136,14 +140,17 @@ def _refusal(repository: str, error: Exception) -> str:
             f"the hub does not let this account write to {repository} ({status}): {_HOW_TO_LOG_IN} "
             "(https://huggingface.co/settings/tokens), and check the owner's name"
         )
-    first = (str(error).strip().splitlines() or [""])[0]
-    what = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    what = "; ".join(_first_line(one) for one in (error, error.__cause__) if one is not None)
     if status is not None:
         return f"the hub refused {repository} ({what}); nothing was published"
     return (
         f"{repository} was not published: the hub cannot be reached, or the connection broke ({what}). Unset "
         "HF_HUB_OFFLINE, check the network and HF_ENDPOINT, and run the same command again"
     )
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def _converted(folder: Path, licence: str | None, progress: Progress | None) -> Shipment:

@@ -61,7 +61,8 @@ def test_installed_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"av": None}, "basics", "av", "missing", "not installed", "pip install 'av>=15'"),
         ({"av": "14.2"}, "basics", "av", "missing", "14.2, needed is >=15", "pip install 'av>=15'"),
-        ({"jsonargparse": None}, "basics", "jsonargparse", "missing", "not", "pip install 'jsonargparse[signatures]>=4.40'"),
+        ({"jsonargparse": None}, "basics", "jsonargparse", "missing", "not installed",
+         "pip install 'jsonargparse[signatures]>=4.40'"),
         ({"torch": "2.13.0+cpu"}, "basics", "torch", "missing", "2.13.0", "pip install --upgrade torch torchvision"),
         ({"torchvision": "0.25", "torch": "2.12.0"}, "basics", "torch + torchvision", "missing",
          "2.12.0 and 0.25 do not match: torchvision asks for torch==2.11.0", "pip install --upgrade torch torchvision"),

@@ -43,7 +43,7 @@ def place(name: str, folder: Path, otherwise: str, needed: int = 0) -> Finding:
         needed: bytes that will be written.
     """
     folder = folder.absolute()
-    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    nearest = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
     free = shutil.disk_usage(nearest).free
     text = f"{folder}: {free / _GB:.1f} GB free"
     if (why := _refusal(nearest)) is not None:

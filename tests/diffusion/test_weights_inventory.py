@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -105,6 +106,8 @@ def test_a_converted_folder_is_compared_with_its_list(folder: Path) -> None:
     assert examine(weights).status == "damaged"
     (folder / "interp" / "config.json").unlink()
     assert "config.json is missing" in examine(weights, read=False).text
+    os.utime(folder / "interp" / "model.safetensors")  # not read since; what is missing is seen without that
+    assert examine(weights, read=False).status == "damaged"
     (folder / "interp" / SUMS).unlink()
     verdict = examine(weights)
     assert verdict.status == "unrecorded" and f"> {SUMS}" in verdict.remedy

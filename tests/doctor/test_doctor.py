@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from command_parsers import ROOT
 
 from reconx_pl import cli
+from reconx_pl.__main__ import main as reconx
 from reconx_pl.doctor import command, examination
 from reconx_pl.doctor.findings import USES, Finding, Need, Use, need_of
 from reconx_pl.splatting import perceptual_weights
@@ -102,6 +105,19 @@ def test_its_own_parser_is_that_of_reconx(arguments: list[str]) -> None:
     parser = cli.build_parser()
     parsed = vars(parser.instantiate_classes(parser.parse_args(["doctor", *arguments]))["doctor"])
     assert {name: str(value) for name, value in own.items()} == {name: str(value) for name, value in parsed.items()}
+
+
+def test_reconx_is_the_doctor_or_the_rest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert "reconx = reconx_pl.__main__:main" in setup["options.entry_points"]["console_scripts"]
+    found(monkeypatch, OK)
+    for arguments, said in ((["doctor"], "disk"), (["weights", "verify", "--folder", "nowhere", "setup.cfg"], "setup")):
+        monkeypatch.setattr(sys, "argv", ["reconx", *arguments])
+        monkeypatch.chdir(ROOT)
+        with contextlib.suppress(SystemExit):
+            reconx()
+        assert capsys.readouterr().out.startswith(said)
 
 
 @pytest.mark.parametrize("use", USES)

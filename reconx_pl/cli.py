@@ -26,6 +26,8 @@ from reconx_pl.evaluation.ablation import Ablation
 from reconx_pl.evaluation.capture_runner import fit_photographs
 from reconx_pl.evaluation.shortfall import unfinished
 from reconx_pl.geometry.estimator import PointMapEstimator
+from reconx_pl.machine_commands import COMMANDS as MACHINE_COMMANDS
+from reconx_pl.machine_commands import WEIGHTS_COMMANDS as MORE_WEIGHTS_COMMANDS
 from reconx_pl.scene_commands import COMMANDS as SCENE_COMMANDS
 
 
@@ -226,9 +228,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "procedural": procedural,
     "reconstruct": reconstruct,
     **SCENE_COMMANDS,
+    **MACHINE_COMMANDS,
 }
 ABLATIONS = {entry.arg_name: entry.description for entry in docstring_parser.parse(Ablation.__doc__ or "").params}
-WEIGHTS_COMMANDS: dict[str, Callable[..., None]] = {"fetch": fetch, "convert": convert}
+WEIGHTS_COMMANDS: dict[str, Callable[..., None]] = {"fetch": fetch, "convert": convert, **MORE_WEIGHTS_COMMANDS}
 ACTIONS = {"weights": WEIGHTS_COMMANDS, "benchmarks": BENCHMARK_COMMANDS}  # commands with actions of their own
 
 
@@ -250,12 +253,18 @@ def build_parser() -> ArgumentParser:
         else:
             _add_arguments(command, function, only_first_by_place=name == "render")
         commands.add_subcommand(name, command, help=command.description)
-    weights = ArgumentParser(description="Pretrained weights: fetch them, convert them into a folder of ours.")
+    weights = ArgumentParser(description="Pretrained weights: list, fetch, convert, verify, publish them.")
     commands.add_subcommand("weights", weights, help=weights.description)
     actions = weights.add_subcommands(dest="action")
     for name, function in WEIGHTS_COMMANDS.items():
         command = ArgumentParser(description=_summary(function))
-        command.add_function_arguments(function, as_positional=True, skip={"release"})
+        if name == "verify":
+            command.add_argument("weights", nargs="*", help="names of the list, files or converted folders; none: all")
+            command.add_function_arguments(function, skip={"weights"})
+        elif name in MORE_WEIGHTS_COMMANDS:
+            _add_arguments(command, function)
+        else:
+            command.add_function_arguments(function, as_positional=True, skip={"release"})
         if name == "convert":
             command.add_argument("--release", type=ReleaseName, required=True, help="which release the checkpoint is")
         actions.add_subcommand(name, command, help=command.description)

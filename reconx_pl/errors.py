@@ -31,6 +31,10 @@ class BadWeightsError(ReconXError, ValueError):
     """A weights file that does not fit the model; the message lists the missing and the unexpected keys."""
 
 
+class PublishingError(ReconXError, OSError):
+    """The hub could not be reached or refused what was to be published; the message says which and what to do."""
+
+
 class BackendUnavailableError(ReconXError, RuntimeError):
     """A renderer or estimator cannot run on this machine; the message says why and names the remedy."""
 

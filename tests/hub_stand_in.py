@@ -1,13 +1,34 @@
-"""A stand-in for the Hugging Face hub on this machine: HEAD and GET of one file, with ranges and failures."""
+"""A stand-in for the Hugging Face hub on this machine.
+
+HEAD and GET of one file, with ranges and failures; and repositories that are made, and get files in commits: small ones
+in the commit itself, weights before it by their SHA-256 (git LFS, as the library does without its own Xet protocol).
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Repository:
+    """What was pushed.
+
+    Args:
+        private: seen by its owner only.
+        files: branch, then name and content.
+        messages: of the commits.
+    """
+
+    private: bool
+    files: dict[str, dict[str, bytes]] = field(default_factory=lambda: {"main": {}})
+    messages: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -23,6 +44,10 @@ class Hub:
         gated: name the reason of a refusal as the hub does.
         requests: method, Range header and authorization of every request.
         sent: bytes of content that were sent.
+        repositories: by name.
+        stored: large files that were uploaded, by their SHA-256.
+        writers: authorization headers that may write; everybody may, where it is None.
+        refuse_uploads: of how many large files the next ones are refused.
     """
 
     content: bytes
@@ -36,6 +61,10 @@ class Hub:
     location: str | None = None
     sent: int = 0
     endpoint: str = ""
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    stored: dict[str, bytes] = field(default_factory=dict)
+    writers: set[str] | None = None
+    refuse_uploads: int = 0
 
     @property
     def etag(self) -> str:
@@ -80,7 +109,49 @@ def serve(hub: Hub) -> Iterator[Hub]:
                 self.send_header("Content-Length", "0" if hub.location else str(len(hub.content)))
                 self.end_headers()
 
+        def _body(self) -> bytes:
+            if self.headers["Transfer-Encoding"] != "chunked":
+                return self.rfile.read(int(self.headers["Content-Length"] or 0))
+            content = b""
+            while size := int(self.rfile.readline(), 16):
+                content += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return content
+
+        def _answer(self, status: int, content: object = None, **headers: str) -> None:
+            body = json.dumps({} if content is None else content).encode()
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_PUT(self) -> None:
+            content = self._body()
+            hub.requests.append(("PUT", None))
+            if hub.refuse_uploads:
+                hub.refuse_uploads -= 1
+                self._answer(403)
+                return
+            hub.stored[self.path.removeprefix("/upload/")] = content
+            self._answer(200)
+
+        def do_POST(self) -> None:
+            body = self._body()
+            hub.requests.append((f"POST {self.path}", None))
+            if hub.writers is not None and self.headers["Authorization"] not in hub.writers:
+                self._answer(403)
+                return
+            self._answer(*_posted(hub, self.path, body))
+
         def do_GET(self) -> None:
+            name = self.path.split("?")[0].removeprefix("/api/models/")
+            if name in hub.repositories:
+                self._answer(200, {"id": name, "private": hub.repositories[name].private, "sha": "b" * 40})
+                return
             if not self._head():
                 return
             asked = self.headers["Range"]
@@ -107,3 +178,47 @@ def serve(hub: Hub) -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _posted(hub: Hub, path: str, body: bytes) -> tuple[int, object]:
+    """Status and content of the answer to a POST."""
+    if path == "/api/validate-yaml":
+        return 200, {"errors": [], "warnings": []}
+    if path == "/api/repos/create":
+        asked = json.loads(body)
+        name = f"{asked['organization']}/{asked['name']}"
+        known = name in hub.repositories
+        # "visibility" since huggingface_hub 1, "private" before
+        private = asked.get("visibility") == "private" or asked.get("private") is True
+        hub.repositories.setdefault(name, Repository(private))
+        return (409 if known else 200), {"url": f"{hub.endpoint}/{name}"}
+    if path.endswith(".git/info/lfs/objects/batch"):
+        return 200, {"transfer": "basic", "objects": [_upload_of(hub, each) for each in json.loads(body)["objects"]]}
+    owner, name, what, branch = path.removeprefix("/api/models/").split("/")
+    repository = hub.repositories[f"{owner}/{name}"]
+    if what == "branch":
+        repository.files.setdefault(branch, {})
+        return 200, {}
+    if what == "preupload":
+        asked = [file["path"] for file in json.loads(body)["files"]]
+        large = {file for file in asked if file.endswith(".safetensors")}
+        modes = {file: "lfs" if file in large else "regular" for file in asked}
+        return 200, {"files": [{"path": file, "uploadMode": modes[file], "shouldIgnore": False} for file in asked]}
+    assert what == "commit"
+    files = repository.files[branch]
+    for line in map(json.loads, body.splitlines()):
+        value = line["value"]
+        if line["key"] == "header":
+            repository.messages.append(value["summary"])
+        elif line["key"] == "lfsFile":
+            files[value["path"]] = hub.stored[value["oid"]]
+        else:
+            files[value["path"]] = base64.b64decode(value["content"])
+    return 200, {"commitUrl": f"{hub.endpoint}/{owner}/{name}/commit/{'c' * 40}", "commitOid": "c" * 40}
+
+
+def _upload_of(hub: Hub, asked: dict) -> dict:
+    """Where to put a large file; nowhere if it is here."""
+    if asked["oid"] in hub.stored:
+        return asked
+    return asked | {"actions": {"upload": {"href": f"{hub.endpoint}/upload/{asked['oid']}"}}}

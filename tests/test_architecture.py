@@ -13,15 +13,16 @@ PACKAGE = Path(__file__).resolve().parents[1] / "reconx_pl"
 # Data flows one way: a room imports itself and rooms of a strictly lower level.
 LEVEL = {
     "errors": 0, "console": 0,
-    "types": 1, "weights_file": 1, "whole_file": 1,
-    "geometry": 2,
+    "types": 1, "weights_file": 1, "whole_file": 1, "processor": 1,
+    "geometry": 2, "checksums": 2,
     "data": 3, "conditioning": 3, "splatting": 3,
     "diffusion": 4,
     "evaluation": 5,
     "training": 6,
-    "pipeline": 7, "viewer": 7,
-    "scene_commands": 8, "benchmark_commands": 8, "benchmarking": 8,
+    "pipeline": 7, "viewer": 7, "doctor": 7,
+    "scene_commands": 8, "benchmark_commands": 8, "benchmarking": 8, "machine_commands": 8,
     "cli": 9,
+    "__main__": 10,
 }  # fmt: skip
 OPTIONAL = {"torchvision", "gsplat", "lpips", "open_clip", "pycolmap", "viser"}
 

@@ -145,7 +145,7 @@ def test_weights_at_hand_are_not_fetched(
         put(tmp_path / "cache" / "reconx_pl" / "lpips", perceptual_weights.FILE_NAMES)
     else:
         put(tmp_path / "torch" / "hub" / "checkpoints", perceptual_weights.HUB_NAMES)
-        monkeypatch.setattr(perceptual_weights, "_sha256", lambda path: path.stem.split("-")[-1])
+        monkeypatch.setattr(perceptual_weights, "file_sha256", lambda path: path.stem.split("-")[-1])
     main(["weights", "fetch", "lpips"])
     assert no_download == []
 

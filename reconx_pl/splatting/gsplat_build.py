@@ -148,6 +148,19 @@ def _ninja() -> Path | None:
     return Path(found) if found else None
 
 
+def compiled_kernels() -> Path | None:
+    """Where the compiled kernels of this gsplat, Python and torch are; None where they have yet to be compiled."""
+    if _shipped_kernels():
+        return Path(str(metadata.distribution("gsplat").locate_file("gsplat")))
+    from torch.utils.cpp_extension import _get_build_directory
+
+    try:
+        library = Path(_get_build_directory("gsplat_cuda", verbose=False)) / LIBRARY
+    except OSError:
+        return None
+    return library if library.is_file() else None
+
+
 def load_kernels() -> None:
     """Import gsplat, which compiles its kernels where they are not yet; progress goes to the log.
 

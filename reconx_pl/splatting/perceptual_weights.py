@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import pickle
 import re
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reconx_pl.checksums import file_sha256, our_cache
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
 
 _LOG = logging.getLogger(__name__)
@@ -64,8 +66,7 @@ PACKAGE_TENSORS_SHA256: dict[str, str] = {
 
 def cache_folder() -> Path:
     """Our cache: $XDG_CACHE_HOME/reconx_pl/lpips, or ~/.cache/reconx_pl/lpips."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "reconx_pl" / "lpips"
+    return our_cache() / "lpips"
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:
@@ -113,7 +114,7 @@ def load_backbone(net: Net, path: Path) -> dict[str, Tensor]:
             checksum that is not the recorded one: of the tensors in our files, of the file where its name has one, as
             torch hub's have.
     """
-    if (named := _HUB_CHECKSUM.search(path.name)) and not _sha256(path).startswith(named[1]):
+    if (named := _HUB_CHECKSUM.search(path.name)) and not file_sha256(path).startswith(named[1]):
         raise BadWeightsError(f"{path} is damaged (checksum); delete it and fetch it anew with `{COMMAND}`")
     recorded: str | None = None  # checksum of the tensors, in files that we wrote
     try:
@@ -142,11 +143,6 @@ def load_backbone(net: Net, path: Path) -> dict[str, Tensor]:
     if recorded is not None and tensors_sha256(state) != recorded:
         raise BadWeightsError(f"{path} is damaged (checksum); delete it and fetch it anew with `{COMMAND}`")
     return {name: value.float().clone() for name, value in state.items()}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def provide_backbone(net: Net) -> Path:
@@ -221,6 +217,11 @@ def _shapes(net: str) -> dict[str, tuple[int, ...]]:
         shapes[f"features.{index}.bias"] = (after,)
         before = after
     return shapes
+
+
+def backbone_bytes(net: Net) -> int:
+    """Bytes of the backbone's convolutions in float32."""
+    return 4 * sum(math.prod(shape) for shape in _shapes(net).values())
 
 
 def _is_whole(net: Net, path: Path) -> bool:

@@ -9,13 +9,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from reconx_pl.data.datamodule import ShardDataModule
 from reconx_pl.errors import MissingWeightsError, ReconXError
+from reconx_pl.processor import bfloat16_is_native
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.training.plan import PlanOptions, make_plan
 from reconx_pl.training.plan_text import plan_text
@@ -89,11 +89,9 @@ class ReconXCLI(LightningCLI):
 
 
 def emulates_bfloat16(trainer: Trainer) -> bool:
-    """Whether a run on an x86 processor asks for arithmetic that AVX2 does not have."""
+    """Whether a run on the processor asks for arithmetic that it does not have."""
     on_cpu = trainer.strategy.root_device.type == "cpu"
-    return (
-        on_cpu and "bf16" in str(trainer.precision) and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
-    )
+    return on_cpu and "bf16" in str(trainer.precision) and not bfloat16_is_native()
 
 
 class PlanCLI(ReconXCLI):

@@ -47,7 +47,8 @@ def test_a_folder_round_trip(tmp_path: Path, no_hub: list[str]) -> None:
     source = tiny(4, seed=1, schedule=ScheduleConfig(rescale_end=0.3)).eval()
     torch.nn.init.constant_(source.unet.middle_block[1].transformer_blocks[0].attn2.structure_gate, 0.5)
     source.save_pretrained(tmp_path / "net")
-    assert {path.name for path in (tmp_path / "net").iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    written = {path.name for path in (tmp_path / "net").iterdir()}
+    assert written == {"model.safetensors", "config.json", "README.md", "SHA256SUMS"}
     again = ReconXDiffusion.from_pretrained(tmp_path / "net")
     assert not again.training and no_hub == []
     assert network_config(again) == network_config(source)

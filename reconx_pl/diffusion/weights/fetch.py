@@ -7,19 +7,17 @@ checksum; its parts are used here: the metadata of a file, and the download of o
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from reconx_pl.checksums import SHA256, file_sha256
 from reconx_pl.diffusion.weights.releases import HubFile
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
 
 log = logging.getLogger(__name__)
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _GB = 1e9
 
 
@@ -50,18 +48,18 @@ def fetch_release(
         BadWeightsError: what is there, or what arrived, has another checksum.
     """
     wanted = sha256.lower() if sha256 is not None else None
-    if wanted is not None and not _SHA256.fullmatch(wanted):
+    if wanted is not None and not SHA256.fullmatch(wanted):
         raise ConfigurationError(f"sha256 is 64 hexadecimal digits, got {sha256!r}")
     from huggingface_hub import hf_hub_url
 
     target = Path(folder) / release.saved_as
-    recorded = _recorded(target)
+    recorded = recorded_sha256(target)
     if target.is_file() and (known := wanted or recorded):
         return _verified(target, known)
     url = hf_hub_url(release.repository, release.file, revision=revision, endpoint=endpoint)
     metadata = _metadata(release, target, url)
     stated = (metadata.etag or "").lower()
-    stated = stated if _SHA256.fullmatch(stated) else ""
+    stated = stated if SHA256.fullmatch(stated) else ""
     if wanted and stated and wanted != stated:
         raise BadWeightsError(
             f"{release.repository} at {revision} states sha256 {stated} for {release.file}, not {wanted}; nothing was "
@@ -79,7 +77,7 @@ def fetch_release(
     partial = target.with_name(f"{target.name}.{expected[:12]}.partial")
     _download(release, metadata, url, partial, target)
     log.info("verifying %s", target.name)
-    found = _sha256(partial)
+    found = file_sha256(partial)
     if found != expected:
         partial.unlink()
         raise BadWeightsError(
@@ -94,10 +92,11 @@ def _record_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.sha256")
 
 
-def _recorded(target: Path) -> str | None:
+def recorded_sha256(target: Path) -> str | None:
+    """The checksum that was written beside a file when it was fetched and verified; None if there is none."""
     path = _record_path(target)
     words = path.read_text().split() if path.is_file() else []
-    return words[0] if words and _SHA256.fullmatch(words[0]) else None
+    return words[0] if words and SHA256.fullmatch(words[0]) else None
 
 
 def _record(target: Path, digest: str) -> None:
@@ -105,7 +104,7 @@ def _record(target: Path, digest: str) -> None:
 
 
 def _verified(target: Path, expected: str) -> Path:
-    found = _sha256(target)
+    found = file_sha256(target)
     if found != expected:
         raise BadWeightsError(
             f"{target} is there and has sha256 {found}, expected {expected}; it is damaged or another file. Move it "
@@ -113,11 +112,6 @@ def _verified(target: Path, expected: str) -> Path:
         )
     _record(target, expected)
     return target
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _metadata(release: HubFile, target: Path, url: str) -> Any:

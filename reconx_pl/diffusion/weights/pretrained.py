@@ -1,4 +1,4 @@
-"""Our own form of a whole model: a folder with ``model.safetensors``, ``config.json`` and a model card."""
+"""Our own form of a whole model: ``model.safetensors``, ``config.json``, a model card, checksums."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from reconx_pl.checksums import SUMS, file_sha256, write_sums
 from reconx_pl.diffusion.weights.building import build_network, network_config
 from reconx_pl.diffusion.weights.card import model_card
 from reconx_pl.diffusion.weights.load import Queries, fitting_state, load_network, read_network
@@ -84,7 +85,7 @@ def convert(
 
     Args:
         checkpoint: the released file, also in DeepSpeed's form.
-        out_folder: gets model.safetensors, config.json and README.md.
+        out_folder: gets model.safetensors, config.json, README.md, and the checksums of the first two, SHA256SUMS.
         release: which release it is.
         frames: frames with queries of their own; the released models have 16, the paper's clips 32.
         queries: how 16 frames' queries become those of ``frames``: "interpolate" over time or "repeat".
@@ -107,10 +108,12 @@ def convert(
 def _write_folder(
     folder: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], dtype: torch.dtype | None, card: str
 ) -> None:
-    """The weights last: a folder with weights is whole."""
+    """The weights last but for their checksums: a folder with weights is whole."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / SUMS).unlink(missing_ok=True)  # of what is about to be replaced
     for name, text in ((CONFIG, json.dumps(config, indent=2) + "\n"), (CARD, card)):
         partial = folder / f"{name}.partial"
         partial.write_text(text, encoding="utf-8")
         partial.replace(folder / name)
     write_safetensors(state, folder / FOLDER_FILE, dtype)
+    write_sums(folder, {name: file_sha256(folder / name) for name in (CONFIG, FOLDER_FILE)})

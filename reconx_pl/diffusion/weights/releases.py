@@ -24,6 +24,8 @@ class HubFile:
         licence: the licence tag of its page on the hub; None where the page had no tag.
         file: in the repository.
         notice: what whoever fetches it has to know.
+        purpose: what it is for, in a few words.
+        gigabytes: size of the file; None where it is not known.
     """
 
     title: str
@@ -32,6 +34,8 @@ class HubFile:
     licence: str | None = field(default=None, kw_only=True)
     file: str = field(default="model.ckpt", kw_only=True)
     notice: str = field(default="", kw_only=True)
+    purpose: str = field(default="", kw_only=True)
+    gigabytes: float | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -49,22 +53,27 @@ class Release(HubFile):
     width: int
     rescale_end: float
     default_fps: float
+    gigabytes: float | None = field(default=10.4, kw_only=True)
 
 
 RELEASES: dict[str, Release] = {
     "dynamicrafter-512": Release(
-        "DynamiCrafter 512", "Doubiiu/DynamiCrafter_512", "dynamicrafter_512.ckpt", 320, 512, 0.7, 24.0
+        "DynamiCrafter 512", "Doubiiu/DynamiCrafter_512", "dynamicrafter_512.ckpt", 320, 512, 0.7, 24.0,
+        purpose="base model: one picture to a video",
     ),
     "dynamicrafter-512-interp": Release(
         "DynamiCrafter 512 for interpolation", "Doubiiu/DynamiCrafter_512_Interp", "dynamicrafter_512_interp.ckpt",
         320, 512, 0.7, 24.0,
+        purpose="base model: configs/stage1.yaml starts from it",
     ),
     "dynamicrafter-1024": Release(
-        "DynamiCrafter 1024", "Doubiiu/DynamiCrafter_1024", "dynamicrafter_1024.ckpt", 576, 1024, 0.3, 10.0
+        "DynamiCrafter 1024", "Doubiiu/DynamiCrafter_1024", "dynamicrafter_1024.ckpt", 576, 1024, 0.3, 10.0,
+        purpose="base model: one picture to a video, larger",
     ),
     "viewcrafter-25": Release(
         "ViewCrafter 25", "Drexubery/ViewCrafter_25", "viewcrafter_25.ckpt", 576, 1024, 0.3, 10.0,
         licence="apache-2.0",
+        purpose="base model: a rendered point cloud to a video",
     ),
 }  # fmt: skip
 
@@ -76,6 +85,8 @@ DUST3R_RELEASES: dict[str, HubFile] = {
         licence="cc-by-nc-sa-4.0",
         file="model.safetensors",
         notice="DUSt3R's weights are under CC BY-NC-SA 4.0: not for commercial use",
+        purpose="points of photographs and their cameras",
+        gigabytes=2.3,
     ),
 }
 

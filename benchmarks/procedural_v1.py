@@ -174,10 +174,10 @@ def results_folder(recipe: Recipe, arm: str, seed: int, name: str) -> Path:
     return recipe.runs / "results" / f"{arm}-{seed}-{name}"
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 3) -> str:
     """Mean and standard deviation over seeds."""
-    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{deviation}"
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
 def table(recipe: Recipe, seeds: Sequence[int]) -> Iterator[str]:
@@ -212,7 +212,10 @@ def table(recipe: Recipe, seeds: Sequence[int]) -> Iterator[str]:
     yield f"| step | {' | '.join(str(step) for step in steps)} |"
     yield f"|---|{'---:|' * len(steps)}"
     for arm in ARMS:
-        yield f"| {arm} | {' | '.join(spread([curve[step] for curve in curves[arm]]) for step in steps)} |"
+        yield f"| {arm} | {' | '.join(spread([curve[step] for curve in curves[arm]], 5) for step in steps)} |"
+    pairs = [*zip(*(curves[arm] for arm in ARMS), strict=True)]
+    gains = [spread([one[step] - other[step] for one, other in pairs], 5) for step in steps]
+    yield f"| {ARMS[0]} - {ARMS[1]} | {' | '.join(gains)} |"
 
 
 def paired(results: dict[tuple[str, int], Any], seeds: Sequence[int], method: str, metric: str) -> str:

@@ -257,6 +257,7 @@ def chosen_painter(
 
 
 def evaluate(
+    *,
     out: Path,
     run: Path | None = None,
     shards: Path | None = None,

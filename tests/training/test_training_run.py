@@ -181,8 +181,8 @@ def test_validation_paints_fits_and_scores_held_out_clips(two_stages: Path, shar
     assert list(scores.values()) == [pytest.approx(results["mean"]["reconx"]["psnr"], rel=1e-5)]
     # the weights that were scored are those of the checkpoint, and evaluate.py's way gives the same numbers
     again = evaluate(
-        two_stages / "stage2",
-        two_stages / "report",
+        run=two_stages / "stage2",
+        out=two_stages / "report",
         shards=shards,
         clips=1,
         evaluation=EvaluationConfig(

@@ -49,7 +49,7 @@ def views_of(raw: RawScene, entry: BenchmarkEntry, protocol: Protocol) -> Benchm
     context_images, context_cameras = cut_images(raw, entry.context, *size)
     target_images, target_cameras = cut_images(raw, entry.target, *size)
     seen = _allowed(replace(raw, frames=tuple(raw.frames[index] for index in entry.context)), protocol)
-    depth, _, cloud = cut_geometry(seen, context_images, context_cameras, POINTS)
+    depth, confidence, cloud = cut_geometry(seen, context_images, context_cameras, POINTS)
     if cloud is not None and len(cloud) < MIN_POINTS:
         cloud = None
     return BenchmarkViews(
@@ -64,6 +64,7 @@ def views_of(raw: RawScene, entry: BenchmarkEntry, protocol: Protocol) -> Benchm
         target_indices=entry.target,
         target_masks=None if protocol.masks == "none" else _masks(raw, entry.target, target_cameras),
         context_depth=depth,
+        context_confidence=confidence,
         cloud=cloud,
         geometry="" if cloud is None else FROM_POINTS if depth is None else FROM_DEPTH,
         fps=protocol.fps,
@@ -96,6 +97,7 @@ def views_of_clip(clip: Clip, protocol: Protocol) -> BenchmarkViews:
         target_cameras=clip.cameras[target],
         target_indices=tuple(clip.frame_indices[index] for index in target),
         context_depth=clip.depth,
+        context_confidence=clip.confidence,
         cloud=clip.cloud,
         geometry=clip.geometry or (FROM_POINTS if clip.depth is None else FROM_DEPTH),
         fps=clip.fps,

@@ -17,6 +17,7 @@ from raw_scenes import write_chunk, write_posed
 from reconx_pl.data.cutting import scene_clip
 from reconx_pl.data.formats import only_scene
 from reconx_pl.data.procedural import write_procedural
+from reconx_pl.data.stream import read_clips
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
 from reconx_pl.evaluation.benchmark_index import BenchmarkEntry
 from reconx_pl.evaluation.benchmark_scenes import FROM_DEPTH, FROM_POINTS, BenchmarkScenes, views_of
@@ -69,6 +70,8 @@ def test_the_geometry_is_what_the_protocol_allows(shared_dir: Path) -> None:
     pair = BenchmarkEntry("motorcycle", "motorcycle", (0, 1), (1,))
     shown = views_of(depth, pair, protocol(geometry="depth"))
     assert shown.geometry == FROM_DEPTH and shown.cloud is not None
+    assert shown.context_confidence is not None and shown.context_depth is not None
+    assert shown.context_confidence.shape == shown.context_depth.shape
     assert shown.context_depth is not None and tuple(shown.context_depth.shape) == (2, 32, 48)
     hidden = views_of(depth, pair, protocol(geometry="inputs"))
     assert hidden.context_depth is None and hidden.cloud is None
@@ -185,6 +188,9 @@ def test_clips_of_shards(tmp_path: Path) -> None:
     first, second = (scenes.views(entry) for entry in scenes.entries)
     assert first.key != second.key and first.context_indices == (0, 4) and first.target_indices == (1, 3)
     assert first.context_depth is not None and first.cloud is not None and first.geometry == FROM_DEPTH
+    stored = next(read_clips(tmp_path / "rooms/easy", [first.key]))
+    assert first.context_confidence is not None and stored.confidence is not None
+    assert torch.equal(first.context_confidence, stored.confidence)
     assert not torch.equal(first.context_images, second.context_images)
     other = dataclasses.replace(shards, options={**options, "clips": 3, "first_seed": 6})
     assert other.hash != shards.hash

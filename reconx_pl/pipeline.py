@@ -283,7 +283,8 @@ def evaluate(
         shards: folder of packed clips.
         scene: folder of photographs, with poses or without, instead of shards.
         estimator: finds the points of ``scene``, in the place of depth or points that came with it; None takes those,
-            and structure from motion where there are none.
+            and structure from motion where there are none. It aligns the painted frames, of clips too, if
+            ``evaluation.pose_policy`` is "aligned".
         poses: "dataset" gives the poses of ``scene`` to the estimator; "estimated" lets it find its own and records how
             well they agree.
         views: photographs of a posed ``scene`` that the estimator sees: the two "inputs", or all of the "clip", which
@@ -304,13 +305,16 @@ def evaluate(
     ablation = ablation or Ablation()
     chosen = chosen_device(device)
     painter, identity = chosen_painter(run, weights, sampling, ablation, chosen)
-    folder = ablation.out(Path(out))
+    folder, config = ablation.out(Path(out)), ablation.evaluation(evaluation or EvaluationConfig())
+    only_aligns = shards is not None and config.pose_policy == "aligned"
+    finder = None if only_aligns else estimator
     results = evaluate_scenes(
-        evaluation_clips(shards, scene, window or SceneWindow(), clips, estimator, poses, views),
+        evaluation_clips(shards, scene, window or SceneWindow(), clips, finder, poses, views),
         painter,
-        ablation.evaluation(evaluation or EvaluationConfig()),
+        config,
         folder,
         model=identity,
+        estimator=estimator,
         progress=progress,
         device=chosen,
     )

@@ -164,6 +164,8 @@ def test_a_part_and_another_pose_policy_say_so(run: Path, data: Path) -> None:
     assert sorted(scores(out)) == ["one"]
     error = error_of(arguments(run, data, out, "--painted", "aligned"))  # nobody here can align
     assert "aligned" in error and "DUSt3R" in error
+    evaluate_main(arguments(run, data, out, "--scenes", "1", "--painted", "aligned", "--no-diffusion"))  # nor has to
+    assert results(out / "ablation/no-diffusion")["complete"] is True
     assert "no scene or entry apple" in error_of(arguments(run, data, out, "--scenes", "one,apple"))
     assert "no benchmark 'never'" in error_of(["--benchmark", "never", *arguments(run, data, out)[2:]])
 
@@ -275,3 +277,15 @@ def test_an_ablation_is_one_command_and_all_rows_are_one_table(run: Path, data: 
     assert parts[names[1]]["model"] == "no video model" and parts[names[1]]["config_hash"] != full["config_hash"]
     assert all(one["protocol"] == full["protocol"] for one in parts.values())
     assert "--no-diffusion" in error_of(without_model)  # nobody to paint
+
+
+def test_clips_of_shards_are_aligned_by_the_named_estimator(run: Path, tmp_path: Path) -> None:
+    write_procedural(tmp_path / "rooms", count=1, first_seed=5, frames=4, size=(32, 32), points=300)
+    call = ["--run", str(run), "--shards", str(tmp_path / "rooms"), "--out", str(tmp_path / "out"), *QUICK]
+    call += ["--evaluation.pose_policy", "aligned", "--evaluation.metrics", "[psnr]"]
+    estimator = ["--estimator", "aligning_estimator.PlaneEstimator", "--estimator.depth", "2"]
+    assert "needs an estimator" in error_of(call)
+    evaluate_main([*call, *estimator])
+    assert results(tmp_path / "out")["estimator"] == "plane at 2"
+    with_points = [word if word != "aligned" else "dataset" for word in call]
+    assert "belong to a scene" in error_of([*with_points, *estimator])

@@ -33,12 +33,12 @@ def estimator_identity(estimator: PointMapEstimator | None) -> str | None:
 
 
 def check_estimator(config: EvaluationConfig, estimator: PointMapEstimator | None) -> None:
-    """Refuse the pose policy "aligned" without an estimator that can do it.
+    """Refuse the pose policy "aligned" without an estimator that can do it, where there are painted frames to align.
 
     Raises:
         ConfigurationError: says which one can.
     """
-    if config.pose_policy != "aligned":
+    if config.pose_policy != "aligned" or not config.diffusion:
         return
     if estimator is None:
         raise ConfigurationError(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from reconx_pl.data.formats import RawScene
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.geometry.cameras import project, resize_and_crop
+from reconx_pl.geometry.cameras import in_view, resize_and_crop
 from reconx_pl.geometry.estimator import KnownDepth
 from reconx_pl.geometry.farthest_point import farthest_point_order
 from reconx_pl.types import Cameras, Clip, PointCloud
@@ -272,9 +272,7 @@ def cut_geometry(
             return depth, found.point_map.confidence, found.cloud
     if raw.cloud is None:
         return None, None, None
-    pixels, z = project(raw.cloud.points.double(), cameras)  # [V, N, 2], [V, N]
-    bounds = pixels.new_tensor([cameras.width, cameras.height])
-    visible = ((z > 0) & (pixels >= 0).all(-1) & (pixels < bounds).all(-1)).any(0)  # [N]
+    visible = in_view(raw.cloud.points.double(), cameras).any(0)  # [N]
     found_in = [frame.observed for frame in raw.frames if frame.observed is not None]
     if len(found_in) == len(raw):  # then leave out what only other photographs, the targets, have seen
         observed = torch.zeros_like(visible)

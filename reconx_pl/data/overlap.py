@@ -9,8 +9,7 @@ import torch
 
 from reconx_pl.data.cutting import crop_depth
 from reconx_pl.data.formats import RawScene
-from reconx_pl.geometry.cameras import project, resize_and_crop, unproject
-from reconx_pl.types import Cameras
+from reconx_pl.geometry.cameras import in_view, resize_and_crop, unproject
 
 
 def view_overlap(raw: RawScene, first: int, last: int, height: int, width: int) -> float | None:
@@ -37,13 +36,7 @@ def view_overlap(raw: RawScene, first: int, last: int, height: int, width: int) 
         found = part.frames[0].observed
         if found is not None:
             points = points[torch.from_numpy(np.asarray(found))]
-        points = points[_inside(points, cameras[:1])]
+        points = points[in_view(points, cameras[:1])[0]]
     else:
         return None
-    return float(_inside(points, cameras[1:]).double().mean()) if len(points) else None
-
-
-def _inside(points: torch.Tensor, camera: Cameras) -> torch.Tensor:  # [N, 3], one view -> [N] bool
-    pixels, z = project(points, camera)
-    bounds = pixels.new_tensor([camera.width, camera.height])
-    return (z[0] > 0) & (pixels[0] >= 0).all(-1) & (pixels[0] < bounds).all(-1)
+    return float(in_view(points, cameras[1:])[0].double().mean()) if len(points) else None

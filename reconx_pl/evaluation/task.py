@@ -12,7 +12,7 @@ from reconx_pl.evaluation.alignment import holds_known_views
 from reconx_pl.evaluation.benchmark_views import BenchmarkViews
 from reconx_pl.evaluation.painter import HeldOutViews, with_ends
 from reconx_pl.evaluation.settings import EvaluationConfig
-from reconx_pl.geometry.cameras import interpolate_cameras, project
+from reconx_pl.geometry.cameras import in_view, interpolate_cameras, project
 from reconx_pl.geometry.estimator import KnownDepth, PointMapEstimator
 from reconx_pl.types import AlignmentQuality, Cameras, Clip, PointCloud
 
@@ -206,9 +206,7 @@ def _pair_cloud(images: Tensor, cameras: Cameras, depth: Tensor | None, cloud: P
         return _cloud_of_depth(images, cameras, depth)
     if cloud is None:
         return None
-    pixels, z = project(cloud.points.double(), cameras.to(dtype=torch.float64))  # [2, N, 2], [2, N]
-    size = pixels.new_tensor([cameras.width, cameras.height])
-    visible = ((z > 0) & (pixels >= 0).all(-1) & (pixels < size).all(-1)).any(dim=0)
+    visible = in_view(cloud.points.double(), cameras.to(dtype=torch.float64)).any(dim=0)
     return cloud[visible] if bool(visible.any()) else cloud
 
 

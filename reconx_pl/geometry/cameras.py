@@ -39,6 +39,21 @@ def project(points: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
     return homogeneous[..., :2] / safe[..., None], depth
 
 
+def in_view(points: Tensor, cameras: Cameras) -> Tensor:
+    """Whether points fall into the images of cameras, occlusion aside.
+
+    Args:
+        points: [N, 3] world points.
+        cameras: V views.
+
+    Returns:
+        [V, N] bool.
+    """
+    pixels, z = project(points, cameras)
+    size = pixels.new_tensor([cameras.width, cameras.height])
+    return (z > 0) & (pixels >= 0).all(-1) & (pixels < size).all(-1)
+
+
 def unproject(depth: Tensor, cameras: Cameras) -> Tensor:
     """World point of every pixel centre (x + 0.5, y + 0.5).
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from reconx_pl.evaluation.metrics import HIGHER_IS_BETTER
 from reconx_pl.evaluation.protocols import Protocol
 from reconx_pl.evaluation.records import Record, scene_folder
+from reconx_pl.evaluation.shortfall import unscored
 from reconx_pl.whole_file import written_whole
 
 TABLE = "table.md"
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
 LISTED = 5  # best and worst entries
-NAMED = 50  # entries without scores; the others are counted
 
 
 def write_table(out: Path, results: Record, protocol: Protocol, checkpoint: str, of: int) -> Path:
@@ -63,15 +63,12 @@ def _banners(results: Record, protocol: Protocol, of: int) -> list[str]:
     banners = []
     failed, missing, expected = results["failed"], results["missing"], results["expected"]
     if failed or missing or not results["complete"]:
-        unscored = [f"> - {key} failed: {why}" for key, why in sorted(failed.items())]
-        unscored += [f"> - {key} is missing" for key in missing]
-        more = [f"> - and {len(unscored) - NAMED:,} more"] if len(unscored) > NAMED else []
         banners.append(
             f"> **Not complete: {results['finished']:,} of {_entries(expected)} scored.** The means leave out "
             f"{len(failed):,} that failed and {len(missing):,} that are missing; compare them with nothing."
         )
-        if unscored:
-            banners[-1] += "\n>\n" + "\n".join([*map(_plain, unscored[:NAMED]), *more])
+        if lines := unscored(results):
+            banners[-1] += "\n>\n" + "\n".join(f"> - {_plain(line)}" for line in lines)
     if expected != of:
         banners.append(
             f"> **A part of the benchmark: {expected:,} of {_entries(of)}.** Published rows are of the whole."

@@ -26,13 +26,17 @@ def shortfall(results: Record, own: Sequence[str] | None = None) -> Record:
     }
 
 
-def unfinished(results: Record) -> str:
-    """What keeps results from being complete."""
+def unscored(results: Record) -> list[str]:
+    """A line for each scene without scores, with why; beyond ``NAMED`` of them their number."""
     lines = [f"{key} failed: {error}" for key, error in sorted(results["failed"].items())]
     lines += [f"{key} is missing" for key in sorted(results["missing"])]
-    count = len(lines)
-    lines = lines[:NAMED] + ([f"and {count - NAMED} more"] if count > NAMED else [])
-    if lines:
+    return lines[:NAMED] + ([f"and {len(lines) - NAMED:,} more"] if len(lines) > NAMED else [])
+
+
+def unfinished(results: Record) -> str:
+    """What keeps results from being complete."""
+    if lines := unscored(results):
+        count = len(results["failed"]) + len(results["missing"])
         return f"not evaluated: {count} of {results['expected']} scenes\n  " + "\n  ".join(lines)
     if not results["expected"]:
         return "nothing to evaluate: the source holds no scene"

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 
+from reconx_pl.checksums import our_cache
 from reconx_pl.errors import BadDataError
 from reconx_pl.evaluation.protocols import IndexFile
 from reconx_pl.whole_file import written_whole
@@ -27,8 +28,7 @@ def index_folder(given: Path | None = None) -> Path:
         return Path(given)
     if named := os.environ.get(ENVIRONMENT):
         return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "reconx_pl" / "indices"
+    return our_cache() / "indices"
 
 
 def fetch_indices(indices: Iterable[IndexFile], folder: Path, mirror: str | None = None) -> dict[str, str]:

@@ -21,15 +21,9 @@ from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError, Re
 from reconx_pl.evaluation.benchmark_index import BenchmarkEntry
 from reconx_pl.evaluation.benchmark_views import BenchmarkViews
 from reconx_pl.evaluation.protocols import Protocol
+from reconx_pl.evaluation.task import CLOUD_POINTS, FROM_CONTEXT_DEPTH, FROM_POINTS
 from reconx_pl.geometry.cameras import resize_and_crop
 from reconx_pl.types import Cameras, Clip
-
-POINTS = 16384  # of a cloud, in farthest-point order
-FROM_DEPTH = "depth of the context views, as it came with the data"
-FROM_POINTS = (
-    "points of a reconstruction that was made from all photographs of the scene, targets included; "
-    "those that project into a context view"
-)
 
 
 def views_of(raw: RawScene, entry: BenchmarkEntry, protocol: Protocol) -> BenchmarkViews:
@@ -49,7 +43,7 @@ def views_of(raw: RawScene, entry: BenchmarkEntry, protocol: Protocol) -> Benchm
     context_images, context_cameras = cut_images(raw, entry.context, *size)
     target_images, target_cameras = cut_images(raw, entry.target, *size)
     seen = _allowed(replace(raw, frames=tuple(raw.frames[index] for index in entry.context)), protocol)
-    depth, confidence, cloud = cut_geometry(seen, context_images, context_cameras, POINTS)
+    depth, confidence, cloud = cut_geometry(seen, context_images, context_cameras, CLOUD_POINTS)
     if cloud is not None and len(cloud) < MIN_POINTS:
         cloud = None
     return BenchmarkViews(
@@ -66,7 +60,7 @@ def views_of(raw: RawScene, entry: BenchmarkEntry, protocol: Protocol) -> Benchm
         context_depth=depth,
         context_confidence=confidence,
         cloud=cloud,
-        geometry="" if cloud is None else FROM_POINTS if depth is None else FROM_DEPTH,
+        geometry="" if cloud is None else FROM_POINTS if depth is None else FROM_CONTEXT_DEPTH,
         fps=protocol.fps,
         caption=raw.caption,
     )
@@ -99,7 +93,7 @@ def views_of_clip(clip: Clip, protocol: Protocol) -> BenchmarkViews:
         context_depth=clip.depth,
         context_confidence=clip.confidence,
         cloud=clip.cloud,
-        geometry=clip.geometry or (FROM_POINTS if clip.depth is None else FROM_DEPTH),
+        geometry=clip.geometry or (FROM_POINTS if clip.depth is None else FROM_CONTEXT_DEPTH),
         fps=clip.fps,
         caption=clip.caption,
     )

@@ -20,9 +20,10 @@ from reconx_pl.data.procedural import write_procedural
 from reconx_pl.data.stream import read_clips
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
 from reconx_pl.evaluation.benchmark_index import BenchmarkEntry
-from reconx_pl.evaluation.benchmark_scenes import FROM_DEPTH, FROM_POINTS, BenchmarkScenes, views_of
+from reconx_pl.evaluation.benchmark_scenes import BenchmarkScenes, views_of
 from reconx_pl.evaluation.protocol_files import load_protocol
 from reconx_pl.evaluation.protocols import PosePolicy, Protocol, ViewRule
+from reconx_pl.evaluation.task import FROM_CONTEXT_DEPTH, FROM_POINTS
 
 
 def protocol(**changes: Any) -> Protocol:
@@ -69,7 +70,7 @@ def test_the_geometry_is_what_the_protocol_allows(shared_dir: Path) -> None:
         depth = _with_depth(depth)
     pair = BenchmarkEntry("motorcycle", "motorcycle", (0, 1), (1,))
     shown = views_of(depth, pair, protocol(geometry="depth"))
-    assert shown.geometry == FROM_DEPTH and shown.cloud is not None
+    assert shown.geometry == FROM_CONTEXT_DEPTH and shown.cloud is not None
     assert shown.context_confidence is not None and shown.context_depth is not None
     assert shown.context_confidence.shape == shown.context_depth.shape
     assert shown.context_depth is not None and tuple(shown.context_depth.shape) == (2, 32, 48)
@@ -187,7 +188,7 @@ def test_clips_of_shards(tmp_path: Path) -> None:
     scenes = BenchmarkScenes(shards, tmp_path, tmp_path)
     first, second = (scenes.views(entry) for entry in scenes.entries)
     assert first.key != second.key and first.context_indices == (0, 4) and first.target_indices == (1, 3)
-    assert first.context_depth is not None and first.cloud is not None and first.geometry == FROM_DEPTH
+    assert first.context_depth is not None and first.cloud is not None and first.geometry == FROM_CONTEXT_DEPTH
     stored = next(read_clips(tmp_path / "rooms/easy", [first.key]))
     assert first.context_confidence is not None and stored.confidence is not None
     assert torch.equal(first.context_confidence, stored.confidence)

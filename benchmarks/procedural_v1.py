@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from reconx_pl.evaluation.records import read_json
 
 ARMS = ("structure", "spatial")
 SETS = {"easy": (1.0, 12_000_000), "hard": (3.0, 13_000_000)}  # gap, first seed
-TRAIN_SEED, VAL_SEED, MAX_GAP = 10_000_000, 11_000_000, 3.0
+TRAIN_SEED, VAL_SEED, VAL_CLIPS, MAX_GAP = 10_000_000, 11_000_000, 32, 3.0
 STEPS = ["rooms", "train", "score", "table"]
 ROWS = {  # of the table: title -> method of a record; the first two know no model
     "nearest input view": "nearest_input",
@@ -54,7 +55,7 @@ class Recipe:
     fit_steps: int
     lpips: float  # weight in the fit's loss
 
-    @property
+    @cached_property
     def base(self) -> dict[str, Any]:
         return yaml.safe_load(self.config.read_text(encoding="utf-8"))
 
@@ -104,7 +105,7 @@ def make_rooms(recipe: Recipe) -> None:
         print(f"{recipe.shards / name}: {done} scenes made, {count - done} were there", flush=True)
 
     write(Path(recipe.base["data"]["train"]).name, recipe.train_clips, TRAIN_SEED, 1.0, MAX_GAP)
-    write(Path(recipe.base["data"]["val"]).name, 32, VAL_SEED, 1.0, MAX_GAP)
+    write(Path(recipe.base["data"]["val"]).name, VAL_CLIPS, VAL_SEED, 1.0, MAX_GAP)
     for name, (gap, first) in SETS.items():
         write(f"{recipe.runs.name}-{name}", recipe.test_scenes, first, gap, 0.0)
 

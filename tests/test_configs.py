@@ -10,7 +10,7 @@ import yaml
 from command_parsers import ROOT, fit_config, train_parser
 from jsonargparse import Namespace
 
-from benchmarks.procedural_v1 import ARMS, RECIPES, SETS, TRAIN_SEED, VAL_SEED
+from benchmarks.procedural_v1 import ARMS, RECIPES, SETS, TRAIN_SEED, VAL_CLIPS, VAL_SEED
 from reconx_pl.cli import build_evaluate_parser, build_parser
 from reconx_pl.diffusion.config import UNetConfig
 
@@ -121,7 +121,7 @@ def test_the_arms_of_procedural_v1_differ_in_the_structure_condition_alone(recip
 
 def test_the_rooms_of_procedural_v1_never_overlap() -> None:
     recipe = RECIPES["cpu"]
-    ranges = [range(TRAIN_SEED, TRAIN_SEED + recipe.train_clips), range(VAL_SEED, VAL_SEED + 32)]
+    ranges = [range(TRAIN_SEED, TRAIN_SEED + recipe.train_clips), range(VAL_SEED, VAL_SEED + VAL_CLIPS)]
     ranges += [range(first, first + recipe.test_scenes) for _, first in SETS.values()]
     assert len(set().union(*ranges)) == sum(map(len, ranges))
 

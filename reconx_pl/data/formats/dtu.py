@@ -150,12 +150,18 @@ def camera_size(intrinsics: np.ndarray, name: str) -> tuple[int, int]:
     Raises:
         BadCameraError: it is the middle of none of the published sizes.
     """
-    cx, cy = float(intrinsics[0, 2]), float(intrinsics[1, 2])
     for width, height in CAMERA_SIZES:
-        if abs(2 * cx / width - 1) < _OFF_CENTRE and abs(2 * cy / height - 1) < _OFF_CENTRE:
+        if centred(intrinsics, width, height):
             return width, height
+    cx, cy = float(intrinsics[0, 2]), float(intrinsics[1, 2])
     known = ", ".join(f"{width}x{height}" for width, height in CAMERA_SIZES)
     raise BadCameraError(f"{name}: its principal point ({cx:g}, {cy:g}) is the middle of no image of {known}")
+
+
+def centred(intrinsics: np.ndarray, width: int, height: int) -> bool:
+    """Whether the principal point lies where that of an image of this size does in DTU's files."""
+    x, y = 2 * intrinsics[0, 2] / width - 1, 2 * intrinsics[1, 2] / height - 1
+    return bool(max(abs(x), abs(y)) < _OFF_CENTRE)
 
 
 def read_pfm(path: Path) -> np.ndarray:

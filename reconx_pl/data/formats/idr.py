@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy.linalg import rq
 
-from reconx_pl.data.formats.dtu import PHOTOGRAPH, dtu_scene_name
+from reconx_pl.data.formats.dtu import PHOTOGRAPH, centred, dtu_scene_name
 from reconx_pl.data.formats.images import image_size, list_images, natural_key
 from reconx_pl.data.formats.masks import mask_file, read_mask
 from reconx_pl.data.formats.realestate10k import Crop
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 CAMERA_FILES = ("cameras.npz", "cameras_sphere.npz")
 IMAGE_FOLDERS = ("image", "images", "rgb")
-_OFF_CENTRE = 0.1
 _SKEW = 1e-3  # of the focal length; more cannot come from rounding
 
 
@@ -141,20 +140,14 @@ def _fit(intrinsics: np.ndarray, size: tuple[int, int], crop: Crop, name: str) -
         return (
             np.array([[1.0, 0.0, -left], [0.0, 1.0, -top], [0.0, 0.0, 1.0]]) @ np.diag([scale, scale, 1]) @ intrinsics
         )
-    if crop == "none" or _centred(intrinsics, width, height):
+    if crop == "none" or centred(intrinsics, width, height):
         return intrinsics
-    if _centred(intrinsics, *PHOTOGRAPH) and abs(width * 3 - height * 4) <= 4:
+    if centred(intrinsics, *PHOTOGRAPH) and abs(width * 3 - height * 4) <= 4:
         return np.diag([width / PHOTOGRAPH[0], height / PHOTOGRAPH[1], 1.0]) @ intrinsics
     raise BadDataError(
         f"{name}: the principal point ({intrinsics[0, 2]:.1f}, {intrinsics[1, 2]:.1f}) is far from the middle of an "
         f"image of {width}x{height}; say crop=centre if they are a centre crop of DTU's photographs, or crop=none "
         "if the matrices are for these images all the same"
-    )
-
-
-def _centred(intrinsics: np.ndarray, width: int, height: int) -> bool:
-    return bool(
-        abs(2 * intrinsics[0, 2] / width - 1) < _OFF_CENTRE and abs(2 * intrinsics[1, 2] / height - 1) < _OFF_CENTRE
     )
 
 

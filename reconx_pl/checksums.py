@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from reconx_pl.errors import BadWeightsError
@@ -54,11 +54,16 @@ def our_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "reconx_pl"
 
 
-def write_sums(folder: Path, digests: dict[str, str]) -> Path:
+def write_sums(folder: Path, digests: Mapping[str, str]) -> Path:
     """Write ``folder/SHA256SUMS``: file names and their digests."""
     with written_whole(folder / SUMS) as partial:
-        partial.write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()), encoding="utf-8")
+        partial.write_text(sums_text(digests), encoding="utf-8")
     return folder / SUMS
+
+
+def sums_text(digests: Mapping[str, str]) -> str:
+    """Names and digests as ``sha256sum`` reads them."""
+    return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
 
 
 def read_sums(path: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from reconx_pl import __version__
-from reconx_pl.checksums import SUMS, differing, file_sha256, read_sums
+from reconx_pl.checksums import SUMS, differing, file_sha256, read_sums, sums_text
 from reconx_pl.diffusion.weights.card import run_card, with_licence
 from reconx_pl.diffusion.weights.pretrained import CARD, CONFIG, load_pretrained
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError, PublishingError, ReconXError
@@ -167,7 +167,7 @@ def _converted(folder: Path, licence: str | None, progress: Progress | None) -> 
     load_pretrained(folder)  # maps the file; what does not load here would load nowhere
     card, licence = with_licence((folder / CARD).read_text(encoding="utf-8"), licence, str(folder / CARD))
     files = {name: folder / name for name in names}
-    return Shipment({**files, CARD: card.encode(), SUMS: _sums(digests)}, licence)
+    return Shipment({**files, CARD: card.encode(), SUMS: sums_text(digests).encode()}, licence)
 
 
 def _exported(run: Path, weights: Path, licence: str | None, progress: Progress | None) -> Shipment:
@@ -183,7 +183,12 @@ def _exported(run: Path, weights: Path, licence: str | None, progress: Progress 
     text = yaml.safe_dump({"model": model}, sort_keys=False).encode()
     card, licence = with_licence(run_card(facts, model.get("init_from")), licence, f"{run}: a run has no card")
     digests = {EXPORTED: _digest(weights, progress), RUN_CONFIG: hashlib.sha256(text).hexdigest()}
-    files: dict[str, Path | bytes] = {EXPORTED: weights, RUN_CONFIG: text, CARD: card.encode(), SUMS: _sums(digests)}
+    files: dict[str, Path | bytes] = {
+        EXPORTED: weights,
+        RUN_CONFIG: text,
+        CARD: card.encode(),
+        SUMS: sums_text(digests).encode(),
+    }
     return Shipment(files, licence, tuple(sorted(set(_absolute(model)))))
 
 
@@ -199,10 +204,6 @@ def _facts(weights: Path) -> dict[str, str]:
 
 def _digest(path: Path, progress: Progress | None) -> str:
     return file_sha256(path, None if progress is None else lambda done, total: progress(path.name, done, total))
-
-
-def _sums(digests: Mapping[str, str]) -> bytes:
-    return "".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()
 
 
 def _absolute(value: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Emulated bfloat16 is told, since nobody would guess why a run takes ten times as long."""
+"""Emulated bfloat16 is told, since nobody would guess why a run takes many times as long."""
 
 import pytest
 import torch

@@ -59,5 +59,9 @@ class CheckpointError(ReconXError, OSError):
     """A checkpoint could not be written to its end; the message names it and the space that is left."""
 
 
+class StorageError(ReconXError, OSError):
+    """Results cannot be written: a full disk, no permission; the message names the folder and the remedy."""
+
+
 class OtherRankError(ReconXError, RuntimeError):
     """Work that all ranks do together failed on another one; the message has that rank's error."""

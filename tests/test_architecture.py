@@ -18,7 +18,7 @@ LEVEL = {
     "data": 3, "conditioning": 3, "splatting": 3,
     "diffusion": 4,
     "evaluation": 5,
-    "training": 6,
+    "training": 6, "reconstruction": 6,
     "pipeline": 7, "viewer": 7, "doctor": 7,
     "scene_commands": 8, "benchmark_commands": 8, "benchmarking": 8, "machine_commands": 8,
     "cli": 9,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -102,13 +103,23 @@ def blind(clip: Clip) -> Clip:
     return replace(clip, frames=frames, cameras=with_ends(cameras, clip.cameras))
 
 
-def painted_frames(clip: Clip, painter: Painter, seed: int, device: torch.device) -> Tensor:
+def painted_frames(
+    clip: Clip,
+    painter: Painter,
+    seed: int,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
     """Paint and put the input views into their places: [T, 3, H, W] in [0, 1].
+
+    ``progress`` gets steps done and all, of painters that tell them.
 
     Raises:
         BadSceneError: the painter returned another shape, or values that are not finite.
     """
-    painted = painter.paint(blind(clip), scene_generator(seed, clip.key, "paint", device))
+    tells = progress is not None and "progress" in inspect.signature(painter.paint).parameters
+    more: dict[str, Any] = {"progress": progress} if tells else {}
+    painted = painter.paint(blind(clip), scene_generator(seed, clip.key, "paint", device), **more)
     if tuple(painted.shape) != tuple(clip.frames.shape):
         raise BadSceneError(
             f"clip {clip.key}: the painter returned frames {tuple(painted.shape)} for a clip {tuple(clip.frames.shape)}"

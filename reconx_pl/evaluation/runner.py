@@ -221,7 +221,7 @@ class _Tools:
     def load(self, config: EvaluationConfig) -> MetricSuite:
         self.suite = self.suite or MetricSuite(config.metrics, self.device)
         self.renderer = self.renderer or default_renderer(self.device)
-        self.perceptual = self.perceptual or loss_network(config, self.device)
+        self.perceptual = self.perceptual or loss_network(config.fit, self.device)
         return self.suite
 
 

@@ -13,15 +13,16 @@ from torch import Tensor
 from reconx_pl.errors import MissingWeightsError
 from reconx_pl.evaluation.alignment import AligningEstimator, aligned_frames, check_estimator
 from reconx_pl.evaluation.baselines import ceiling_split, nearest_view, warped_views
+from reconx_pl.evaluation.frame_confidence import frame_confidence
 from reconx_pl.evaluation.metrics import MetricSuite
 from reconx_pl.evaluation.painter import HeldOutViews, Painter, painted_frames, scene_generator
 from reconx_pl.evaluation.scene_result import SceneResult, stopwatch
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.target_poses import refined_targets
 from reconx_pl.evaluation.task import SceneTask, clip_task, sequence_cameras
-from reconx_pl.geometry.estimator import PointMapEstimator, Reconstruction, reprojection_confidence
+from reconx_pl.geometry.estimator import PointMapEstimator, Reconstruction
 from reconx_pl.geometry.point_maps import point_map_from_depth
-from reconx_pl.splatting.fit import FitResult, fit
+from reconx_pl.splatting.fit import FitConfig, FitResult, fit
 from reconx_pl.splatting.perceptual import LpipsDistance
 from reconx_pl.splatting.points import points_from_maps, select_points
 from reconx_pl.splatting.pose_refinement import pose_changes
@@ -31,7 +32,6 @@ from reconx_pl.types import Cameras, Clip, Gaussians, PointCloud, PointMap
 
 Progress = Callable[[str, float], None]  # what is done now ("key: stage"), share of this scene that is done
 NEUTRAL_CONFIDENCE = 2.0  # 1 + exp(0)
-AT_ONCE = 32  # frames whose agreement with the cloud is found together, against memory
 
 
 def _on(cloud: PointCloud, device: torch.device) -> PointCloud:
@@ -49,18 +49,20 @@ def _cameras_on(cameras: Cameras, device: torch.device) -> Cameras:
     )
 
 
-def loss_network(config: EvaluationConfig, device: torch.device) -> LpipsDistance | None:
-    """The LPIPS network of the fit's loss; None where the loss does not use it.
+def loss_network(
+    config: FitConfig, device: torch.device, option: str = "--evaluation.fit.loss.lpips 0"
+) -> LpipsDistance | None:
+    """The LPIPS network of the fit's loss; None where the loss does not use it. ``option`` is how to go without.
 
     Raises:
         MissingWeightsError: its weights are not there; the message has both remedies.
     """
-    if config.fit.loss.lpips == 0:
+    if config.loss.lpips == 0:
         return None
     try:
-        return LpipsDistance(config.fit.lpips_net).to(device)
+        return LpipsDistance(config.lpips_net).to(device)
     except MissingWeightsError as error:
-        raise MissingWeightsError(f"{error}, or fit without it: `--evaluation.fit.loss.lpips 0`") from error
+        raise MissingWeightsError(f"{error}, or fit without it: `{option}`") from error
 
 
 def evaluate_scene(
@@ -142,7 +144,7 @@ class _Evaluation:
         self.task, self.painter, self.config, self.estimator = task, painter, config, estimator
         self.suite = suite or MetricSuite(config.metrics, self.device)
         self.renderer = renderer or default_renderer(self.device)
-        self.perceptual = perceptual or loss_network(config, self.device)
+        self.perceptual = perceptual or loss_network(config.fit, self.device)
         self.progress = progress
         self.seconds: dict[str, float] = {}
         self.done = 0.0  # share of the scene
@@ -230,13 +232,7 @@ class _Evaluation:
             return torch.full_like(painted[:, 0], NEUTRAL_CONFIDENCE)
         if found is not None and self.config.confidence == "alignment":
             return found.point_map.confidence.detach().clone().to(painted)
-        places = torch.arange(len(painted)).split(AT_ONCE)
-        confidence = torch.cat(
-            [reprojection_confidence(painted[part], poses[part.tolist()], self.cloud) for part in places]
-        )
-        if self.task.confidence is not None:
-            confidence[self.task.known] = self.task.confidence.detach().clone().to(confidence)
-        return confidence
+        return frame_confidence(painted, poses, self.cloud, self.task.known, self.task.confidence)
 
     def _start(self, painted: Tensor, found: Reconstruction | None) -> PointCloud:
         """The points that the fits start from (ReconX, section 4: of the first and the last frame)."""

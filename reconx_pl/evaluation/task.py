@@ -12,8 +12,9 @@ from reconx_pl.evaluation.alignment import holds_known_views
 from reconx_pl.evaluation.benchmark_views import BenchmarkViews
 from reconx_pl.evaluation.painter import HeldOutViews, with_ends
 from reconx_pl.evaluation.settings import EvaluationConfig
-from reconx_pl.geometry.cameras import in_view, interpolate_cameras, project
+from reconx_pl.geometry.cameras import in_view, interpolate_cameras
 from reconx_pl.geometry.estimator import KnownDepth, PointMapEstimator
+from reconx_pl.geometry.point_maps import depth_from_point_map
 from reconx_pl.types import AlignmentQuality, Cameras, Clip, PointCloud
 
 FROM_DEPTH = "depth of the two input views, as it came with the data"
@@ -238,10 +239,8 @@ def _geometry(views: BenchmarkViews, estimator: PointMapEstimator | None) -> _Ge
     note = f"points found by {type(estimator).__name__} from the {len(images)} context views, with their true cameras"
     if not holds_known_views(estimator):  # structure from motion: its maps are its points drawn as discs
         return _Geometry(found.cloud, note)
-    maps = found.point_map
-    _, z = project(maps.points.flatten(1, 2).to(cameras.world_to_camera), cameras)  # [C, H * W]
-    depth = torch.where(maps.valid, z.view(maps.valid.shape).to(maps.points), 0.0)
-    return _Geometry(found.cloud, note, depth, maps.confidence, measured=False)
+    depth = depth_from_point_map(found.point_map, cameras)
+    return _Geometry(found.cloud, note, depth, found.point_map.confidence, measured=False)
 
 
 def _cloud_of_depth(images: Tensor, cameras: Cameras, depth: Tensor) -> PointCloud:
@@ -250,10 +249,24 @@ def _cloud_of_depth(images: Tensor, cameras: Cameras, depth: Tensor) -> PointClo
 
 
 def sequence_cameras(task: SceneTask) -> Cameras:
-    """Cameras of all frames, interpolated between neighbouring input views, which keep theirs to the last bit."""
-    known, count = task.known, task.known[-1] + 1
-    positions = torch.linspace(0, len(known) - 1, count, dtype=torch.float64)
-    cameras = interpolate_cameras(task.cameras, positions)
+    """Cameras of all frames, see ``path_cameras``."""
+    return path_cameras(task.cameras, task.clips[0].frames.shape[0])
+
+
+def path_cameras(views: Cameras, frames: int) -> Cameras:
+    """Cameras of all frames, interpolated between neighbouring input views, which keep theirs to the last bit.
+
+    Args:
+        views: C >= 2 input views in the order of visiting.
+        frames: T of each clip from one to the next, both included.
+
+    Returns:
+        (C - 1) (T - 1) + 1 cameras; input view i is number i (T - 1).
+    """
+    step = frames - 1
+    known = [view * step for view in range(len(views))]
+    positions = torch.linspace(0, len(known) - 1, known[-1] + 1, dtype=torch.float64)
+    cameras = interpolate_cameras(views, positions)
     world_to_camera, intrinsics = cameras.world_to_camera.clone(), cameras.intrinsics.clone()
-    world_to_camera[known], intrinsics[known] = task.cameras.world_to_camera, task.cameras.intrinsics
+    world_to_camera[known], intrinsics[known] = views.world_to_camera, views.intrinsics
     return replace(cameras, world_to_camera=world_to_camera, intrinsics=intrinsics)

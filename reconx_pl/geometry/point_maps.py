@@ -32,6 +32,12 @@ def point_map_from_depth(depth: Tensor, cameras: Cameras, confidence: Tensor | N
     return PointMap(points, torch.where(valid, trust, 1.0), valid)
 
 
+def depth_from_point_map(point_map: PointMap, cameras: Cameras) -> Tensor:
+    """The reverse of ``point_map_from_depth``: [V, H, W] along the optical axes of ``cameras``, 0 where not valid."""
+    _, z = project(point_map.points.flatten(1, 2).to(cameras.world_to_camera), cameras)  # [V, H * W]
+    return torch.where(point_map.valid, z.view(point_map.valid.shape).to(point_map.points), 0.0)
+
+
 def cloud_from_maps(
     point_map: PointMap,
     images: Tensor,

@@ -7,7 +7,7 @@ every camera is a pinhole of exactly its image. The readers of these formats giv
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,18 +50,22 @@ def export_posed(scene: RawScene, folder: Path, format: ExportFormat, progress: 
         if format == "posed":
             write_posed(scene, partial)
             return
-        names = _write_images(scene, partial, progress)
-        (_write_transforms if format == "transforms" else _write_colmap)(scene, partial, names)
+        names = [f"{view:06d}.png" for view in range(len(scene))]
+        write_images(scene, partial, names, progress)
+        if format == "transforms":
+            content = transforms_content(scene, names) | write_points(scene, partial)
+            (partial / "transforms.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        else:
+            write_colmap_model(scene, partial, names)
 
 
-def _write_images(scene: RawScene, folder: Path, progress: Progress | None) -> list[str]:
+def write_images(scene: RawScene, folder: Path, names: Sequence[str], progress: Progress | None = None) -> None:
+    """Write the images of a scene to ``folder/images`` under these names, as PNG."""
     (folder / "images").mkdir()
-    names = [f"{view:06d}.png" for view in range(len(scene))]
     for view, name in enumerate(names):
         Image.fromarray(scene.load_image(view)).save(folder / "images" / name)
         if progress is not None:
             progress(view + 1, len(names))
-    return names
 
 
 def _pinhole(frame: RawFrame) -> tuple[float, float, float, float]:
@@ -74,7 +78,12 @@ def _pinhole(frame: RawFrame) -> tuple[float, float, float, float]:
     return float(k[0, 0]), float(k[1, 1]), float(k[0, 2]), float(k[1, 2])
 
 
-def _write_transforms(scene: RawScene, folder: Path, names: list[str]) -> None:
+def transforms_content(scene: RawScene, names: Sequence[str]) -> dict[str, Any]:
+    """What nerfstudio's ``transforms.json`` says about cameras whose images are ``images/<name>``.
+
+    Raises:
+        BadCameraError: a camera has skew.
+    """
     lenses, frames = [], []
     for frame, name in zip(scene.frames, names, strict=True):
         keys = ("fl_x", "fl_y", "cx", "cy", "w", "h")
@@ -86,14 +95,18 @@ def _write_transforms(scene: RawScene, folder: Path, names: list[str]) -> None:
         content |= lenses[0]
     else:
         frames = [frame | lens for frame, lens in zip(frames, lenses, strict=True)]
-    if scene.cloud is not None:
-        _write_points(scene.cloud, folder / "points.ply")
-        content["ply_file_path"] = "points.ply"
-    (folder / "transforms.json").write_text(json.dumps(content | {"frames": frames}, indent=1) + "\n", encoding="utf-8")
+    return content | {"frames": frames}
 
 
-def _write_points(cloud: PointCloud, path: Path) -> None:
-    """A plain coloured cloud, as nerfstudio starts Gaussians from; no scene of Gaussians."""
+def write_points(scene: RawScene, folder: Path) -> dict[str, str]:
+    """Write the scene's cloud to ``folder/points.ply``, a plain coloured cloud as nerfstudio starts Gaussians from.
+
+    Returns:
+        what ``transforms.json`` says about it; nothing where there is no cloud.
+    """
+    cloud = scene.cloud
+    if cloud is None:
+        return {}
     form = [("x", "float", "<f4"), ("y", "float", "<f4"), ("z", "float", "<f4")]
     form += [(name, "uchar", "u1") for name in ("red", "green", "blue")]
     rows = np.empty(len(cloud), [(name, dtype) for name, _, dtype in form])
@@ -103,10 +116,16 @@ def _write_points(cloud: PointCloud, path: Path) -> None:
         rows[name] = _rgb(cloud)[:, channel]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(cloud)}"]
     header += [f"property {kind} {name}" for name, kind, _ in form] + ["end_header", ""]
-    path.write_bytes("\n".join(header).encode("ascii") + rows.tobytes())
+    (folder / "points.ply").write_bytes("\n".join(header).encode("ascii") + rows.tobytes())
+    return {"ply_file_path": "points.ply"}
 
 
-def _write_colmap(scene: RawScene, folder: Path, names: list[str]) -> None:
+def write_colmap_model(scene: RawScene, folder: Path, names: Sequence[str]) -> None:
+    """Write COLMAP's text model of a scene whose images are ``folder/images/<name>`` to ``folder/sparse/0``.
+
+    Raises:
+        BadCameraError: a camera has skew.
+    """
     model = folder / "sparse" / "0"
     model.mkdir(parents=True)
     cameras: dict[str, int] = {}  # line without its number -> number

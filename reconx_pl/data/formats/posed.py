@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,28 +109,38 @@ def write_posed(scene: RawScene, folder: Path) -> None:
         BadDataError: an image that cannot be decoded.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    frames = []
-    for view, frame in enumerate(scene.frames):
-        name = f"images/{view:06d}.png"
-        Image.fromarray(scene.load_image(view)).save(folder / name)
-        frames.append(
-            {
-                "file": name,
-                "source": Path(frame.name).name,
-                "w": frame.width,
-                "h": frame.height,
-                "K": frame.intrinsics.tolist(),
-                "c2w": invert_rigid(frame.world_to_camera, frame.name).tolist(),
-            }
-        )
-    if scene.cloud is not None:
-        rgb = (scene.cloud.colors.clamp(0, 1) * 255).round().byte().numpy()
-        confidence = scene.cloud.confidence.numpy()
-        np.savez(folder / "points.npz", xyz=scene.cloud.points.numpy(), rgb=rgb, confidence=confidence)
+    names = [f"{view:06d}.png" for view in range(len(scene))]
+    for view, name in enumerate(names):
+        Image.fromarray(scene.load_image(view)).save(folder / "images" / name)
+    write_cloud(scene, folder)
+    (folder / "cameras.json").write_text(json.dumps(posed_content(scene, names), indent=1) + "\n", encoding="utf-8")
+
+
+def posed_content(scene: RawScene, names: Sequence[str]) -> dict[str, Any]:
+    """What ``cameras.json`` says about cameras whose images are ``images/<name>``."""
+    frames = [
+        {
+            "file": f"images/{name}",
+            "source": Path(frame.name).name,
+            "w": frame.width,
+            "h": frame.height,
+            "K": frame.intrinsics.tolist(),
+            "c2w": invert_rigid(frame.world_to_camera, frame.name).tolist(),
+        }
+        for frame, name in zip(scene.frames, names, strict=True)
+    ]
     content: dict[str, Any] = {"name": scene.name, "dataset": scene.dataset, "caption": scene.caption}
     content |= {"fps": scene.fps} if scene.fps else {}
-    content["frames"] = frames
-    (folder / "cameras.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return content | {"frames": frames}
+
+
+def write_cloud(scene: RawScene, folder: Path) -> None:
+    """Write the scene's cloud, if it has one, to ``folder/points.npz``."""
+    if scene.cloud is None:
+        return
+    rgb = (scene.cloud.colors.clamp(0, 1) * 255).round().byte().numpy()
+    confidence = scene.cloud.confidence.numpy()
+    np.savez(folder / "points.npz", xyz=scene.cloud.points.numpy(), rgb=rgb, confidence=confidence)
 
 
 def depth_files(folder: Path, views: int) -> dict[int, Callable[[], np.ndarray]]:

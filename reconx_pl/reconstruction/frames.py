@@ -1,0 +1,156 @@
+"""Stage "frames": cameras and confidence of all frames that the fit sees, and the points that it starts from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from reconx_pl.errors import ConfigurationError
+from reconx_pl.evaluation.alignment import AligningEstimator, aligned_frames, holds_known_views
+from reconx_pl.evaluation.captures import FILL_FROM
+from reconx_pl.evaluation.frame_confidence import frame_confidence
+from reconx_pl.evaluation.painter import scene_generator
+from reconx_pl.evaluation.task import path_cameras
+from reconx_pl.geometry.estimator import PointMapEstimator, Reconstruction
+from reconx_pl.geometry.point_maps import point_map_from_depth
+from reconx_pl.reconstruction.painting import context_cameras, is_loop, known_places, read_painted
+from reconx_pl.reconstruction.settings import ReconstructionConfig
+from reconx_pl.reconstruction.tensors import (
+    camera_tensors,
+    cameras_of,
+    cloud_of,
+    cloud_tensors,
+    load_tensors,
+    save_tensors,
+)
+from reconx_pl.reconstruction.views import CutViews, Views, cut_views, fit_size
+from reconx_pl.splatting.points import points_from_maps, select_points
+from reconx_pl.types import Cameras, PointCloud, PointMap
+from reconx_pl.whole_file import written_whole
+
+_TENSORS, _PLACES = "frames.safetensors", "frames.json"
+
+
+@dataclass(frozen=True)
+class FitInput:
+    """What the fit gets.
+
+    Attributes:
+        frames: [S, 3, h, w] in [0, 1].
+        cameras: S views.
+        confidence: [S, h, w] on DUSt3R's scale; None trusts all pixels alike.
+        known: places of the photographs among the frames, in the order of visiting.
+        start: the points it starts from.
+    """
+
+    frames: Tensor
+    cameras: Cameras
+    confidence: Tensor | None
+    known: list[int]
+    start: PointCloud
+
+
+def aligns(config: ReconstructionConfig, estimator: PointMapEstimator) -> bool:
+    """Whether painted frames get their poses from a global alignment.
+
+    Raises:
+        ConfigurationError: it was asked for, and the estimator cannot.
+    """
+    able = holds_known_views(estimator)
+    if config.painting.poses == "aligned" and not able:
+        raise ConfigurationError(
+            f"{type(estimator).__name__} cannot align painted frames with the photographs held fixed; take DUSt3R "
+            "(--geometry dust3r), or --reconstruction.painting.poses interpolated"
+        )
+    return able and config.painting.poses != "interpolated"
+
+
+def prepare_photographs(views: Views, config: ReconstructionConfig, folder: Path) -> list[str]:
+    """Without painting: the photographs themselves are the frames. Returns notes."""
+    cut = cut_views(views, *fit_size(views, config.short_side))
+    start = _start(views, cut, config)
+    known = list(range(len(cut.cameras)))
+    _write(folder, FitInput(cut.images, cut.cameras, cut.confidence, known, start))
+    return [f"{len(start)} points to start from; nothing was painted"]
+
+
+def prepare_painted(
+    views: Views, painted: Path, config: ReconstructionConfig, estimator: PointMapEstimator, folder: Path
+) -> list[str]:
+    """Cameras, confidence and points of painted frames and photographs together. Returns notes.
+
+    Raises:
+        BadSceneError: the frames cannot be aligned.
+    """
+    painting, loop = config.painting, is_loop(views, config.painting)
+    cut = cut_views(views, painting.height, painting.width)
+    frames = read_painted(painted, cut, loop)
+    known = known_places(len(cut.cameras), painting.frames)
+    cameras = path_cameras(context_cameras(cut, loop), painting.frames)[list(range(len(frames)))]
+    images = frames.float() / 255
+    found: Reconstruction | None = None
+    if aligns(config, estimator):
+        found = aligned_frames(views.scene.name, images, cameras, known, cast(AligningEstimator, estimator))
+        cameras = _with_known(found.cameras.to("cpu", torch.float32), cut.cameras, known)
+        confidence, way = found.point_map.confidence.float().cpu(), "a global alignment with the photographs held fixed"
+    else:
+        confidence = frame_confidence(images, cameras, views.cloud, known, cut.confidence)
+        way = "interpolation between the photographs; their confidence by agreement with the points"
+    start = _start(views, cut, config) if found is None else _aligned_start(found, images, known, config, views)
+    _write(folder, FitInput(frames, cameras, confidence, known, start))
+    return [f"poses of the painted frames by {way}", f"{len(start)} points to start from"]
+
+
+def read_fit_input(folder: Path) -> FitInput:
+    """What this stage left in its folder."""
+    tensors = load_tensors(folder / _TENSORS)
+    known = json.loads((folder / _PLACES).read_text(encoding="utf-8"))["known"]
+    frames = tensors["frames"].float() / 255
+    return FitInput(frames, cameras_of(tensors), tensors.get("confidence"), known, cloud_of(tensors))
+
+
+def _write(folder: Path, made: FitInput) -> None:
+    save_tensors(
+        {
+            "frames": made.frames,
+            "confidence": made.confidence,
+            **camera_tensors(made.cameras),
+            **cloud_tensors(made.start),
+        },
+        folder / _TENSORS,
+    )
+    with written_whole(folder / _PLACES) as partial:
+        partial.write_text(json.dumps({"known": made.known}) + "\n", encoding="utf-8")
+
+
+def _with_known(cameras: Cameras, photographs: Cameras, known: list[int]) -> Cameras:
+    """``cameras`` with those of the photographs to the last bit, whatever an estimator makes of what it holds."""
+    world_to_camera, intrinsics = cameras.world_to_camera.clone(), cameras.intrinsics.clone()
+    world_to_camera[known], intrinsics[known] = photographs.world_to_camera, photographs.intrinsics
+    return replace(cameras, world_to_camera=world_to_camera, intrinsics=intrinsics)
+
+
+def _start(views: Views, cut: CutViews, config: ReconstructionConfig) -> PointCloud:
+    """Points of the photographs: of every pixel with depth, else the cloud, filled where many photographs tell gaps."""
+    generator = scene_generator(config.seed, views.scene.name, "points")
+    if cut.depth is not None:
+        maps = point_map_from_depth(cut.depth, cut.cameras, cut.confidence)
+        return points_from_maps(maps, cut.images.float() / 255, replace(config.points, views="all"), generator)
+    filled = len(cut.cameras) >= FILL_FROM
+    chosen = config.points if filled else replace(config.points, at_least=0)
+    return select_points(views.cloud, chosen, generator)
+
+
+def _aligned_start(
+    found: Reconstruction, images: Tensor, known: list[int], config: ReconstructionConfig, views: Views
+) -> PointCloud:
+    """Points of the alignment: of the photographs, or of all frames (``PointsConfig.views``)."""
+    chosen = list(range(len(images))) if config.points.views == "all" else known
+    maps = PointMap(*(part[chosen] for part in (found.point_map.points, found.point_map.confidence, found.point_map.valid)))
+    generator = scene_generator(config.seed, views.scene.name, "points")
+    return points_from_maps(maps, images[chosen], replace(config.points, views="all"), generator)

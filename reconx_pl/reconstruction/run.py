@@ -1,0 +1,312 @@
+"""Photographs to a scene: the chain of stages, and what it leaves in the folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from reconx_pl import __version__
+from reconx_pl.data.photograph_headers import named_files
+from reconx_pl.data.photographs import load_photographs
+from reconx_pl.errors import ConfigurationError, StorageError
+from reconx_pl.evaluation.alignment import estimator_identity
+from reconx_pl.evaluation.records import read_json, write_json
+from reconx_pl.evaluation.settings import plain_settings
+from reconx_pl.geometry.estimator import PointMapEstimator
+from reconx_pl.reconstruction import files, fitting, painting
+from reconx_pl.reconstruction.frames import aligns, prepare_painted, prepare_photographs, read_fit_input
+from reconx_pl.reconstruction.geometry import find_geometry
+from reconx_pl.reconstruction.painting import PainterSource, is_loop
+from reconx_pl.reconstruction.report import write_report
+from reconx_pl.reconstruction.settings import (
+    FIT,
+    FLIGHT,
+    FRAMES,
+    GEOMETRY,
+    PAINTING,
+    PHOTOGRAPHS,
+    STAGES,
+    ReconstructionConfig,
+    StageName,
+)
+from reconx_pl.reconstruction.stages import Progress, Stage, Stages, Step, stage_record
+from reconx_pl.reconstruction.tensors import save_tensors, to_bytes
+from reconx_pl.reconstruction.views import PHOTOGRAPHS_FILE, PIXELS_FILE, Views, read_photographs, read_views
+
+SUMMARY, STAGE_FOLDER, REPORT = "reconstruction.json", "stages", "report.html"
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """What a reconstruction left in ``out``.
+
+    Attributes:
+        out: the folder.
+        stages: in their order; those after the last that was asked for are not among them.
+        views: the photographs with their cameras; None where only photographs were read.
+    """
+
+    out: Path
+    stages: tuple[Stage, ...]
+    views: Views | None
+
+    @property
+    def scene(self) -> Path | None:
+        """The Gaussians, if they were fitted."""
+        path = self.out / fitting.SCENE
+        return path if any(stage.name == FIT for stage in self.stages) else None
+
+
+def reconstruct(
+    sources: Sequence[Path],
+    out: Path,
+    config: ReconstructionConfig,
+    estimator: PointMapEstimator,
+    painter: PainterSource | None,
+    *,
+    device: torch.device | str = "cpu",
+    stages: Sequence[StageName] = STAGES,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Reconstructed:
+    """Turn photographs into a scene (ReconX, section 4), stage by stage; what is done already is not done again.
+
+    Args:
+        sources: image files, folders of images, or one video; see ``data.photographs.load_photographs``.
+        out: gets scene.ply, cameras.json, sparse/0, images, painted.mp4, flythrough.mp4, report.html,
+            reconstruction.json, and the stages' own files in ``stages``, which may be deleted.
+        config: see there.
+        estimator: finds cameras and points.
+        painter: paints between the photographs; None fits to the photographs alone.
+        device: of painting, fit and flight.
+        stages: those wanted; what they need is done as well, what comes after them is not.
+        overwrite: ``out`` may hold the reconstruction of other photographs.
+        progress: see ``stages.Progress``.
+
+    Raises:
+        BadDataError: a file that is no photograph, or cannot be read.
+        BadSceneError: photographs that cannot be reconstructed together; names them.
+        ConfigurationError: options that contradict each other, or ``out`` is not ours.
+        StorageError: ``out`` cannot be written.
+        MissingWeightsError, BadWeightsError: of what needs weights.
+    """
+    if unknown := sorted(set(stages) - set(STAGES)):
+        raise ConfigurationError(f"no stage is called {', '.join(unknown)}; there are {', '.join(STAGES)}")
+    last = max((STAGES.index(name) for name in stages), default=len(STAGES) - 1)
+    if painter is not None:
+        aligns(config, estimator)  # refuse early what cannot be
+    names = named_files([Path(source) for source in sources])
+    with storage(out):
+        chain = _Chain(sources, names, out, config, estimator, painter, torch.device(device), overwrite, progress)
+        return chain.run(STAGES[last])
+
+
+class _Chain:
+    """The stages of one reconstruction, with what they share."""
+
+    def __init__(
+        self,
+        sources: Sequence[Path],
+        names: Sequence[Path],
+        out: Path,
+        config: ReconstructionConfig,
+        estimator: PointMapEstimator,
+        painter: PainterSource | None,
+        device: torch.device,
+        overwrite: bool,
+        progress: Progress | None,
+    ) -> None:
+        self.sources, self.out, self.config = sources, out, config
+        self.estimator, self.painter, self.device = estimator, painter, device
+        self.files = [{"name": path.name, "sha256": _sha256(path)} for path in names]
+        _claim(out, self.files, overwrite)
+        self.name = out.resolve().name or "scene"
+        self.stages = Stages(out / STAGE_FOLDER, device, progress)
+        self.settings = plain_settings(config)
+        self.views: Views | None = None
+
+    def run(self, last: str) -> Reconstructed:
+        self._summarise(last, complete=False)
+        photographs = self._photographs()
+        if last != PHOTOGRAPHS:
+            geometry = self._geometry(photographs)
+            if last != GEOMETRY:
+                self._scene(photographs, geometry, last)
+        self._summarise(last, complete=True)
+        return Reconstructed(self.out, tuple(self.stages.done), self.views)
+
+    def _photographs(self) -> Stage:
+        config = self.config
+
+        def make(folder: Path, step: Step) -> list[str]:
+            read = load_photographs(self.sources, max_side=config.max_side, views=config.views, progress=step)
+            save_tensors({"images": to_bytes(read.images)}, folder / PIXELS_FILE)
+            described = {item.name: getattr(read, item.name) for item in fields(read) if item.name != "images"}
+            write_json(folder / PHOTOGRAPHS_FILE, described)
+            return list(read.notes)
+
+        inputs = {"files": self.files, "max_side": config.max_side, "views": config.views}
+        return self.stages.run(PHOTOGRAPHS, inputs, make, [])
+
+    def _geometry(self, photographs: Stage) -> Stage:
+        config = self.config
+
+        def make(folder: Path, step: Step) -> list[str]:
+            return find_geometry(
+                read_photographs(photographs.folder), self.estimator, config.skip_unplaced, folder, step
+            )
+
+        inputs = {"estimator": estimator_identity(self.estimator), "skip_unplaced": config.skip_unplaced}
+        geometry = self.stages.run(GEOMETRY, inputs, make, [photographs])
+        self.views = read_views(photographs.folder, geometry.folder, self.name)
+        files.write_cameras(self.views, self.out)
+        return geometry
+
+    def _scene(self, photographs: Stage, geometry: Stage, last: str) -> None:
+        views = self.views
+        assert views is not None
+        painted = None
+        if self.painter is not None:
+            painted = self._painting(views, self.painter, geometry)
+        elif last == PAINTING:
+            raise ConfigurationError("there is nothing to paint with: name a model (--model), or leave painting out")
+        if last == PAINTING:
+            return
+        frames = self._frames(views, geometry, painted)
+        if last == FRAMES:
+            return
+        fit = self._fit(frames)
+        if last != FIT:
+            self._flight(views, frames, fit)
+
+    def _painting(self, views: Views, painter: PainterSource, geometry: Stage) -> Stage:
+        config = self.config
+
+        def make(folder: Path, step: Step) -> list[str]:
+            return painting.paint(views, config.painting, painter, config.seed, self.device, folder, step)
+
+        settings = {name: value for name, value in self.settings["painting"].items() if name != "poses"}
+        inputs = {"painting": settings, "painter": painter.identity, "seed": config.seed, "scene": self.name}
+        stage = self.stages.run(PAINTING, inputs, make, [geometry])
+        files.copy(stage.folder / painting.VIDEO, self.out / painting.VIDEO)
+        return stage
+
+    def _frames(self, views: Views, geometry: Stage, painted: Stage | None) -> Stage:
+        config = self.config
+
+        def make(folder: Path, step: Step) -> list[str]:
+            if painted is None:
+                return prepare_photographs(views, config, folder)
+            return prepare_painted(views, painted.folder, config, self.estimator, folder)
+
+        inputs: dict[str, Any] = {"points": self.settings["points"], "seed": config.seed, "scene": self.name}
+        if painted is None:
+            inputs["short_side"] = config.short_side
+        else:
+            inputs["aligned"] = aligns(config, self.estimator)
+        return self.stages.run(FRAMES, inputs, make, [geometry] if painted is None else [geometry, painted])
+
+    def _fit(self, frames: Stage) -> Stage:
+        config = self.config
+
+        def make(folder: Path, step: Step) -> list[str]:
+            return fitting.fit_scene(read_fit_input(frames.folder), config, self.name, self.device, folder, step)
+
+        inputs = {"fit": self.settings["fit"], "seed": config.seed, "scene": self.name, "device": self.device.type}
+        stage = self.stages.run(FIT, inputs, make, [frames])
+        files.copy(stage.folder / fitting.SCENE, self.out / fitting.SCENE)
+        return stage
+
+    def _flight(self, views: Views, frames: Stage, fit: Stage) -> None:
+        config = self.config
+        closed = views.closed if self.painter is None else is_loop(views, config.painting)
+
+        def make(folder: Path, step: Step) -> list[str]:
+            given = read_fit_input(frames.folder)
+            return fitting.fly_through(fit.folder / fitting.SCENE, given, config, closed, self.device, folder, step)
+
+        names = ("flight", "flight_frames", "flight_fps")
+        stage = self.stages.run(FLIGHT, {name: self.settings[name] for name in names}, make, [frames, fit])
+        for video in (fitting.VIDEO, fitting.DEPTH_VIDEO):
+            files.copy(stage.folder / video, self.out / video)
+
+    def _summarise(self, last: str, complete: bool) -> None:
+        """Write reconstruction.json and, once something is there to show, report.html."""
+        summary = {
+            "complete": complete,
+            "name": self.name,
+            "version": __version__,
+            "photographs": self.files,
+            "views": list(self.views.names) if self.views else [],
+            "closed": bool(self.views and self.views.closed),
+            "estimator": estimator_identity(self.estimator),
+            "painter": self.painter.identity if self.painter else None,
+            "device": self.device.type,
+            "last_stage": last,
+            "stages": [stage_record(stage) for stage in self.stages.done],
+            "settings": self.settings,
+        }
+        write_json(self.out / SUMMARY, summary)
+        if complete and self.views is not None:
+            write_report(self.out, summary)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _claim(out: Path, photographs: list[dict[str, str]], overwrite: bool) -> None:
+    """Make the folder ours, or refuse.
+
+    Raises:
+        ConfigurationError: it holds something else.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    before = read_json(out / SUMMARY)
+    if before is None:
+        foreign = sorted(path.name for path in out.iterdir() if not path.name.startswith(".") and path.name != SUMMARY)
+        if foreign and not overwrite:
+            raise ConfigurationError(
+                f"{out} holds files and no reconstruction of ours ({', '.join(foreign[:5])}); name another folder, or "
+                "say --overwrite"
+            )
+    elif before.get("photographs") != photographs and not overwrite:
+        raise ConfigurationError(
+            f"{out} holds the reconstruction of other photographs; name another folder, or say --overwrite (stages of "
+            "the same photographs are kept in any case)"
+        )
+
+
+@contextmanager
+def storage(out: Path) -> Iterator[None]:
+    """Say plainly what keeps the block from writing to ``out``.
+
+    Raises:
+        StorageError: in the place of errors of the file system.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number, text = getattr(error, "errno", None), str(error)
+        where = getattr(error, "filename", None) or out
+        if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in text or "No space left" in text:
+            free = shutil.disk_usage(out if out.exists() else ".").free
+            raise StorageError(
+                f"{out}: the disk is full ({free / 1e6:.0f} MB free); make room and give the same command again, "
+                "finished stages are kept"
+            ) from error
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StorageError(f"{where}: no permission to write ({error.strerror}); name a folder of yours") from error  # type: ignore[union-attr]
+        if number in (errno.ENOTDIR, errno.EEXIST):
+            raise StorageError(f"{where}: not a folder; name another one for the results") from error
+        raise

@@ -1,0 +1,114 @@
+"""Photographs with their cameras, in the order of visiting, cut to the size that a later stage works at."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reconx_pl.data.cutting import crop_depth, cut_images
+from reconx_pl.data.formats import RawFrame, RawScene
+from reconx_pl.data.photographs import Photographs
+from reconx_pl.geometry.cameras import resize_and_crop
+from reconx_pl.reconstruction.tensors import cameras_of, cloud_of, load_tensors, to_bytes
+from reconx_pl.types import Cameras, PointCloud
+
+GEOMETRY_FILE, VIEWS_FILE = "geometry.safetensors", "views.json"
+PIXELS_FILE, PHOTOGRAPHS_FILE = "photographs.safetensors", "photographs.json"
+
+
+@dataclass(frozen=True)
+class Views:
+    """C photographs of one size, C >= 2.
+
+    Attributes:
+        scene: them with their cameras and points, for every other format.
+        names: of the files, as they were given.
+        closed: whether the last is a neighbour of the first.
+        depth: [C, H, W] along the optical axis, world units, 0 = none; None where points are all there is.
+        confidence: [C, H, W] of the depth, on DUSt3R's scale.
+    """
+
+    scene: RawScene
+    names: tuple[str, ...]
+    closed: bool
+    depth: Tensor | None
+    confidence: Tensor | None
+
+    @property
+    def cloud(self) -> PointCloud:
+        assert self.scene.cloud is not None
+        return self.scene.cloud
+
+
+@dataclass(frozen=True)
+class CutViews:
+    """Views resized and cropped.
+
+    Attributes:
+        images: [C, 3, h, w] uint8.
+        cameras: C views, float32.
+        depth, confidence: [C, h, w] or None, see ``Views``.
+    """
+
+    images: Tensor
+    cameras: Cameras
+    depth: Tensor | None
+    confidence: Tensor | None
+
+
+def read_photographs(folder: Path) -> Photographs:
+    """What the first stage left in its folder."""
+    described = json.loads((folder / PHOTOGRAPHS_FILE).read_text(encoding="utf-8"))
+    images = load_tensors(folder / PIXELS_FILE)["images"].float() / 255
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in described.items()}
+    return Photographs(images=images, **plain)
+
+
+def read_views(photographs: Path, geometry: Path, name: str) -> Views:
+    """The views that the first two stages left in their folders; ``name`` is the scene's."""
+    chosen = json.loads((geometry / VIEWS_FILE).read_text(encoding="utf-8"))
+    every = read_photographs(photographs)
+    pixels = to_bytes(every.images).permute(0, 2, 3, 1).numpy()  # [V, H, W, 3]
+    tensors = load_tensors(geometry / GEOMETRY_FILE)
+    cameras = cameras_of(tensors)
+    names = tuple(every.names[at] for at in chosen["photographs"])
+    frames = tuple(
+        RawFrame(
+            name=file,
+            width=cameras.width,
+            height=cameras.height,
+            intrinsics=cameras.intrinsics[view].double().numpy(),
+            world_to_camera=cameras.world_to_camera[view].double().numpy(),
+            frame_id=at,
+            load=partial(np.array, pixels[at]),
+        )
+        for view, (at, file) in enumerate(zip(chosen["photographs"], names, strict=True))
+    )
+    scene = RawScene(name, "photographs", frames, geometry, cloud=cloud_of(tensors))
+    return Views(scene, names, bool(chosen["closed"]), tensors.get("depth"), tensors.get("confidence"))
+
+
+def cut_views(views: Views, height: int, width: int) -> CutViews:
+    """Resized with Lanczos so that the short side fits, and cropped around the centre; maps by nearest value."""
+    images, cameras = cut_images(views.scene, range(len(views.scene)), height, width)
+    _, resized, offset = resize_and_crop(views.scene.cameras, height, width)
+
+    def cut(maps: Tensor | None) -> Tensor | None:
+        return None if maps is None else torch.stack([crop_depth(one.numpy(), cameras, resized, offset) for one in maps])
+
+    single = cameras.to(dtype=views.cloud.points.dtype)
+    return CutViews(images, single, cut(views.depth), cut(views.confidence))
+
+
+def fit_size(views: Views, short_side: int) -> tuple[int, int]:
+    """Rows and columns of the photographs reduced so that the shorter is ``short_side``; smaller ones stay."""
+    height, width = views.scene.frames[0].height, views.scene.frames[0].width
+    scale = min(1.0, short_side / min(height, width))
+    return round(height * scale), round(width * scale)
+

@@ -28,6 +28,8 @@ from reconx_pl.evaluation.shortfall import unfinished
 from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.machine_commands import COMMANDS as MACHINE_COMMANDS
 from reconx_pl.machine_commands import WEIGHTS_COMMANDS as MORE_WEIGHTS_COMMANDS
+from reconx_pl.reconstruct_commands import SUMMARY as RECONSTRUCT
+from reconx_pl.reconstruct_commands import reconstruct_parser, run_reconstruct
 from reconx_pl.scene_commands import COMMANDS as SCENE_COMMANDS
 
 
@@ -161,7 +163,7 @@ def fetch(
         console.print(f"{name} {net}: {path}")
 
 
-def reconstruct(source: Path, out: Path, estimator: PointMapEstimator | None = None) -> None:
+def geometry(source: Path, out: Path, estimator: PointMapEstimator | None = None) -> None:
     """Find cameras and points of photographs; write a posed scene that pack and evaluate.py read.
 
     Args:
@@ -169,9 +171,9 @@ def reconstruct(source: Path, out: Path, estimator: PointMapEstimator | None = N
         out: folder of the scene, in the layout of data/posed.md.
         estimator: how; None is structure from motion (reconx_pl.geometry.colmap_estimator.ColmapEstimator).
     """
-    from reconx_pl.pipeline import reconstruct as write
+    from reconx_pl.pipeline import find_geometry
 
-    made = write(source, out, estimator)
+    made = find_geometry(source, out, estimator)
     console.print(f"{out}: {made.views} views, {made.points} points")
 
 
@@ -224,9 +226,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "cache": cache,
     "consolidate": consolidate,
     "fit": fit,
+    "geometry": geometry,
     "pack": pack,
     "procedural": procedural,
-    "reconstruct": reconstruct,
     **SCENE_COMMANDS,
     **MACHINE_COMMANDS,
 }
@@ -253,6 +255,7 @@ def build_parser() -> ArgumentParser:
         else:
             _add_arguments(command, function, only_first_by_place=name == "render")
         commands.add_subcommand(name, command, help=command.description)
+    commands.add_subcommand("reconstruct", reconstruct_parser(), help=RECONSTRUCT)
     weights = ArgumentParser(description="Pretrained weights: list, fetch, convert, verify, publish them.")
     commands.add_subcommand("weights", weights, help=weights.description)
     actions = weights.add_subcommands(dest="action")
@@ -293,7 +296,11 @@ def main(args: list[str] | None = None) -> None:
     parser = build_parser()
 
     def call() -> None:
-        parsed = parser.instantiate_classes(parser.parse_args(args))
+        given = parser.parse_args(args)
+        if given.command == "reconstruct":
+            run_reconstruct(reconstruct_parser(), given.reconstruct)
+            return
+        parsed = parser.instantiate_classes(given)
         chosen = parsed[parsed.command]
         if parsed.command in ACTIONS:
             ACTIONS[parsed.command][chosen.action](**vars(chosen[chosen.action]))

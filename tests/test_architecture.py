@@ -21,6 +21,7 @@ LEVEL = {
     "training": 6, "reconstruction": 6,
     "pipeline": 7, "viewer": 7, "doctor": 7,
     "scene_commands": 8, "benchmark_commands": 8, "benchmarking": 8, "machine_commands": 8,
+    "reconstruct_commands": 8,
     "cli": 9,
     "__main__": 10,
 }  # fmt: skip

@@ -26,7 +26,7 @@ from reconx_pl.types import PointCloud
 
 SCENE, VIDEO, DEPTH_VIDEO = "scene.ply", "flythrough.mp4", "flythrough_depth.mp4"
 RENDERED, NUMBERS = "rendered.safetensors", "fit.json"
-WITHOUT_LPIPS = "--reconstruction.fit.loss.lpips 0"
+WITHOUT_LPIPS = "--fit.loss.lpips 0"
 
 
 def fit_scene(
@@ -56,7 +56,9 @@ def fit_scene(
         seen = [renderer.render(result.gaussians, given.cameras[at].to(device)).color.cpu() for at in given.known]
     rendered = torch.cat(seen).clamp(0, 1)
     scores = psnr(rendered, given.frames[given.known])
-    save_tensors({"rendered": to_bytes(rendered), "photographs": to_bytes(given.frames[given.known])}, folder / RENDERED)
+    save_tensors(
+        {"rendered": to_bytes(rendered), "photographs": to_bytes(given.frames[given.known])}, folder / RENDERED
+    )
     write_json(
         folder / NUMBERS,
         {

@@ -65,7 +65,7 @@ def aligns(config: ReconstructionConfig, estimator: PointMapEstimator) -> bool:
     if config.painting.poses == "aligned" and not able:
         raise ConfigurationError(
             f"{type(estimator).__name__} cannot align painted frames with the photographs held fixed; take DUSt3R "
-            "(--geometry dust3r), or --reconstruction.painting.poses interpolated"
+            "(--geometry dust3r), or --painting.poses interpolated"
         )
     return able and config.painting.poses != "interpolated"
 
@@ -151,6 +151,8 @@ def _aligned_start(
 ) -> PointCloud:
     """Points of the alignment: of the photographs, or of all frames (``PointsConfig.views``)."""
     chosen = list(range(len(images))) if config.points.views == "all" else known
-    maps = PointMap(*(part[chosen] for part in (found.point_map.points, found.point_map.confidence, found.point_map.valid)))
+    maps = PointMap(
+        *(part[chosen] for part in (found.point_map.points, found.point_map.confidence, found.point_map.valid))
+    )
     generator = scene_generator(config.seed, views.scene.name, "points")
     return points_from_maps(maps, images[chosen], replace(config.points, views="all"), generator)

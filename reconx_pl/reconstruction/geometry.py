@@ -82,7 +82,7 @@ def _estimate(
             left = [at for number, at in enumerate(placed) if number not in error.views]
             if not skip_unplaced:
                 raise UnplacedViewsError(
-                    f"{error}. To go on without them: --reconstruction.skip_unplaced true", error.views
+                    f"{error}. To go on without them: --skip_unplaced true", error.views
                 ) from error
             if len(left) < 2:
                 raise BadSceneError(f"{error}. Fewer than two photographs are left") from error
@@ -93,9 +93,7 @@ def _what_it_takes(
     estimator: PointMapEstimator, photographs: Photographs, placed: Sequence[int], step: Step
 ) -> dict[str, Any]:
     """Of names, lenses and progress what the estimator's ``estimate`` has a parameter for."""
-    lenses = Lenses(
-        tuple(photographs.lenses[at] for at in placed), tuple(photographs.focals[at] for at in placed)
-    )
+    lenses = Lenses(tuple(photographs.lenses[at] for at in placed), tuple(photographs.focals[at] for at in placed))
     offered = {
         "names": [photographs.sources[at] for at in placed],
         "lenses": lenses,
@@ -103,4 +101,3 @@ def _what_it_takes(
     }
     wanted = inspect.signature(estimator.estimate).parameters
     return {name: value for name, value in offered.items() if name in wanted}
-

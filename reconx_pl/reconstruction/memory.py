@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,10 @@ class Peak:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Peak]:
-    """Measure the block. Where the system cannot start anew (not Linux) ``host`` is the peak since the process began."""
+    """Measure the block. Where the system cannot start anew (not Linux) ``host`` is since the process began."""
     peak = Peak()
-    try:
+    with suppress(OSError):
         _RESET.write_text("5")  # resets VmHWM (proc(5))
-    except OSError:
-        pass
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -77,6 +77,7 @@ def reconstruct(
     stages: Sequence[StageName] = STAGES,
     overwrite: bool = False,
     progress: Progress | None = None,
+    claimed: Callable[[], None] | None = None,
 ) -> Reconstructed:
     """Turn photographs into a scene (ReconX, section 4), stage by stage; what is done already is not done again.
 
@@ -91,6 +92,7 @@ def reconstruct(
         stages: those wanted; what they need is done as well, what comes after them is not.
         overwrite: ``out`` may hold the reconstruction of other photographs.
         progress: see ``stages.Progress``.
+        claimed: called when the photographs were read and ``out`` is ours, before the long work.
 
     Raises:
         BadDataError: a file that is no photograph, or cannot be read.
@@ -107,7 +109,7 @@ def reconstruct(
     names = named_files([Path(source) for source in sources])
     with storage(out):
         chain = _Chain(sources, names, out, config, estimator, painter, torch.device(device), overwrite, progress)
-        return chain.run(STAGES[last])
+        return chain.run(STAGES[last], claimed)
 
 
 class _Chain:
@@ -134,9 +136,11 @@ class _Chain:
         self.settings = plain_settings(config)
         self.views: Views | None = None
 
-    def run(self, last: str) -> Reconstructed:
-        self._summarise(last, complete=False)
+    def run(self, last: str, claimed: Callable[[], None] | None) -> Reconstructed:
         photographs = self._photographs()
+        self._summarise(last, complete=False)
+        if claimed is not None:
+            claimed()
         if last != PHOTOGRAPHS:
             geometry = self._geometry(photographs)
             if last != GEOMETRY:
@@ -274,13 +278,15 @@ def _claim(out: Path, photographs: list[dict[str, str]], overwrite: bool) -> Non
     out.mkdir(parents=True, exist_ok=True)
     before = read_json(out / SUMMARY)
     if before is None:
-        foreign = sorted(path.name for path in out.iterdir() if not path.name.startswith(".") and path.name != SUMMARY)
+        foreign = sorted(
+            {path.name for path in out.iterdir() if not path.name.startswith(".")} - {SUMMARY, STAGE_FOLDER}
+        )
         if foreign and not overwrite:
             raise ConfigurationError(
                 f"{out} holds files and no reconstruction of ours ({', '.join(foreign[:5])}); name another folder, or "
                 "say --overwrite"
             )
-    elif before.get("photographs") != photographs and not overwrite:
+    elif before.get("complete") and before.get("photographs") != photographs and not overwrite:
         raise ConfigurationError(
             f"{out} holds the reconstruction of other photographs; name another folder, or say --overwrite (stages of "
             "the same photographs are kept in any case)"

@@ -100,7 +100,9 @@ def cut_views(views: Views, height: int, width: int) -> CutViews:
     _, resized, offset = resize_and_crop(views.scene.cameras, height, width)
 
     def cut(maps: Tensor | None) -> Tensor | None:
-        return None if maps is None else torch.stack([crop_depth(one.numpy(), cameras, resized, offset) for one in maps])
+        return (
+            None if maps is None else torch.stack([crop_depth(one.numpy(), cameras, resized, offset) for one in maps])
+        )
 
     single = cameras.to(dtype=views.cloud.points.dtype)
     return CutViews(images, single, cut(views.depth), cut(views.confidence))
@@ -111,4 +113,3 @@ def fit_size(views: Views, short_side: int) -> tuple[int, int]:
     height, width = views.scene.frames[0].height, views.scene.frames[0].width
     scale = min(1.0, short_side / min(height, width))
     return round(height * scale), round(width * scale)
-

@@ -1,0 +1,150 @@
+"""The command ``reconx reconstruct``: photographs in, scene out (docs/photographs.md)."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from reconx_pl.console import console, progress_bar
+from reconx_pl.diffusion.painter import SamplingConfig
+from reconx_pl.errors import ConfigurationError, MissingWeightsError
+from reconx_pl.geometry.default_estimator import GeometryName, named_estimator
+from reconx_pl.geometry.estimator import PointMapEstimator
+from reconx_pl.reconstruction.painting import PainterSource
+from reconx_pl.reconstruction.run import REPORT, Reconstructed, reconstruct, storage
+from reconx_pl.reconstruction.settings import STAGES, ReconstructionConfig, StageName
+from reconx_pl.splatting.renderer import chosen_device
+from reconx_pl.whole_file import written_whole
+
+SETTINGS = "settings.yaml"  # in the folder of results: what --resume goes on with
+NO_MODEL = (
+    "painting between the photographs needs a model, and none was named (--model). Two ways to one: train it "
+    "(`python train.py fit -c configs/stage2.yaml`, then --model runs/re10k/stage2; docs/training.md), or fetch one "
+    "(`reconx weights list`; the base model, without ReconX's training: `reconx weights fetch "
+    "dynamicrafter-512-interp`, `reconx weights convert`, then --model FOLDER). To go without and fit to the photographs alone: --no-diffusion"
+)
+
+
+SUMMARY = "Turn photographs into a scene of Gaussians; give it again to go on after an interruption."
+
+
+def reconstruct_parser() -> ArgumentParser:
+    """The parser of ``reconx reconstruct``."""
+    parser = ArgumentParser(description=SUMMARY)
+    parser.add_argument(
+        "photographs", nargs="*", type=Path, help="2 to 64 image files, folders of images, or one video"
+    )
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    parser.add_argument(
+        "--geometry",
+        type=GeometryName,
+        default="dust3r",
+        help="who finds cameras and points: dust3r needs weights that are not for commercial use; colmap (structure "
+        "from motion) needs none; auto takes dust3r if its weights are there, else colmap",
+    )
+    parser.add_argument(
+        "--estimator", type=PointMapEstimator | None, default=None, help="a class of your own, in place of --geometry"
+    )
+    parser.add_argument(
+        "--model", type=str | None, default=None, help="who paints: folder of a training run, or of converted weights"
+    )
+    parser.add_argument("--no-diffusion", action="store_true", help="paint nothing: fit to the photographs alone")
+    parser.add_class_arguments(ReconstructionConfig)
+    parser.add_argument("--sampling", type=SamplingConfig | None, default=None, help="in place of the model's own")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--stages",
+        nargs="*",
+        type=StageName,
+        default=list(STAGES),
+        help="those wanted, with all that they need: " + ", ".join(STAGES),
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with what --out holds: its photographs and options"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="--out may hold other results")
+    return parser
+
+
+def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
+    """Do what the arguments say; see ``reconstruction.run.reconstruct`` for what is raised.
+
+    Args:
+        parser: see ``reconstruct_parser``.
+        chosen: its arguments, parsed and not instantiated.
+    """
+    if chosen.resume:
+        chosen = _resumed(parser, chosen)
+    options = vars(parser.instantiate_classes(chosen))
+    out: Path = options["out"]
+    if not options["photographs"]:
+        raise ConfigurationError("name photographs, a folder of them or a video: reconx reconstruct PHOTOS -o OUT")
+    config = ReconstructionConfig(**{item.name: options[item.name] for item in fields(ReconstructionConfig)})
+    device = chosen_device(options["device"])
+    painter = None if options["no_diffusion"] else painter_source(options["model"], options["sampling"], device)
+    estimator = options["estimator"] or named_estimator(options["geometry"])
+    with progress_bar(None) as show:
+
+        def progress(stage: str, done: int, of: int | None) -> None:
+            show(f"{STAGES.index(stage) + 1}/{len(STAGES)} {stage}", done, of)
+
+        made = reconstruct(
+            options["photographs"],
+            out,
+            config,
+            estimator,
+            painter,
+            device=device,
+            stages=options["stages"],
+            overwrite=options["overwrite"],
+            progress=progress,
+            claimed=lambda: _keep(parser, chosen, out),
+        )
+    for stage in made.stages:
+        state = "kept" if stage.reused else f"{stage.seconds:.1f} s"
+        console.print(f"{stage.name}: {state}; {'; '.join(stage.notes)}", highlight=False)
+    if made.views is not None:
+        console.print(
+            f"Open {out / REPORT}" + (f", or: reconx view {made.scene} --cameras {out}" if made.scene else "")
+        )
+    return made
+
+
+def painter_source(model: str | None, sampling: SamplingConfig | None, device: str) -> PainterSource:
+    """Who paints; nothing is loaded yet.
+
+    Raises:
+        MissingWeightsError: no model was named, or it is not there.
+    """
+    from reconx_pl.pipeline import load_painter, model_identity
+
+    if model is None:
+        raise MissingWeightsError(NO_MODEL)
+    return PainterSource(model_identity(model, sampling), lambda: load_painter(model, sampling, device))
+
+
+def _resumed(parser: ArgumentParser, chosen: Namespace) -> Namespace:
+    """The arguments that an earlier run kept; ``stages`` are those of now."""
+    kept = chosen.out / SETTINGS
+    if chosen.photographs:
+        raise ConfigurationError("--resume takes the photographs of the run that it goes on with; leave them out")
+    if not kept.is_file():
+        raise ConfigurationError(f"{kept} does not exist: there is nothing to go on with; name the photographs")
+    earlier = parser.parse_object({**yaml.safe_load(kept.read_text(encoding="utf-8")), "out": str(chosen.out)})
+    earlier.stages, earlier.overwrite = chosen.stages, chosen.overwrite
+    return earlier
+
+
+def _keep(parser: ArgumentParser, chosen: Namespace, out: Path) -> None:
+    """Write the arguments down for ``--resume``."""
+    content: dict[str, Any] = yaml.safe_load(parser.dump(chosen, skip_none=False))
+    content["photographs"] = [str(path.absolute()) for path in map(Path, content["photographs"])]
+    for name in ("resume", "stages", "overwrite", "out", "config"):
+        content.pop(name, None)
+    with storage(out), written_whole(out / SETTINGS) as partial:
+        partial.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
-from reconx_pl.checksums import file_sha256
 from reconx_pl.data.cutting import MIN_POINTS, scene_clip
 from reconx_pl.data.estimating import (
     EstimatedScene,
@@ -27,8 +25,7 @@ from reconx_pl.data.estimating import (
 from reconx_pl.data.formats import only_scene
 from reconx_pl.data.formats.posed import write_posed
 from reconx_pl.data.stream import read_clips
-from reconx_pl.diffusion.model import ReconXDiffusion
-from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
+from reconx_pl.diffusion.painter import SamplingConfig
 from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsError
 from reconx_pl.evaluation.ablation import Ablation, write_ablation_table
 from reconx_pl.evaluation.painter import NoPainter, Painter
@@ -41,7 +38,6 @@ from reconx_pl.training.checkpoints import load_weights, painter_identity
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.training.resume import newest_checkpoint
 from reconx_pl.types import Clip
-from reconx_pl.weights_file import FOLDER_FILE
 
 
 def weights_of(run: Path, weights: Path | None = None) -> Path:
@@ -86,50 +82,6 @@ def load_run(run: Path, weights: Path | None = None) -> ReconXModule:
     module: ReconXModule = parser.instantiate_classes(parsed).model
     load_weights(module.network, found, average=module.ema_config is not None and ".ckpt" in found.name)
     return module.eval()
-
-
-def load_painter(place: Path | str, sampling: SamplingConfig | None = None, device: str = "cpu") -> DiffusionPainter:
-    """A painter from a training run's folder, a folder that ``reconx weights convert`` wrote, or a hub repository.
-
-    Args:
-        place: the folder, or ``owner/name`` on the hub.
-        sampling: None takes the run's own settings, or the base model's.
-        device: where it paints.
-
-    Raises:
-        MissingWeightsError, BadWeightsError: as ``load_run`` and ``ReconXDiffusion.from_pretrained``.
-    """
-    if (Path(place) / "config.yaml").is_file():
-        module = load_run(Path(place))
-        settings = sampling or module.sampling
-        if not settings.offload:
-            module.to(device)
-        return module.painter(settings, device)
-    settings = sampling or SamplingConfig()
-    network = ReconXDiffusion.from_pretrained(place, device="cpu" if settings.offload else device)
-    return DiffusionPainter(network, settings, device)
-
-
-def model_identity(place: Path | str, sampling: SamplingConfig | None = None) -> str:
-    """What a painter of ``load_painter`` follows from, without loading it: its files' hashes, and the sampling.
-
-    Raises:
-        MissingWeightsError: no such folder, or a run without weights.
-    """
-    folder = Path(place)
-    if not folder.is_dir():
-        return f"{place} on the hub, {sampling}"
-    run = folder / "config.yaml"
-    weights = weights_of(folder) if run.is_file() else folder / FOLDER_FILE
-    if not weights.exists():
-        raise MissingWeightsError(
-            f"{folder} is neither the folder of a training run (config.yaml) nor of converted weights ({FOLDER_FILE}); "
-            "`reconx weights list` shows what there is"
-        )
-    described = [path for path in (run, folder / "config.json") if path.is_file()]
-    parts = sorted(path for path in weights.rglob("*") if path.is_file()) if weights.is_dir() else [weights]
-    digests = " ".join(file_sha256(path) for path in [*described, *parts])
-    return f"weights {hashlib.sha256(digests.encode()).hexdigest()[:16]}, {sampling}"
 
 
 @dataclass(frozen=True)

@@ -14,22 +14,21 @@ from reconx_pl.diffusion.painter import SamplingConfig
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.geometry.default_estimator import GeometryName, named_estimator
 from reconx_pl.geometry.estimator import PointMapEstimator
-from reconx_pl.reconstruction.painting import PainterSource
+from reconx_pl.painters import painter_source
 from reconx_pl.reconstruction.run import REPORT, Reconstructed, reconstruct, storage
 from reconx_pl.reconstruction.settings import STAGES, ReconstructionConfig, StageName
 from reconx_pl.splatting.renderer import chosen_device
 from reconx_pl.whole_file import written_whole
 
 SETTINGS = "settings.yaml"  # in the folder of results: what --resume goes on with
+SUMMARY = "Turn photographs into a scene of Gaussians; give it again to go on after an interruption."
 NO_MODEL = (
     "painting between the photographs needs a model, and none was named (--model). Two ways to one: train it "
     "(`python train.py fit -c configs/stage2.yaml`, then --model runs/re10k/stage2; docs/training.md), or fetch one "
     "(`reconx weights list`; the base model, without ReconX's training: `reconx weights fetch "
-    "dynamicrafter-512-interp`, `reconx weights convert`, then --model FOLDER). To go without and fit to the photographs alone: --no-diffusion"
+    "dynamicrafter-512-interp`, `reconx weights convert`, then --model FOLDER). To go without, with the "
+    "photographs alone: --no-diffusion"
 )
-
-
-SUMMARY = "Turn photographs into a scene of Gaussians; give it again to go on after an interruption."
 
 
 def reconstruct_parser() -> ArgumentParser:
@@ -86,7 +85,11 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
         raise ConfigurationError("name photographs, a folder of them or a video: reconx reconstruct PHOTOS -o OUT")
     config = ReconstructionConfig(**{item.name: options[item.name] for item in fields(ReconstructionConfig)})
     device = chosen_device(options["device"])
-    painter = None if options["no_diffusion"] else painter_source(options["model"], options["sampling"], device)
+    painter = None
+    if not options["no_diffusion"]:
+        if options["model"] is None:
+            raise MissingWeightsError(NO_MODEL)
+        painter = painter_source(options["model"], options["sampling"], device)
     estimator = options["estimator"] or named_estimator(options["geometry"])
     with progress_bar(None) as show:
 
@@ -100,7 +103,7 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
             estimator,
             painter,
             device=device,
-            stages=options["stages"],
+            stages=options["stages"] or STAGES,
             overwrite=options["overwrite"],
             progress=progress,
             claimed=lambda: _keep(parser, chosen, out),
@@ -113,19 +116,6 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
             f"Open {out / REPORT}" + (f", or: reconx view {made.scene} --cameras {out}" if made.scene else "")
         )
     return made
-
-
-def painter_source(model: str | None, sampling: SamplingConfig | None, device: str) -> PainterSource:
-    """Who paints; nothing is loaded yet.
-
-    Raises:
-        MissingWeightsError: no model was named, or it is not there.
-    """
-    from reconx_pl.pipeline import load_painter, model_identity
-
-    if model is None:
-        raise MissingWeightsError(NO_MODEL)
-    return PainterSource(model_identity(model, sampling), lambda: load_painter(model, sampling, device))
 
 
 def _resumed(parser: ArgumentParser, chosen: Namespace) -> Namespace:

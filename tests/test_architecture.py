@@ -21,9 +21,10 @@ LEVEL = {
     "training": 6, "reconstruction": 6,
     "pipeline": 7, "viewer": 7, "doctor": 7,
     "scene_commands": 8, "benchmark_commands": 8, "benchmarking": 8, "machine_commands": 8,
-    "reconstruct_commands": 8,
-    "cli": 9,
-    "__main__": 10,
+    "painters": 8,
+    "reconstruct_commands": 9, "api": 9,
+    "cli": 10,
+    "__main__": 11,
 }  # fmt: skip
 OPTIONAL = {"torchvision", "gsplat", "lpips", "open_clip", "pycolmap", "viser"}
 

@@ -255,8 +255,3 @@ def as_cameras(model: Any, views: int, height: int, width: int) -> Cameras:
     poses[:, :3] = [image.cam_from_world().matrix() for image in images]
     intrinsics = np.stack([image.camera.calibration_matrix() for image in images])
     return Cameras(torch.from_numpy(poses).float(), torch.from_numpy(intrinsics).float(), height, width)
-from dataclasses import dataclass
-@dataclass(frozen=True)
-class Lenses:
-    groups: tuple
-    focals: tuple

@@ -35,8 +35,8 @@ def named_estimator(name: GeometryName) -> PointMapEstimator:
     if not WEIGHTS.is_file():
         raise MissingWeightsError(
             f"no weights of DUSt3R at {WEIGHTS}: `reconx weights fetch dust3r-512-dpt` fetches them (2.3 GB, "
-            "CC BY-NC-SA 4.0: not for commercial use); or allow structure from motion, which needs no weights: --geometry colmap, "
-            "or --geometry auto for whichever is there"
+            "CC BY-NC-SA 4.0: not for commercial use); or allow structure from motion, which needs no weights: "
+            "--geometry colmap, or --geometry auto for whichever is there"
         )
     return PretrainedDust3r()
 

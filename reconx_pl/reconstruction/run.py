@@ -43,6 +43,7 @@ from reconx_pl.reconstruction.tensors import save_tensors, to_bytes
 from reconx_pl.reconstruction.views import PHOTOGRAPHS_FILE, PIXELS_FILE, Views, read_photographs, read_views
 
 SUMMARY, STAGE_FOLDER, REPORT = "reconstruction.json", "stages", "report.html"
+GIVEN = "given"  # folder of photographs that were handed over in memory
 
 
 @dataclass(frozen=True)
@@ -279,7 +280,7 @@ def _claim(out: Path, photographs: list[dict[str, str]], overwrite: bool) -> Non
     before = read_json(out / SUMMARY)
     if before is None:
         foreign = sorted(
-            {path.name for path in out.iterdir() if not path.name.startswith(".")} - {SUMMARY, STAGE_FOLDER}
+            {path.name for path in out.iterdir() if not path.name.startswith(".")} - {SUMMARY, STAGE_FOLDER, GIVEN}
         )
         if foreign and not overwrite:
             raise ConfigurationError(

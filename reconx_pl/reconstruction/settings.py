@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.points import PointsConfig
 
-PHOTOGRAPHS, GEOMETRY, PAINTING, FRAMES, FIT, FLIGHT = (
-    "photographs", "geometry", "painting", "frames", "fit", "flythrough",
-)  # fmt: skip
-STAGES = (PHOTOGRAPHS, GEOMETRY, PAINTING, FRAMES, FIT, FLIGHT)
 StageName = Literal["photographs", "geometry", "painting", "frames", "fit", "flythrough"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+PHOTOGRAPHS, GEOMETRY, PAINTING, FRAMES, FIT, FLIGHT = STAGES
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,9 @@ def read_photographs(folder: Path) -> Photographs:
     """What the first stage left in its folder."""
     described = json.loads((folder / PHOTOGRAPHS_FILE).read_text(encoding="utf-8"))
     images = load_tensors(folder / PIXELS_FILE)["images"].float() / 255
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in described.items()}
+    plain: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in described.items()
+    }
     return Photographs(images=images, **plain)
 
 

@@ -1,0 +1,150 @@
+"""The package in five lines: ``ReconX.from_pretrained(...).reconstruct(images)``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+
+from PIL import Image
+
+from reconx_pl.diffusion.painter import SamplingConfig
+from reconx_pl.errors import ConfigurationError
+from reconx_pl.geometry.default_estimator import GeometryName, named_estimator
+from reconx_pl.geometry.estimator import PointMapEstimator
+from reconx_pl.painters import painter_source
+from reconx_pl.reconstruction.painting import PainterSource
+from reconx_pl.reconstruction.run import GIVEN, reconstruct
+from reconx_pl.reconstruction.settings import ReconstructionConfig
+from reconx_pl.reconstruction.stages import Progress
+from reconx_pl.splatting.renderer import chosen_device
+from reconx_pl.splatting.scene_files import load_scene, save_scene
+from reconx_pl.types import Cameras, Gaussians
+
+Images = str | Path | Sequence[str | Path | Image.Image]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A reconstructed scene.
+
+    Attributes:
+        gaussians: N Gaussians, on the CPU.
+        cameras: of the photographs in the order of visiting.
+        folder: what ``reconx reconstruct`` leaves in it: scene.ply, cameras.json, report.html and more.
+    """
+
+    gaussians: Gaussians
+    cameras: Cameras
+    folder: Path
+
+    def save(self, path: str | Path, overwrite: bool = False) -> Path:
+        """Write the Gaussians to a .ply or .splat file.
+
+        Raises:
+            ConfigurationError: another ending, or the file is there.
+        """
+        return save_scene(self.gaussians, Path(path), overwrite)
+
+
+class ReconX:
+    """Photographs to scenes (Liu et al., ReconX, 2024).
+
+    Args:
+        painter: paints between photographs; None fits to the photographs alone.
+        geometry: who finds cameras and points: "dust3r", "colmap" or "auto" (``named_estimator``), or an estimator.
+        config: defaults of ``reconstruct``.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    def __init__(
+        self,
+        painter: PainterSource | None,
+        geometry: GeometryName | PointMapEstimator = "dust3r",
+        config: ReconstructionConfig | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.painter = painter
+        self.geometry = geometry
+        self.config = config or ReconstructionConfig()
+        self.device = chosen_device(device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path | None,
+        *,
+        geometry: GeometryName | PointMapEstimator = "dust3r",
+        config: ReconstructionConfig | None = None,
+        sampling: SamplingConfig | None = None,
+        device: str = "auto",
+    ) -> ReconX:
+        """With a video model, which is loaded when something has to be painted.
+
+        Args:
+            model: folder of a training run, folder that ``reconx weights convert`` wrote, or ``owner/name`` on the hub;
+                None goes without painting.
+            geometry: see the class.
+            config: see the class.
+            sampling: in place of the model's own settings.
+            device: see the class.
+
+        Raises:
+            MissingWeightsError: no such model.
+        """
+        chosen = chosen_device(device)
+        painter = None if model is None else painter_source(model, sampling, chosen)
+        return cls(painter, geometry, config, device)
+
+    def reconstruct(
+        self,
+        images: Images,
+        out: str | Path | None = None,
+        *,
+        config: ReconstructionConfig | None = None,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> Scene:
+        """Photographs to a scene; see ``reconstruction.run.reconstruct`` for stages and errors.
+
+        Args:
+            images: a folder of photographs, a video, or 2 to 64 of image files and PIL images.
+            out: folder of the results; what it holds of the same photographs is not done again. None makes a new
+                temporary one.
+            config: in place of the constructor's.
+            overwrite: ``out`` may hold the reconstruction of other photographs.
+            progress: called with the stage, what is done and of how much.
+        """
+        folder = Path(mkdtemp(prefix="reconx-")) if out is None else Path(out)
+        estimator = named_estimator(self.geometry) if isinstance(self.geometry, str) else self.geometry
+        made = reconstruct(
+            _files(images, folder),
+            folder,
+            config or self.config,
+            estimator,
+            self.painter,
+            device=self.device,
+            overwrite=overwrite,
+            progress=progress,
+        )
+        assert made.scene is not None and made.views is not None
+        return Scene(load_scene(made.scene), made.views.scene.cameras, folder)
+
+
+def _files(images: Images, folder: Path) -> list[Path]:
+    """Files of the images; those that are in memory are written to ``folder/given``."""
+    if isinstance(images, str | Path):
+        return [Path(images)]
+    files = []
+    for number, image in enumerate(images):
+        if isinstance(image, str | Path):
+            files.append(Path(image))
+        elif isinstance(image, Image.Image):
+            path = folder / GIVEN / f"image_{number:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path, exif=image.getexif())
+            files.append(path)
+        else:
+            raise ConfigurationError(f"image {number} is a {type(image).__name__}: give a path or a PIL image")
+    return files

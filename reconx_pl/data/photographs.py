@@ -18,7 +18,7 @@ from torch import Tensor
 from reconx_pl.data.estimating import MAX_SIDE
 from reconx_pl.data.formats.images import read_upright
 from reconx_pl.data.formats.video_frames import VIDEO_SUFFIXES
-from reconx_pl.data.photograph_headers import PhotographHeader, quiet_pillow, named_files, read_header
+from reconx_pl.data.photograph_headers import PhotographHeader, named_files, quiet_pillow, read_header
 from reconx_pl.data.sharp_frames import sharp_frames
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
 

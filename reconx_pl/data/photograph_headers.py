@@ -83,7 +83,7 @@ def read_header(path: Path) -> PhotographHeader:
             start = file.read(16)
         if not start:
             raise BadDataError(f"{path}: an empty file; copy it again, or leave it out")
-        with large_allowed(), Image.open(path) as image:
+        with quiet_pillow(), Image.open(path) as image:
             count = getattr(image, "n_frames", 1) if image.format in _MOVING else 1
             if count > 1:
                 raise BadDataError(
@@ -117,15 +117,16 @@ def read_header(path: Path) -> PhotographHeader:
             f"{path}: not an image, whatever its name says; leave it out, or save the photograph again as JPEG or PNG"
         ) from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise BadDataError(f"{path}: cannot be read ({error}); copy it again, or leave it out") from error
+        raise BadDataError(f"{path}: damaged, or it ends early ({error}); copy it again, or leave it out") from error
     return PhotographHeader(path, width, height, lens)
 
 
 @contextmanager
-def large_allowed() -> Iterator[None]:
-    """Without Pillow's warning from 90 megapixels on, which phones take; its error, at twice as many, stays."""
+def quiet_pillow() -> Iterator[None]:
+    """Without Pillow's warnings of 90 megapixels, which phones take (its error, at twice as many, stays), and EXIF."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", module="PIL.TiffImagePlugin")  # damaged EXIF counts as none
         yield
 
 

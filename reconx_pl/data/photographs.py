@@ -18,7 +18,7 @@ from torch import Tensor
 from reconx_pl.data.estimating import MAX_SIDE
 from reconx_pl.data.formats.images import read_upright
 from reconx_pl.data.formats.video_frames import VIDEO_SUFFIXES
-from reconx_pl.data.photograph_headers import PhotographHeader, large_allowed, named_files, read_header
+from reconx_pl.data.photograph_headers import PhotographHeader, named_files, quiet_pillow, read_header
 from reconx_pl.data.sharp_frames import sharp_frames
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
 
@@ -210,7 +210,7 @@ def _cover(size: tuple[int, int], width: int, height: int) -> float:
 def _fitted(header: PhotographHeader, width: int, height: int) -> np.ndarray:  # [H, W, 3] uint8
     """Decode, scale and cut in one step, about the exact centre, so that a principal point there stays there."""
     try:
-        with large_allowed():
+        with quiet_pillow():
             image = Image.fromarray(read_upright(header.path, str(header.path), least=2 * max(width, height)))
     except BadDataError as error:
         raise BadDataError(
@@ -258,7 +258,7 @@ def _notes_on_size(
     reduced = [view for view in views if scales[view] < 0.995]
     if reduced:
         largest = max(reduced, key=lambda view: sizes[view][0] * sizes[view][1])
-        others = f", as were {len(reduced) - 1} others" if len(reduced) > 1 else ""
+        others = f", and {len(reduced) - 1} more with it" if len(reduced) > 1 else ""
         megapixels = sizes[largest][0] * sizes[largest][1] / 1e6
         notes.append(f"{names[largest]} has {megapixels:.1f} megapixels and was reduced to {shape}{others}")
     smallest = max(views, key=lambda view: scales[view])

@@ -30,6 +30,7 @@ from reconx_pl.geometry.colmap_matches import (
 )
 from reconx_pl.geometry.estimator import KnownPoints, Reconstruction
 from reconx_pl.geometry.farthest_point import farthest_point_order
+from reconx_pl.geometry.lenses import Lenses
 from reconx_pl.geometry.point_maps import neighbour_distance
 from reconx_pl.geometry.sparse_cloud import sfm_cloud
 from reconx_pl.types import Cameras, PointCloud
@@ -37,6 +38,7 @@ from reconx_pl.types import Cameras, PointCloud
 log = logging.getLogger(__name__)
 
 EXHAUSTIVE_LIMIT = 60  # images; beyond, "auto" takes them as a sequence
+KEPT_FOCALS = 3  # images, up to which a focal length of EXIF is kept; with more they tell it better
 MIN_POINTS = 16  # of a reconstruction; fewer are chance matches
 _MIN_FEATURES = 32  # of an image; fewer cannot give MIN_MATCHES
 _DOUBTFUL = 0.5  # share of all matches; with right poses and overlapping images it is well above
@@ -49,10 +51,10 @@ _STILL = 0.002  # of the image's longer side: where matches move less, the image
 class ColmapEstimator:
     """Structure from motion with SIFT features: a ``PointMapEstimator`` that needs no weights.
 
-    Without cameras it finds poses, and one focal length for all images: they must come from one lens at one zoom, be
-    undistorted (a pinhole camera is fitted), and not be cropped off-centre, as the principal point is taken to be the
-    centre. The world is then COLMAP's: any origin, any scale. With cameras it keeps poses and intrinsics as they are
-    and triangulates in their world.
+    Without cameras it finds poses, and one focal length for all images, or one for each lens that it is told of. Images
+    must be undistorted (a pinhole camera is fitted), and not be cropped off-centre, as the principal point is taken to
+    be the centre. The world is then COLMAP's: any origin, any scale. With cameras it keeps poses and intrinsics as they
+    are and triangulates in their world.
 
     The result is sparse: the point map is valid where a triangulated point lies. On one thread the same images give
     the same result, bit by bit.
@@ -117,32 +119,42 @@ class ColmapEstimator:
         return f"COLMAP, pycolmap {load_pycolmap().__version__}: {settings}"
 
     def estimate(
-        self, images: Tensor, cameras: Cameras | None = None, names: Sequence[str] | None = None
+        self,
+        images: Tensor,
+        cameras: Cameras | None = None,
+        names: Sequence[str] | None = None,
+        lenses: Lenses | None = None,
     ) -> Reconstruction:
         """See ``PointMapEstimator``.
 
         Args:
-            images: [V, 3, H, W] float in [0, 1], V >= 2, of one camera if ``cameras`` is None.
+            images: [V, 3, H, W] float in [0, 1], V >= 2, of one lens if neither ``cameras`` nor ``lenses`` is given.
             cameras: V known cameras without skew, which are kept; None finds them.
             names: of the images, for messages; None calls them "image 0" and so on.
+            lenses: which images share a lens, and focal lengths known beforehand (EXIF). Without ``cameras``. They are
+                where the search begins, and stay as they are where there are at most ``KEPT_FOCALS`` images; the option
+                ``focal`` overrules them.
 
         Raises:
             BadSceneError: fewer than two images, images without texture, that share nothing, or were all taken from
                 one place; too few points. Names the images.
+            ConfigurationError: lenses beside cameras, or of another number of views.
             UnplacedViewsError: the poses of some images were not found, those of the others were.
             BadCameraError: known cameras that COLMAP's pinhole model cannot express.
             MissingDependencyError: pycolmap is not installed.
         """
         called = _names(images, names)
+        _check_lenses(lenses, cameras, images)
         pycolmap = load_pycolmap()
         if cameras is not None:
             _check_known(cameras, images, called)
         with TemporaryDirectory(prefix="reconx-colmap-") as folder, quiet(pycolmap):
             matches = ImageMatches(Path(folder), images, self.seed, self.threads)
-            self._features(matches, called, cameras)
+            fixed = [] if lenses is None else self._write(matches, lenses)
+            self._features(matches, called, cameras, lenses)
             if cameras is None:
                 matches.match(self._matching(len(images)), self.overlap)
-                model = self._map(matches, Path(folder), called)
+                model = self._map(matches, Path(folder), called, fixed)
                 found = as_cameras(model, *images[:, 0].shape)
             else:
                 way = self._matching(len(images))
@@ -166,15 +178,25 @@ class ColmapEstimator:
         log.info("%d images are matched as a sequence; say matching=exhaustive if their order means nothing", views)
         return "sequential"
 
-    def _features(self, matches: ImageMatches, called: list[str], cameras: Cameras | None) -> None:
+    def _write(self, matches: ImageMatches, lenses: Lenses) -> list[int]:
+        """Register the lenses; the numbers of COLMAP's cameras whose focal length stays as it is."""
+        if self.focal is not None:
+            lenses = Lenses(lenses.groups, (self.focal,) * len(lenses))
+        known = matches.write_lenses(lenses, self.camera_model)
+        return known if len(lenses) <= KEPT_FOCALS else []
+
+    def _features(
+        self, matches: ImageMatches, called: list[str], cameras: Cameras | None, lenses: Lenses | None
+    ) -> None:
         parameters = None
         if cameras is None and self.focal is not None:
             lengths = [self.focal] * (2 if self.camera_model == "PINHOLE" else 1)
             parameters = [*lengths, matches.width / 2, matches.height / 2]
-        if cameras is None:
+        if cameras is None and lenses is None:
             counts = matches.extract(self.features, self.camera_model, shared=True, parameters=parameters)
         else:
-            counts = matches.extract(self.features, "PINHOLE", shared=False)
+            model = "PINHOLE" if lenses is None else self.camera_model
+            counts = matches.extract(self.features, model, shared=False)
         plain = [view for view, count in enumerate(counts) if count < _MIN_FEATURES]
         if plain:
             named = ", ".join(f"{called[view]} ({counts[view]})" for view in plain)
@@ -184,8 +206,8 @@ class ColmapEstimator:
                 plain,
             )
 
-    def _map(self, matches: ImageMatches, folder: Path, called: list[str]) -> Any:
-        """Incremental mapping; the model that has every image."""
+    def _map(self, matches: ImageMatches, folder: Path, called: list[str], fixed: Sequence[int]) -> Any:
+        """Incremental mapping that leaves some of COLMAP's cameras as they are; the model that has every image."""
         pairs = matches.verified()
         together = groups(matches.views, pairs)
         if len(together[0]) == 1:
@@ -193,9 +215,9 @@ class ColmapEstimator:
         if len(together) > 1:
             raise UnplacedViewsError(_apart(together, called), [view for group in together[1:] for view in group])
         _check_motion(matches, pairs, called)
-        models = matches.pycolmap.incremental_mapping(
-            matches.database, matches.images, folder / "models", self._options(matches)
-        )
+        options = self._options(matches)
+        options.constant_cameras = options.mapper.constant_cameras = set(fixed)
+        models = matches.pycolmap.incremental_mapping(matches.database, matches.images, folder / "models", options)
         best = max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()), default=None)
         if best is None or best.num_points3D() < MIN_POINTS:
             raise BadSceneError(
@@ -285,6 +307,15 @@ def _names(images: Tensor, names: Sequence[str] | None) -> list[str]:
         bad = [name for name, image in zip(called, images, strict=True) if not torch.isfinite(image).all()]
         raise BadSceneError(f"{', '.join(bad)}: pixels that are not finite; load the image again")
     return called
+
+
+def _check_lenses(lenses: Lenses | None, cameras: Cameras | None, images: Tensor) -> None:
+    if lenses is None:
+        return
+    if cameras is not None:
+        raise ConfigurationError("known cameras have their focal lengths: give cameras or lenses, not both")
+    if len(lenses) != len(images):
+        raise ConfigurationError(f"lenses of {len(lenses)} views do not go with {len(images)} images")
 
 
 def _check_known(cameras: Cameras, images: Tensor, called: list[str]) -> None:

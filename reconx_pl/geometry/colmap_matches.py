@@ -15,12 +15,14 @@ from torch import Tensor
 
 from reconx_pl.errors import MissingDependencyError
 from reconx_pl.geometry.cameras import fundamental_matrix
+from reconx_pl.geometry.lenses import Lenses
 from reconx_pl.geometry.pairs import PairGraph, connected_parts
 from reconx_pl.types import Cameras
 
 Matching = Literal["exhaustive", "sequential"]
 Pairs = dict[tuple[int, int], np.ndarray]  # views (i, j), i < j -> [M, 2, 2] pixels: match, view, (x, y)
 MIN_MATCHES = 15  # that agree with one epipolar geometry: COLMAP's own bound, below which a pair counts as chance
+_GUESS = 1.2  # COLMAP's focal length where none is known, in longer sides of the image
 
 
 def load_pycolmap() -> ModuleType:
@@ -73,13 +75,43 @@ class ImageMatches:
         for name, picture in zip(self.names, pixels, strict=True):
             Image.fromarray(picture).save(self.images / name, compress_level=1)
 
+    def write_lenses(self, lenses: Lenses, model: str) -> list[int]:
+        """Put a camera for every lens into the database, before the features; numbers of those of known focal length.
+
+        A focal length that is not known is guessed as COLMAP does, 1.2 x the longer side.
+
+        Args:
+            lenses: of the V views.
+            model: COLMAP's name of the camera model.
+        """
+        colmap, known = self.pycolmap, []
+        with self.opened() as database:
+            owner: dict[int, int] = {}
+            for number, (views, focal) in enumerate(lenses.cameras(), start=1):
+                length = _GUESS * max(self.height, self.width) if focal is None else focal
+                camera = colmap.Camera.create_from_model_name(number, model, length, self.width, self.height)
+                camera.has_prior_focal_length = focal is not None
+                database.write_camera(camera, use_camera_id=True)
+                rig = colmap.Rig(rig_id=number)
+                rig.add_ref_sensor(camera.sensor_id)
+                database.write_rig(rig, use_rig_id=True)
+                owner |= dict.fromkeys(views, number)
+                known += [number] if focal is not None else []
+            for view, name in enumerate(self.names):
+                image = colmap.Image(name=name, camera_id=owner[view], image_id=view + 1)
+                database.write_image(image, use_image_id=True)
+                frame = colmap.Frame(frame_id=view + 1, rig_id=owner[view])
+                frame.add_data_id(image.data_id)
+                database.write_frame(frame, use_frame_id=True)
+        return known
+
     def extract(self, features: int, model: str, shared: bool, parameters: Sequence[float] | None = None) -> list[int]:
         """Find SIFT features: their number in each image.
 
         Args:
             features: most in an image.
             model: COLMAP's name of the camera model.
-            shared: one camera for all images, or one for each.
+            shared: one camera for all images, or one for each; images that have a camera already keep it.
             parameters: of the camera; None lets COLMAP guess a focal length (1.2 x the longer side), to be refined.
         """
         colmap = self.pycolmap

@@ -14,8 +14,8 @@ from reconx_pl.data.photographs import Photographs
 from reconx_pl.errors import BadSceneError, UnplacedViewsError
 from reconx_pl.evaluation.alignment import holds_known_views
 from reconx_pl.geometry.cameras import resize_cameras
-from reconx_pl.geometry.colmap_matches import Lenses
 from reconx_pl.geometry.estimator import PointMapEstimator, Reconstruction
+from reconx_pl.geometry.lenses import Lenses
 from reconx_pl.geometry.point_maps import depth_from_point_map
 from reconx_pl.geometry.view_order import view_order
 from reconx_pl.reconstruction.stages import Step

@@ -14,7 +14,6 @@ from reconx_pl.diffusion.painter import SamplingConfig
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.geometry.default_estimator import GeometryName, named_estimator
 from reconx_pl.geometry.estimator import PointMapEstimator
-from reconx_pl.painters import painter_source
 from reconx_pl.reconstruction.run import REPORT, Reconstructed, reconstruct, storage
 from reconx_pl.reconstruction.settings import STAGES, ReconstructionConfig, StageName
 from reconx_pl.splatting.renderer import chosen_device
@@ -89,6 +88,8 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
     if not options["no_diffusion"]:
         if options["model"] is None:
             raise MissingWeightsError(NO_MODEL)
+        from reconx_pl.painters import painter_source  # brings Lightning along, which takes its time
+
         painter = painter_source(options["model"], options["sampling"], device)
     estimator = options["estimator"] or named_estimator(options["geometry"])
     with progress_bar(None) as show:

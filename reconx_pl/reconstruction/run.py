@@ -287,11 +287,15 @@ def _claim(out: Path, photographs: list[dict[str, str]], overwrite: bool) -> Non
                 f"{out} holds files and no reconstruction of ours ({', '.join(foreign[:5])}); name another folder, or "
                 "say --overwrite"
             )
-    elif before.get("complete") and before.get("photographs") != photographs and not overwrite:
+    elif before.get("complete") and _digests(before["photographs"]) != _digests(photographs) and not overwrite:
         raise ConfigurationError(
             f"{out} holds the reconstruction of other photographs; name another folder, or say --overwrite (stages of "
             "the same photographs are kept in any case)"
         )
+
+
+def _digests(photographs: list[dict[str, str]]) -> set[str]:
+    return {entry["sha256"] for entry in photographs}
 
 
 @contextmanager

@@ -1,0 +1,272 @@
+"""The chain of stages: what it leaves, what it does not do twice, what it refuses."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from reconx_pl.data.formats import only_scene
+from reconx_pl.data.formats.colmap import read_colmap
+from reconx_pl.data.formats.transforms import read_transforms
+from reconx_pl.errors import BadSceneError, ConfigurationError, StorageError, UnplacedViewsError
+from reconx_pl.reconstruction import fitting, run
+from reconx_pl.reconstruction.frames import read_fit_input
+from reconx_pl.reconstruction.painting import known_places
+from reconx_pl.reconstruction.run import Reconstructed, reconstruct
+from reconx_pl.reconstruction.settings import STAGES, ReconstructionConfig
+from reconx_pl.reconstruction.views import cut_views
+from reconx_pl.splatting.ply import load_ply
+from rooms import CONFIG, Fader, Room, Surveyor, room
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Room:
+    return room(tmp_path_factory.mktemp("photographs"))
+
+
+def made(stages: Reconstructed) -> list[str]:
+    return [stage.name for stage in stages.stages if not stage.reused]
+
+
+def go(three: Room, out: Path, painter: Fader | None = None, config: ReconstructionConfig = CONFIG, **more: Any) -> Any:
+    surveyor = more.pop("surveyor", None) or Surveyor(three)
+    return reconstruct(three.files, out, config, surveyor, painter.source() if painter else None, **more)
+
+
+def folder_of(result: Reconstructed, name: str) -> Path:
+    return next(stage.folder for stage in result.stages if stage.name == name)
+
+
+# --- what it leaves
+
+
+def test_photographs_become_a_scene_that_every_program_opens(three: Room, tmp_path: Path) -> None:
+    out = tmp_path / "scene"
+    result = go(three, out, Fader())
+    assert made(result) == list(STAGES)
+    assert len(load_ply(out / "scene.ply")) == len(load_ply(folder_of(result, "fit") / "scene.ply")) > 500
+    for name in ("flythrough.mp4", "painted.mp4", "report.html"):
+        assert (out / name).stat().st_size > 500, name
+    # one cameras.json, three conventions, one truth
+    ours, theirs, colmap = only_scene(out), read_transforms(out / "cameras.json"), read_colmap(out)
+    for scene in (ours, theirs, colmap):
+        assert len(scene) == 3 and Path(scene.frames[0].name).parent == out / "images"
+        for view, frame in enumerate(scene.frames):
+            np.testing.assert_allclose(frame.world_to_camera, three.cameras.world_to_camera[view], atol=1e-5)
+            np.testing.assert_allclose(frame.intrinsics, three.cameras.intrinsics[view], atol=1e-3)
+    assert ours.cloud is not None and len(ours.cloud) == 800
+    assert [Path(frame.name).name for frame in ours.frames] == [f"0{view}_photo_{view}.png" for view in range(3)]
+
+
+def test_the_summary_has_time_and_memory_of_every_stage(three: Room, tmp_path: Path) -> None:
+    go(three, tmp_path / "scene", Fader())
+    summary = json.loads((tmp_path / "scene" / "reconstruction.json").read_text())
+    assert summary["complete"] and summary["painter"] == "a fader" and summary["estimator"] == "a surveyor"
+    assert [stage["name"] for stage in summary["stages"]] == list(STAGES)
+    for stage in summary["stages"]:
+        assert stage["seconds"] >= 0 and stage["peak_memory"] > 50e6, "bytes, not kilobytes"
+
+
+def test_the_fit_sees_photographs_to_the_bit_and_painted_frames_between(three: Room, tmp_path: Path) -> None:
+    painter = Fader()
+    result = go(three, tmp_path / "scene", painter)
+    given = read_fit_input(folder_of(result, "frames"))
+    assert given.frames.shape == (7, 3, 32, 48) and given.known == [0, 3, 6]
+    assert result.views is not None
+    cut = cut_views(result.views, 32, 48)
+    assert torch.equal(given.frames[given.known], cut.images.float() / 255)
+    fade = cut.images[0].float() / 255 * (2 / 3) + cut.images[1].float() / 255 / 3
+    assert (given.frames[1] - fade).abs().max() <= 0.5 / 255 + 1e-6, "painted frames are kept as 8 bits"
+    assert torch.equal(given.cameras.world_to_camera[given.known], cut.cameras.world_to_camera)
+    assert given.confidence is not None and given.confidence.shape == (7, 32, 48)
+    assert [clip.key for clip in painter.clips] == ["scene+0", "scene+1"]
+    assert all(not clip.frames[1:-1].any() for clip in painter.clips), "painters never see what is between"
+
+
+def test_without_a_painter_the_photographs_are_all_there_is(three: Room, tmp_path: Path) -> None:
+    result = go(three, tmp_path / "scene")
+    assert [stage.name for stage in result.stages] == ["photographs", "geometry", "frames", "fit", "flythrough"]
+    given = read_fit_input(folder_of(result, "frames"))
+    assert given.frames.shape == (3, 3, 32, 48) and given.known == [0, 1, 2]
+    assert not (tmp_path / "scene" / "painted.mp4").exists()
+
+
+def test_a_closed_path_is_painted_back_to_the_first_photograph(
+    three: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reconx_pl.geometry.view_order import ViewOrder
+    from reconx_pl.reconstruction import geometry
+
+    monkeypatch.setattr(geometry, "view_order", lambda cameras, cloud: ViewOrder((2, 0, 1), True))
+    painter = Fader()
+    result = go(three, tmp_path / "scene", painter)
+    given = read_fit_input(folder_of(result, "frames"))
+    assert len(painter.clips) == 3 and given.frames.shape[0] == 9, "3 photographs and 2 frames after each"
+    assert given.known == known_places(3, 4) == [0, 3, 6]
+    assert torch.equal(painter.clips[2].frames[-1], painter.clips[0].frames[0])
+    assert result.views is not None and result.views.names == ("photo_2.png", "photo_0.png", "photo_1.png")
+    step = (given.cameras.centers[8] - given.cameras.centers[0]).norm()
+    assert step < (given.cameras.centers[6] - given.cameras.centers[0]).norm(), "the last frames lead back"
+    open_config = replace(CONFIG, painting=replace(CONFIG.painting, loop="never"))
+    left_open = go(three, tmp_path / "open", Fader(), open_config)
+    assert read_fit_input(folder_of(left_open, "frames")).frames.shape[0] == 7
+
+
+# --- what it does not do twice
+
+
+def test_the_same_command_again_does_nothing_again(three: Room, tmp_path: Path) -> None:
+    surveyor = Surveyor(three)
+    go(three, tmp_path / "scene", Fader(), surveyor=surveyor)
+    again = Fader()
+    result = go(three, tmp_path / "scene", again, surveyor=surveyor)
+    assert made(result) == [] and surveyor.calls == 1 + 1 and again.clips == []  # the second call aligned the frames
+
+
+@pytest.mark.parametrize(
+    ("change", "redone"),
+    [
+        ({"fit": replace(CONFIG.fit, steps=13)}, ["fit", "flythrough"]),
+        ({"flight_frames": 5}, ["flythrough"]),
+        ({"painting": replace(CONFIG.painting, poses="interpolated")}, ["frames", "fit", "flythrough"]),
+        ({"painting": replace(CONFIG.painting, frames=5)}, ["painting", "frames", "fit", "flythrough"]),
+        ({"max_side": 80}, list(STAGES)),
+    ],
+)
+def test_another_setting_redoes_what_it_changes_alone(
+    three: Room, tmp_path: Path, change: dict[str, Any], redone: list[str]
+) -> None:
+    go(three, tmp_path / "scene", Fader())
+    assert made(go(three, tmp_path / "scene", Fader(), replace(CONFIG, **change))) == redone
+    assert made(go(three, tmp_path / "scene", Fader())) == [], "and back again costs nothing"
+
+
+STOPPED_IN = {
+    "photographs": (run, "load_photographs"),
+    "geometry": (run, "find_geometry"),
+    "frames": (run, "prepare_painted"),
+    "fit": (fitting, "fit"),
+    "flythrough": (fitting, "fly"),
+}
+
+
+@pytest.mark.parametrize("stage", STOPPED_IN)
+def test_stopped_in_any_stage_it_goes_on_there(
+    three: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    module, name = STOPPED_IN[stage]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, name, stop)
+        go(three, tmp_path / "scene", Fader())
+    assert not (tmp_path / "scene" / "report.html").exists()
+    result = go(three, tmp_path / "scene", Fader())
+    assert made(result) == list(STAGES[STAGES.index(stage) :])
+
+
+def test_stopped_between_two_clips_it_paints_the_other_one_alone(three: Room, tmp_path: Path) -> None:
+    stopped, other = Fader(stop_after=1), Fader()
+    with pytest.raises(KeyboardInterrupt):
+        go(three, tmp_path / "scene", stopped)
+    assert made(go(three, tmp_path / "scene", other)) == ["painting", "frames", "fit", "flythrough"]
+    assert [clip.key for clip in stopped.clips + other.clips] == ["scene+0", "scene+1"]
+    whole = go(three, tmp_path / "whole" / "scene", Fader())
+    first, second = (tmp_path / "scene" / "scene.ply").read_bytes(), (whole.out / "scene.ply").read_bytes()
+    assert first == second, "a stop leaves no trace in the result"
+
+
+def test_only_the_stages_that_were_asked_for(three: Room, tmp_path: Path) -> None:
+    result = go(three, tmp_path / "scene", stages=["geometry"])
+    assert [stage.name for stage in result.stages] == ["photographs", "geometry"] and result.scene is None
+    assert len(only_scene(tmp_path / "scene")) == 3 and not (tmp_path / "scene" / "scene.ply").exists()
+    assert (tmp_path / "scene" / "report.html").exists()
+    assert made(go(three, tmp_path / "scene", stages=["fit"])) == ["frames", "fit"]
+
+
+# --- what it refuses
+
+
+def test_it_does_not_write_over_what_is_not_its_own(three: Room, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ConfigurationError, match=r"holds files and no reconstruction of ours \(thesis.tex\)"):
+        go(three, tmp_path)
+    other = room(tmp_path / "other_photographs", views=2, seed=6)
+    out = tmp_path / "scene"
+    go(three, out)
+    with pytest.raises(ConfigurationError, match="reconstruction of other photographs.*--overwrite"):
+        go(other, out)
+    assert made(go(three, out)) == [], "nothing was lost"
+    assert len(only_scene(go(other, out, overwrite=True).out)) == 2
+
+
+def test_photographs_without_a_place_are_named_or_left_out(three: Room, tmp_path: Path) -> None:
+    lost = Surveyor(three, lost=(1,))
+    with pytest.raises(UnplacedViewsError, match="--skip_unplaced true"):
+        go(three, tmp_path / "scene", surveyor=lost)
+    result = go(three, tmp_path / "scene", config=replace(CONFIG, skip_unplaced=True), surveyor=lost)
+    assert result.views is not None and result.views.names == ("photo_0.png", "photo_2.png")
+    assert any("photo_1.png" in note for stage in result.stages for note in stage.notes)
+    with pytest.raises(BadSceneError, match="Fewer than two photographs are left"):
+        few = Surveyor(three, lost=(1, 2))
+        go(three, tmp_path / "few", config=replace(CONFIG, skip_unplaced=True), surveyor=few)
+
+
+def full_disk(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("writer", [(fitting, "save_ply"), (fitting, "write_mp4")])
+def test_a_full_disk_is_one_sentence_and_costs_no_finished_stage(
+    three: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: tuple[Any, str]
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="the disk is full.*make room"):
+        patch.setattr(*writer, full_disk)
+        go(three, tmp_path / "scene", Fader())
+    assert (tmp_path / "scene" / "cameras.json").exists() and (tmp_path / "scene" / "painted.mp4").exists()
+    assert "photographs" not in made(go(three, tmp_path / "scene", Fader()))
+
+
+def test_a_file_in_the_place_of_the_folder(three: Room, tmp_path: Path) -> None:
+    (tmp_path / "scene").write_text("a file")
+    with pytest.raises(StorageError, match="not a folder"):
+        go(three, tmp_path / "scene")
+
+
+def test_no_permission(three: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(self: Path, *_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)
+    with pytest.raises(StorageError, match="no permission to write"):
+        go(three, tmp_path / "scene")
+
+
+def test_unknown_stages_and_alignment_that_cannot_be(three: Room, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no stage is called cook"):
+        go(three, tmp_path, stages=["cook"])
+
+    class Sparse(Surveyor):
+        def estimate(self, images: torch.Tensor, cameras: Any = None) -> Any:  # type: ignore[override]
+            return super().estimate(images)
+
+    aligned = replace(CONFIG, painting=replace(CONFIG.painting, poses="aligned"))
+    with pytest.raises(ConfigurationError, match="cannot align painted frames"):
+        go(three, tmp_path / "scene", Fader(), aligned, surveyor=Sparse(three))
+
+
+def test_progress_names_every_stage(three: Room, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int | None]] = []
+    keep: Callable[..., None] = lambda *what: seen.append(what)  # noqa: E731
+    go(three, tmp_path / "scene", Fader(), progress=keep)
+    assert list(dict.fromkeys(name for name, _, _ in seen)) == list(STAGES)
+    assert ("fit", 12, 12) in seen and ("photographs", 3, 3) in seen

@@ -134,7 +134,8 @@ def plot_run(run: RunCurves) -> bytes | None:
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color("#999999")
-    axis.legend(frameon=False, fontsize=9)
+    if run.validation is not None:  # else there is nothing to tell apart
+        axis.legend(frameon=False, fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

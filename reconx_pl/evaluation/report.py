@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -18,8 +15,16 @@ from reconx_pl.evaluation.curves import RunCurves, fall, plot_run, read_run
 from reconx_pl.evaluation.metrics import HIGHER_IS_BETTER
 from reconx_pl.evaluation.records import SUMMARY, Record, read_json, scene_folder
 from reconx_pl.evaluation.report_notices import alignment_note, introduction, problems, scoring_note
-from reconx_pl.evaluation.report_style import STYLE
-from reconx_pl.whole_file import written_whole
+from reconx_pl.evaluation.report_parts import (
+    data_uri,
+    duration,
+    jpeg_uri,
+    plural,
+    settings_table,
+    time_bar,
+    video_figure,
+    write_page,
+)
 
 log = logging.getLogger(__name__)
 MODEL_LENGTH = 80  # characters of the model's description in the head line
@@ -40,7 +45,6 @@ CLIPS = {  # captions of the videos of a scene, in their order
     "rendered": "Flight through the splats",
     "depth": "Depth along the flight (red is near, blue is far)",
 }
-STAGE_COLORS = ("#2b6cb0", "#6ba3d6", "#c05621", "#e0a458", "#5a8f69", "#8d6cab", "#a3a9b5", "#d98880", "#4a5568")
 
 
 def write_report(
@@ -84,17 +88,7 @@ def write_report(
         f'<a href="{SUMMARY}">{SUMMARY}</a> holds every number of this page.</footer>',
         "</main>",
     ]
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</body></html>\n"
-    )
-    path = out / "index.html"
-    with written_whole(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
-    return path
+    return write_page(out / "index.html", title, body)
 
 
 def _curves(logs: Sequence[str | Path | RunCurves]) -> tuple[list[RunCurves], list[str]]:
@@ -109,22 +103,8 @@ def _curves(logs: Sequence[str | Path | RunCurves]) -> tuple[list[RunCurves], li
     return runs, unread
 
 
-def _data_uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
 def _number(metric: str, value: float | None) -> str:
     return "–" if value is None else f"{value:.{DIGITS[metric]}f}"
-
-
-def _seconds(value: float) -> str:
-    if value >= 120:
-        return f"{int(value // 60)} min {int(value % 60)} s"
-    return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s" if value >= 1 else f"{1000 * value:.0f} ms"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _short(model: str) -> str:
@@ -136,7 +116,7 @@ def _head(results: Record, title: str) -> str:
     state = '<span class="good">complete</span>' if results["complete"] else '<span class="bad">not complete</span>'
     return (
         f'<header class="top"><h1>{escape(title)}</h1>'
-        f'<p class="facts"><b>{results["finished"]}</b> of {_plural(results["expected"], "scene")} scored, {state}'
+        f'<p class="facts"><b>{results["finished"]}</b> of {plural(results["expected"], "scene")} scored, {state}'
         f" · model <code>{escape(_short(results['model']))}</code></p>"
         f"{introduction(results)}</header>"
     )
@@ -204,7 +184,7 @@ def _geometry(results: Record) -> str:
     sources = results["geometry"]
     if len(sources) == 1:
         return str(next(iter(sources)))
-    return "; ".join(f"{source} ({_plural(count, 'scene')})" for source, count in sources.items())
+    return "; ".join(f"{source} ({plural(count, 'scene')})" for source, count in sources.items())
 
 
 def _training(runs: Sequence[RunCurves], unread: Sequence[str]) -> str:
@@ -219,7 +199,7 @@ def _training(runs: Sequence[RunCurves], unread: Sequence[str]) -> str:
             if series is not None and len(series[1]) > 1
         ]
         caption = escape(f"{run.name}: " + ", ".join(falls))
-        image = f'<img src="{_data_uri(svg, "image/svg+xml")}" alt="Loss over steps. {caption}">'
+        image = f'<img src="{data_uri(svg, "image/svg+xml")}" alt="Loss over steps. {caption}">'
         figures.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
     notices = "".join(
         f'<div class="box warn"><p><b>No loss curves of a run:</b> {escape(reason)}</p></div>' for reason in unread
@@ -237,20 +217,11 @@ def _time(results: Record) -> str:
     total = sum(seconds.values())
     if not total:
         return ""
-    bars, legend = [], []
-    for index, (stage, value) in enumerate(sorted(seconds.items(), key=lambda item: -item[1])):
-        color = STAGE_COLORS[index % len(STAGE_COLORS)]
-        bars.append(
-            f'<span style="width:{100 * value / total:.2f}%;background:{color}" title="{escape(stage)}"></span>'
-        )
-        share = f"{_seconds(value)}, {value / total:.0%}"
-        legend.append(f'<li><i style="background:{color}"></i>{escape(stage)} <span>{share}</span></li>')
     scenes = max(1, len(results["scenes"]))
     return (
         f"<h2>Where the time went</h2>"
-        f'<div class="time" role="img" aria-label="Share of each stage">{"".join(bars)}</div>'
-        f'<ul class="legend">{"".join(legend)}</ul>'
-        f'<p class="note">Wall clock over all scenes: {_seconds(total)}, {_seconds(total / scenes)} a scene.</p>'
+        f"{time_bar(dict(sorted(seconds.items(), key=lambda item: -item[1])))}"
+        f'<p class="note">Wall clock over all scenes: {duration(total)}, {duration(total / scenes)} a scene.</p>'
     )
 
 
@@ -292,17 +263,21 @@ def _scene(out: Path, record: Record, metrics: Sequence[str]) -> str:
     parts = [
         f'<article><div class="head"><h3>{name}</h3><p class="note">{record["frames"]} frames of '
         f"{record['size'][1]} × {record['size'][0]}, gap {record['frame_gap']} · {record['gaussians']:,} Gaussians · "
-        f"{_seconds(sum(record['seconds'].values()))}</p></div>",
+        f"{duration(sum(record['seconds'].values()))}</p></div>",
         alignment_note(record),
     ]
     if "contact_sheet" in files:
         path = folder / files["contact_sheet"]
         alt = f"Contact sheet of {name}: input, generated, ground truth, splat render and error over time"
-        image = f'<img src="{_data_uri(_jpeg(path), "image/jpeg")}" alt="{alt}">'
+        with Image.open(path) as sheet:
+            image = f'<img src="{jpeg_uri(sheet)}" alt="{alt}">'
         parts.append(f'<figure><div class="sheet scroll">{image}</div></figure>')
     clips = [(files[kind], caption) for kind, caption in CLIPS.items() if kind in files]
     if clips:
-        shown = "".join(_clip(folder / file, f"{relative}/{file}", caption, name) for file, caption in clips)
+        shown = "".join(
+            video_figure(folder / file, f"{relative}/{file}", caption, record["key"], VIDEO_LIMIT)
+            for file, caption in clips
+        )
         parts.append(f'<div class="clips">{shown}</div>')
     if record["scores"]:
         rows = {method: scores["mean"] for method, scores in record["scores"].items()}
@@ -313,46 +288,12 @@ def _scene(out: Path, record: Record, metrics: Sequence[str]) -> str:
     return "".join(parts) + f'<p class="note">{" · ".join(linked)}</p></article>'
 
 
-def _jpeg(path: Path) -> bytes:
-    """A picture made small enough to be embedded; the lossless one is linked."""
-    buffer = io.BytesIO()
-    with Image.open(path) as image:
-        image.convert("RGB").save(buffer, "JPEG", quality=90, optimize=True)
-    return buffer.getvalue()
-
-
-def _clip(path: Path, link: str, caption: str, scene: str) -> str:
-    if path.stat().st_size > VIDEO_LIMIT:
-        return f'<figure><figcaption><a href="{link}">{caption} (mp4)</a></figcaption></figure>'
-    source = _data_uri(path.read_bytes(), "video/mp4")
-    return (
-        f'<figure><video src="{source}" autoplay loop muted playsinline controls aria-label="{caption} of {scene}">'
-        f'<a href="{link}">{caption} (mp4)</a></video><figcaption>{caption}</figcaption></figure>'
-    )
-
-
 def _settings(results: Record) -> str:
     rows = {
         "model": results["model"],
         "version": f"reconx_pl {results['version']}",
         "settings hash": results["config_hash"],
         "geometry": _geometry(results),
-        **_flat(results["config"]),
+        **results["config"],
     }
-    cells = "".join(
-        f"<tr><td>{escape(name)}</td><td><code>{escape(str(value))}</code></td></tr>" for name, value in rows.items()
-    )
-    return (
-        "<h2>Settings</h2><details><summary>All settings of this evaluation</summary>"
-        f'<div class="scroll"><table class="settings"><tbody>{cells}</tbody></table></div></details>'
-    )
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+    return settings_table("All settings of this evaluation", rows)

@@ -1,0 +1,71 @@
+"""What a report finds of a reconstruction: the stages that the summary names, and the files that are theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from reconx_pl.data.formats import RawScene
+from reconx_pl.data.formats.posed import read_posed
+from reconx_pl.evaluation.records import read_json
+from reconx_pl.reconstruction.files import CAMERAS
+from reconx_pl.reconstruction.fitting import NUMBERS
+from reconx_pl.reconstruction.settings import FIT, GEOMETRY, PAINTING, STAGES
+
+STAGE_FOLDER = "stages"
+
+
+@dataclass(frozen=True)
+class Content:
+    """A reconstruction as its report sees it. Files of stages that this run did not reach are left from another run
+    and not shown.
+
+    Args:
+        out: the folder.
+        summary: what reconstruction.json holds.
+    """
+
+    out: Path
+    summary: Mapping[str, Any]
+
+    @cached_property
+    def stages(self) -> dict[str, Mapping[str, Any]]:
+        """Name -> record, in their order."""
+        return {record["name"]: record for record in self.summary["stages"]}
+
+    @property
+    def missing(self) -> list[str]:
+        """Stages that a whole run has and this one has not."""
+        wanted = [name for name in STAGES if name != PAINTING or self.summary["painter"] is not None]
+        return [name for name in wanted if name not in self.stages]
+
+    def kept(self, stage: str, name: str) -> Path | None:
+        """A file in the folder of a stage; None where this run has no such stage, or its folder was deleted."""
+        if stage not in self.stages:
+            return None
+        path = self.out / STAGE_FOLDER / self.stages[stage]["folder"] / name
+        return path if path.is_file() else None
+
+    def result(self, stage: str, name: str) -> Path | None:
+        """A file or folder in ``out`` that a stage made; None where this run has no such stage."""
+        path = self.out / name
+        return path if stage in self.stages and path.exists() else None
+
+    @cached_property
+    def scene(self) -> RawScene | None:
+        """The photographs with their cameras and points, in the order of visiting; None before there are cameras.
+
+        Raises:
+            BadDataError, BadCameraError: cameras.json is damaged.
+        """
+        path = self.result(GEOMETRY, CAMERAS)
+        return None if path is None else read_posed(path)
+
+    @cached_property
+    def fit(self) -> Mapping[str, Any] | None:
+        """Numbers of the fit: ``gaussians``, ``frames``, ``psnr_of_photographs``, ``loss``."""
+        path = self.kept(FIT, NUMBERS)
+        return None if path is None else read_json(path)

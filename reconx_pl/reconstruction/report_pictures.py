@@ -1,0 +1,181 @@
+"""What there is to see of a reconstruction: flight, photographs beside the scene, painted frames, plan, loss."""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from PIL import Image
+from torch import Tensor
+
+from reconx_pl.evaluation.contact_sheet import COLORMAP, error_image, spread
+from reconx_pl.evaluation.curves import RunCurves, fall, plot_run
+from reconx_pl.evaluation.report_parts import data_uri, jpeg_uri, plural, video_figure
+from reconx_pl.evaluation.video import to_uint8
+from reconx_pl.reconstruction import fitting, painting
+from reconx_pl.reconstruction.report_content import Content
+from reconx_pl.reconstruction.report_plan import plan
+from reconx_pl.reconstruction.settings import FIT, FLIGHT, PAINTING
+from reconx_pl.reconstruction.tensors import load_tensors
+
+VIDEO_LIMIT = 4 * 1024 * 1024  # bytes; a larger one is linked
+PICTURED, STRIPS, STRIP_FRAMES = 12, 12, 8  # photographs, painted clips, and frames of each that are shown
+GAIN = 4.0  # of the error's colours: they end at a quarter of the range
+_SIDE, _STRIP_HEIGHT, _QUALITY = 560, 160, 85  # pixels of embedded pictures, and of JPEG
+
+
+def flight(content: Content) -> str:
+    """The flight through the scene, and its depth."""
+    captions = {
+        fitting.VIDEO: "Flight through the scene",
+        fitting.DEPTH_VIDEO: "Depth along the flight: red is near, blue is far",
+    }
+    videos = [
+        video_figure(path, file, caption, content.summary["name"], VIDEO_LIMIT)
+        for file, caption in captions.items()
+        if (path := content.result(FLIGHT, file))
+    ]
+    return f'<h2>Flight</h2><div class="clips wide">{"".join(videos)}</div>' if videos else ""
+
+
+def views(content: Content) -> str:
+    """Photographs beside what the scene shows from their cameras; without a scene the photographs alone."""
+    path, fit = content.kept(FIT, fitting.RENDERED), content.fit
+    if path is None or fit is None:
+        return _photographs(content)
+    tensors = load_tensors(path)
+    rendered, photographs, psnr = tensors["rendered"], tensors["photographs"], fit["psnr_of_photographs"]
+    shown = spread(len(photographs), PICTURED)
+    names = _names(content)
+    rows = [_trio(names[at], photographs[at].float() / 255, rendered[at].float() / 255, psnr[at]) for at in shown]
+    stops = ", ".join(to_hex(colormaps[COLORMAP](share)) for share in np.linspace(0, 1, 9))
+    some = "" if len(shown) == len(photographs) else f" {len(shown)} of {len(photographs)} are shown."
+    height, width = photographs.shape[-2:]
+    return (
+        "<h2>Photographs and scene</h2>"
+        '<div class="box warn"><p><b>The scene was fitted to these very photographs.</b> How well it repeats them '
+        f"(PSNR {np.mean(psnr):.2f} dB on average, {min(psnr):.2f} to {max(psnr):.2f}) is no measure of its quality: "
+        "that shows between them, where no photograph was. See the flight.</p></div>"
+        f'<p class="note">Each photograph as the fit had it ({width} × {height} pixels), the scene from its camera, '
+        f"and the mean absolute error over the colours.{some}</p>"
+        f'<div class="scale"><span>0</span><i style="background:linear-gradient(90deg, {stops})"></i>'
+        f"<span>≥ {1 / GAIN:g} of the range</span></div>"
+        '<div class="heads" aria-hidden="true"><span>Photograph</span><span>Scene</span><span>Error</span></div>'
+        + "".join(rows)
+    )
+
+
+def painted(content: Content) -> str:
+    """Frames of each painted clip in a strip, and the video; or that nothing was painted."""
+    if content.summary["painter"] is None:
+        return (
+            "<h2>Painted frames</h2><p>Nothing was painted between the photographs: the scene is made of the "
+            "photographs alone. What none of them shows is missing in it.</p>"
+        )
+    if PAINTING not in content.stages:
+        return ""
+    names, strips = _names(content), []
+    clips = sorted(filter(None, (content.kept(PAINTING, f"clip-{at:02d}.safetensors") for at in range(100))))
+    ends = [*range(len(names)), 0]
+    for number in spread(len(clips), STRIPS):
+        frames = load_tensors(clips[number])["frames"]
+        between = f"{escape(names[ends[number]])} to {escape(names[ends[number + 1]])}"
+        source = jpeg_uri(_strip(frames[spread(len(frames), STRIP_FRAMES)]), _QUALITY)
+        strips.append(
+            f'<figure><div class="sheet scroll"><img src="{source}" alt="Frames from {between}"></div>'
+            f"<figcaption>{between}, {len(frames) - 2} painted</figcaption></figure>"
+        )
+    video = content.result(PAINTING, painting.VIDEO)
+    figure = (
+        ""
+        if video is None
+        else video_figure(video, painting.VIDEO, "All frames in their order", content.summary["name"], VIDEO_LIMIT)
+    )
+    some = "" if len(clips) <= STRIPS else f" {STRIPS} of {plural(len(clips), 'clip')} are shown."
+    return (
+        "<h2>Painted frames</h2><p>A video diffusion model painted the frames between neighbouring photographs; "
+        "what no photograph shows is its invention. The first and the last frame of each strip belong to the "
+        f"photographs.{some}</p>{''.join(strips)}"
+        f'<div class="clips wide">{figure}</div>'
+    )
+
+
+def seen_from_above(content: Content) -> str:
+    """The plan of the cameras."""
+    scene = content.scene
+    if scene is None:
+        return ""
+    closed = bool(content.summary["closed"])
+    drawing, dots = plan(scene.cameras, scene.cloud, closed)
+    points = 0 if scene.cloud is None else len(scene.cloud)
+    names = _names(content)
+    listed = "".join(f"<li>{escape(name)}</li>" for name in names)
+    way = "closed: from the last it goes back to the first" if closed else "open"
+    return (
+        '<h2>Cameras from above</h2><div class="above">'
+        f"<figure>{drawing}</figure><div><p>Triangles are cameras and open to what they see; the first is filled. "
+        f"The line is the order of visiting, {way}. Dots are {dots:,} of {points:,} points. There is no scale: "
+        "photographs alone do not tell how large a scene is.</p>"
+        f"<details{' open' if len(names) <= PICTURED else ''}><summary>{plural(len(names), 'photograph')} in their "
+        f'order</summary><ol class="names">{listed}</ol></details></div></div>'
+    )
+
+
+def loss(content: Content) -> str:
+    """The loss of the fit over its steps."""
+    values = np.array(content.fit["loss"] if content.fit else [], dtype=np.float64)
+    if len(values) < 2:
+        return ""
+    svg = plot_run(RunCurves("Loss of the fit", {"train/loss": (np.arange(1, len(values) + 1), values)}))
+    assert svg is not None
+    first, last = fall(values)
+    caption = f"{plural(len(values), 'step')}; mean of the first tenth {first:.4g}, of the last {last:.4g}"
+    image = f'<img src="{data_uri(svg, "image/svg+xml")}" alt="Loss over steps. {caption}">'
+    return f'<h2>Fit</h2><div class="curves"><figure>{image}<figcaption>{caption}</figcaption></figure></div>'
+
+
+def _names(content: Content) -> list[str]:
+    return [str(name) for name in content.summary["views"]]
+
+
+def _photographs(content: Content) -> str:
+    scene = content.scene
+    if scene is None:
+        return ""
+    names, shown = _names(content), spread(len(scene), PICTURED)
+    cells = "".join(
+        f"<figure>{_picture(Image.fromarray(scene.load_image(at)), names[at])}"
+        f"<figcaption>{at + 1} · {escape(names[at])}</figcaption></figure>"
+        for at in shown
+    )
+    some = "" if len(shown) == len(scene) else f'<p class="note">{len(shown)} of {len(scene)} are shown.</p>'
+    return f'<h2>Photographs</h2>{some}<div class="gallery">{cells}</div>'
+
+
+def _trio(name: str, photograph: Tensor, rendered: Tensor, psnr: float) -> str:
+    error = error_image(rendered, photograph, GAIN)
+    pictures = {"Photograph": photograph, "Scene from the camera of": rendered, "Error at": error}
+    shown = "".join(_picture(_image(picture), f"{what} {name}") for what, picture in pictures.items())
+    return f'<figure class="trio">{shown}<figcaption><b>{escape(name)}</b> {psnr:.2f} dB</figcaption></figure>'
+
+
+def _picture(image: Image.Image, what: str) -> str:
+    image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    return f'<img src="{jpeg_uri(image, _QUALITY)}" alt="{escape(what)}">'
+
+
+def _image(picture: Tensor) -> Image.Image:
+    return Image.fromarray(to_uint8(picture[None])[0])
+
+
+def _strip(frames: Tensor) -> Image.Image:
+    """Frames [T, 3, H, W] uint8 beside each other."""
+    height, width = frames.shape[-2:]
+    size = (max(1, round(width * _STRIP_HEIGHT / height)), _STRIP_HEIGHT)
+    strip = Image.new("RGB", (len(frames) * (size[0] + 4) - 4, size[1]), "white")
+    for place, frame in enumerate(frames):
+        picture = Image.fromarray(frame.permute(1, 2, 0).numpy()).resize(size, Image.Resampling.LANCZOS)
+        strip.paste(picture, (place * (size[0] + 4), 0))
+    return strip

@@ -28,7 +28,7 @@ from reconx_pl.geometry.colmap_estimator import ColmapEstimator
 from reconx_pl.geometry.estimator import KnownDepth, Reconstruction
 from reconx_pl.geometry.procrustes import Similarity
 from reconx_pl.geometry.similarity import alignment_quality, fit_cameras
-from reconx_pl.pipeline import SceneWindow, evaluation_clips, posed_clip, reconstruct
+from reconx_pl.pipeline import SceneWindow, evaluation_clips, find_geometry, posed_clip
 from reconx_pl.types import AlignmentQuality, Cameras, Clip
 
 HEIGHT, WIDTH, VIEWS = 240, 320, 5
@@ -227,17 +227,17 @@ def test_photographs_are_turned_upright(orientation: int, tmp_path: Path) -> Non
     assert np.array_equal(read_upright(tmp_path / "a.png", "a.png"), upright)
 
 
-# --- reconx reconstruct
+# --- reconx geometry
 
 
-def test_reconstruct_writes_a_scene_that_every_command_reads(
+def test_geometry_writes_a_scene_that_every_command_reads(
     photographs: Photographs, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("pycolmap")
     out = tmp_path / "scene"
     focal = float(photographs.cameras.intrinsics[0, 0, 0])
     estimator = "reconx_pl.geometry.colmap_estimator.ColmapEstimator"
-    main(["reconstruct", str(photographs.folder), str(out), "--estimator", estimator, "--estimator.focal", str(focal)])
+    main(["geometry", str(photographs.folder), str(out), "--estimator", estimator, "--estimator.focal", str(focal)])
     assert "5 views" in " ".join(capfd.readouterr().err.split())
     scene = next(read_scenes(out))
     assert isinstance(scene, RawScene) and scene.cloud is not None
@@ -249,13 +249,13 @@ def test_reconstruct_writes_a_scene_that_every_command_reads(
     clip = posed_clip(out, WINDOW)
     assert clip.cloud is not None and clip.geometry == ""
     with pytest.raises(ConfigurationError, match="is there already"):
-        reconstruct(photographs.folder, out)
+        find_geometry(photographs.folder, out)
 
 
-def test_reconstruct_keeps_known_poses(photographs: Photographs, tmp_path: Path) -> None:
+def test_geometry_keeps_known_poses(photographs: Photographs, tmp_path: Path) -> None:
     pytest.importorskip("pycolmap")
     photographs.write_poses()
-    made = reconstruct(photographs.folder, tmp_path / "scene")
+    made = find_geometry(photographs.folder, tmp_path / "scene")
     scene = read_posed(tmp_path / "scene")
     assert (made.views, made.points) == (VIEWS, len(scene.cloud or []))
     torch.testing.assert_close(scene.cameras.world_to_camera.float(), photographs.cameras.world_to_camera)

@@ -262,7 +262,7 @@ def _clips(raw: RawScene, options: PackOptions, generator: np.random.Generator) 
     if not known:
         raise BadSceneError(
             f"{raw.source}: bounds of the overlap need depth or points, which this scene has not; pack it without "
-            "them, or give it points (reconx reconstruct)"
+            "them, or give it points (reconx geometry)"
         )
     raise BadSceneError(
         f"{raw.source}: first and last frame of {len(seen)} clips overlap by {min(known):.2f} to {max(known):.2f}, "

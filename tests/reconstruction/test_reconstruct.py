@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rooms import CONFIG, Fader, Room, Surveyor, room
 
 from reconx_pl.data.formats import only_scene
 from reconx_pl.data.formats.colmap import read_colmap
@@ -24,7 +25,6 @@ from reconx_pl.reconstruction.run import Reconstructed, reconstruct
 from reconx_pl.reconstruction.settings import STAGES, ReconstructionConfig
 from reconx_pl.reconstruction.views import cut_views
 from reconx_pl.splatting.ply import load_ply
-from rooms import CONFIG, Fader, Room, Surveyor, room
 
 
 @pytest.fixture(scope="module")

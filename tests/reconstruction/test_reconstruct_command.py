@@ -1,0 +1,182 @@
+"""``reconx reconstruct`` and ``ReconX``: options, resuming, and one clear sentence for every bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from rooms import CONFIG, Fader, Room, Surveyor, room
+
+import reconx_pl
+from reconx_pl import api
+from reconx_pl.cli import main
+from reconx_pl.data.formats import only_scene
+from reconx_pl.errors import ConfigurationError, MissingWeightsError
+from reconx_pl.evaluation.video import write_mp4
+from reconx_pl.splatting.ply import load_ply
+
+QUICK = ["--fit.steps", "10", "--fit.loss.lpips", "0", "--short_side", "32", "--flight_frames", "3"]
+SPARSE = ["--no-diffusion", "--geometry", "colmap", *QUICK]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Room:
+    return room(tmp_path_factory.mktemp("photographs"), views=2)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no weights are
+
+
+def refused(*arguments: str | Path) -> str:
+    """What the command says before it ends with an exit code that is not 0."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["reconstruct", *map(str, arguments)])
+    assert isinstance(stopped.value.code, str), "a sentence, and so exit code 1"
+    assert "Traceback" not in stopped.value.code and stopped.value.code.startswith("error: ")
+    return stopped.value.code
+
+
+def surveyed(monkeypatch: pytest.MonkeyPatch, two: Room) -> Surveyor:
+    """Let --geometry colmap be done by one who knows the room."""
+    surveyor = Surveyor(two)
+    monkeypatch.setattr("reconx_pl.reconstruct_commands.named_estimator", lambda name: surveyor)
+    monkeypatch.setattr("reconx_pl.api.named_estimator", lambda name: surveyor)
+    return surveyor
+
+
+# --- what it does
+
+
+def test_photographs_in_scene_out_and_on_with_resume(
+    two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    surveyor = surveyed(monkeypatch, two)
+    out = tmp_path / "scene"
+    main(["reconstruct", *map(str, two.files), "-o", str(out), *SPARSE, "--stages", "geometry"])
+    assert not (out / "scene.ply").exists() and len(only_scene(out)) == 2
+    said = capsys.readouterr().err
+    assert "800 points and 2 cameras" in said
+    main(["reconstruct", "--resume", "-o", str(out)])
+    assert len(load_ply(out / "scene.ply")) > 500 and surveyor.calls == 1
+    said = capsys.readouterr().err
+    assert "geometry: kept" in said and f"reconx view {out}/scene.ply" in " ".join(said.split())
+    kept = yaml.safe_load((out / "settings.yaml").read_text())
+    assert kept["fit"]["steps"] == 10 and kept["photographs"] == [str(file) for file in two.files]
+    # the file is a configuration like any other
+    main(["reconstruct", "--config", str(out / "settings.yaml"), "-o", str(tmp_path / "again")])
+    assert (tmp_path / "again" / "scene.ply").stat().st_size == (out / "scene.ply").stat().st_size
+
+
+def test_a_model_paints(two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    surveyed(monkeypatch, two)
+    asked = []
+    monkeypatch.setattr(
+        "reconx_pl.painters.painter_source",
+        lambda place, sampling, device: asked.append((place, sampling, device)) or Fader().source(),
+    )
+    out = tmp_path / "scene"
+    painting = ["--painting.frames", "4", "--painting.height", "32", "--painting.width", "48"]
+    main(["reconstruct", str(two.files[0].parent), "-o", str(out), "--model", "a/model", *QUICK, *painting])
+    assert asked == [("a/model", None, "cpu")]
+    assert json.loads((out / "reconstruction.json").read_text())["painter"] == "a fader"
+    assert (out / "painted.mp4").is_file()
+
+
+def test_five_lines_of_python(two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    surveyor = surveyed(monkeypatch, two)
+    assert reconx_pl.ReconX is api.ReconX
+    model = reconx_pl.ReconX.from_pretrained(None, geometry="colmap", config=CONFIG, device="cpu")
+    scene = model.reconstruct([Image.open(file) for file in two.files], out=tmp_path / "scene")
+    assert len(scene.gaussians) > 500 and scene.folder == tmp_path / "scene"
+    torch.testing.assert_close(scene.cameras.world_to_camera.float(), two.cameras.world_to_camera, atol=1e-5, rtol=0)
+    assert len(load_ply(scene.save(tmp_path / "copy.ply"))) == len(scene.gaussians)
+    model.reconstruct([Image.open(file) for file in two.files], out=tmp_path / "scene")
+    assert surveyor.calls == 1, "the same pictures are the same photographs"
+    elsewhere = model.reconstruct(two.files[0].parent)
+    assert elsewhere.folder != scene.folder and (elsewhere.folder / "report.html").is_file()
+    with pytest.raises(ConfigurationError, match="image 1 is a ndarray: give a path or a PIL image"):
+        model.reconstruct([two.files[0], np.zeros((8, 8, 3))])  # type: ignore[list-item]
+    with pytest.raises(MissingWeightsError, match="neither the folder of a training run"):
+        reconx_pl.ReconX.from_pretrained(tmp_path)
+
+
+# --- what is missing, with the commands that mend it
+
+
+def test_without_a_model_it_names_the_two_ways_to_one(two: Room, tmp_path: Path) -> None:
+    said = refused(*two.files, "-o", tmp_path / "scene")
+    assert "python train.py fit -c configs/stage2.yaml" in said and "reconx weights fetch" in said
+    assert "--no-diffusion" in said and not (tmp_path / "scene").exists()
+
+
+def test_without_weights_of_dust3r_nothing_else_is_taken_unasked(two: Room, tmp_path: Path) -> None:
+    said = refused(*two.files, "-o", tmp_path / "scene", "--no-diffusion")
+    assert "reconx weights fetch dust3r-512-dpt" in said and "--geometry colmap" in said
+    assert "not for commercial use" in said and not (tmp_path / "scene").exists()
+
+
+def test_auto_says_what_it_takes(two: Room, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from reconx_pl.geometry.default_estimator import named_estimator
+
+    with caplog.at_level("INFO"):
+        named_estimator("auto")
+    assert "there are no weights of DUSt3R" in caplog.text and "--geometry" in caplog.text
+
+
+# --- bad input
+
+
+def test_one_photograph(two: Room, tmp_path: Path) -> None:
+    assert "photo_0.png: one photograph does not make a scene" in refused(two.files[0], "-o", tmp_path / "s", *SPARSE)
+
+
+def test_no_photographs(tmp_path: Path) -> None:
+    assert "name photographs, a folder of them or a video" in refused("-o", tmp_path / "scene", *SPARSE)
+
+
+def test_text_that_is_called_jpg(two: Room, tmp_path: Path) -> None:
+    text = tmp_path / "notes.jpg"
+    text.write_text("milk, eggs")
+    assert "notes.jpg" in refused(*two.files, text, "-o", tmp_path / "scene", *SPARSE)
+
+
+def test_a_video_of_two_frames_that_are_one(two: Room, tmp_path: Path) -> None:
+    write_mp4(np.full((1, 64, 96, 3), 90, np.uint8), tmp_path / "short.mp4", 24)
+    assert "short.mp4" in refused(tmp_path / "short.mp4", "-o", tmp_path / "scene", *SPARSE)
+
+
+def test_photographs_of_different_places(two: Room, tmp_path: Path) -> None:
+    other = room(tmp_path / "elsewhere", views=2, seed=11)
+    said = refused(two.files[0], other.files[0], "-o", tmp_path / "scene", *SPARSE)
+    assert "photo_0.png" in said and ("matching features" in said or "too few features" in said)
+    assert (tmp_path / "scene" / "reconstruction.json").exists(), "what was done before is kept"
+    main_again = refused(*two.files, "-o", tmp_path / "scene", "--no-diffusion", *QUICK)
+    assert "weights of DUSt3R" in main_again, "a failed attempt does not claim the folder"
+
+
+def test_thirty_megapixels_are_reduced_with_a_note(
+    two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    surveyed(monkeypatch, two)
+    large = [tmp_path / f"{file.stem}.jpg" for file in two.files]
+    for small, file in zip(two.files, large, strict=True):
+        Image.open(small).resize((6720, 4480)).save(file, quality=60)
+    main(["reconstruct", *map(str, large), "-o", str(tmp_path / "scene"), "--max_side", "96", *SPARSE])
+    assert "30.1 megapixels and was reduced to 96 x 64" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_folder_that_cannot_be_made(two: Room, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "not a folder" in refused(*two.files, "-o", tmp_path / "file" / "scene", *SPARSE)
+
+
+def test_resume_of_nothing(two: Room, tmp_path: Path) -> None:
+    assert "there is nothing to go on with" in refused("--resume", "-o", tmp_path / "scene")
+    assert "leave them out" in refused(two.files[0], "--resume", "-o", tmp_path / "scene")

@@ -1,0 +1,196 @@
+"""``reconx reconstruct`` on photographs whose poses are withheld, scored on photographs that it never saw.
+
+The found cameras are brought to those of the data set by a similarity, and the scene is rendered where the held-out
+photographs were taken ("posed"). That counts errors of the found poses as errors of the scene. Beside it stands the
+score with each held-out camera moved to where the finished scene explains its photograph best ("refined").
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from PIL import Image
+
+from reconx_pl.data.cutting import cut_images
+from reconx_pl.data.formats import RawFrame, RawScene, only_scene
+from reconx_pl.data.formats.posed import write_posed
+from reconx_pl.data.procedural import procedural_scene, render_scene
+from reconx_pl.evaluation.contact_sheet import SheetRow, contact_sheet, error_image
+from reconx_pl.evaluation.metrics import psnr, ssim
+from reconx_pl.evaluation.target_poses import refined_targets
+from reconx_pl.geometry.default_estimator import named_estimator
+from reconx_pl.geometry.similarity import alignment_quality, fit_cameras
+from reconx_pl.painters import painter_source
+from reconx_pl.reconstruction.frames import read_fit_input
+from reconx_pl.reconstruction.run import Reconstructed, reconstruct
+from reconx_pl.reconstruction.settings import ReconstructionConfig
+from reconx_pl.reconstruction.views import cut_views
+from reconx_pl.splatting.renderer import default_renderer
+from reconx_pl.splatting.scene_files import load_scene
+
+GAIN = 4.0  # of the error row
+ROOM_SIZE = 384, 384  # rows, columns of a procedural photograph
+REFINING = 60  # steps
+
+
+@dataclass(frozen=True)
+class Case:
+    """Which photographs of a scene are given, and which score it."""
+
+    scene: str
+    given: tuple[int, ...]
+    held_out: tuple[int, ...]
+
+
+CASES = (
+    Case("re10k_0c11dbe781b1c11c", (4, 20), (8, 12, 16)),
+    Case("llff_fern", (6, 9, 13), (7, 8, 10, 11, 12)),
+    Case("banana", (0, 2, 4, 6, 8, 10, 12, 13), (1, 3, 5, 7, 9, 11)),
+)
+
+
+def configuration(path: Path) -> ReconstructionConfig:
+    """The part of a file for ``reconx reconstruct --config`` that says how photographs become a scene."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ReconstructionConfig, "reconstruction")
+    given = {key: value for key, value in yaml.safe_load(path.read_text()).items() if key != "model"}
+    chosen = parser.instantiate_classes(parser.parse_object({"reconstruction": given})).reconstruction
+    assert isinstance(chosen, ReconstructionConfig)
+    return chosen
+
+
+def write_room(folder: Path, seed: int) -> None:
+    """Nine photographs along the path of a procedural room, as a posed scene."""
+    made = procedural_scene(seed, "room", 1.0)
+    cameras = made.path.cameras(np.linspace(0.0, 1.0, 9), *ROOM_SIZE)
+    images = render_scene(made.scene, cameras, 2).frames.permute(0, 2, 3, 1).numpy()
+    frames = tuple(
+        RawFrame(
+            name=f"view {view}",
+            width=cameras.width,
+            height=cameras.height,
+            intrinsics=cameras.intrinsics[view].double().numpy(),
+            world_to_camera=cameras.world_to_camera[view].double().numpy(),
+            frame_id=view,
+            load=partial(np.array, images[view]),
+        )
+        for view in range(len(images))
+    )
+    write_posed(RawScene(f"room-{seed}", "procedural", frames, folder), folder)
+
+
+def withheld(raw: RawScene, given: Sequence[int], folder: Path) -> dict[str, int]:
+    """Write the given photographs without their poses, in an order that says nothing; name -> number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shuffled = list(given)
+    random.Random(0).shuffle(shuffled)
+    names = {f"img{place}.png": view for place, view in enumerate(shuffled)}
+    for name, view in names.items():
+        Image.fromarray(raw.load_image(view)).save(folder / name)
+    return names
+
+
+def score(raw: RawScene, made: Reconstructed, names: dict[str, int], held_out: Sequence[int], size: Path | None) -> str:
+    """PSNR and SSIM at the held-out photographs, and how far the found cameras are off."""
+    views = made.views
+    assert views is not None and made.scene is not None
+    numbers = [names[name] for name in views.names]
+    true = raw.cameras
+    found = views.scene.cameras
+    placed = fit_cameras(true[numbers], found)  # the data set's world into the one that was found
+    quality = alignment_quality(fit_cameras(found, true[numbers]).transform_cameras(found), true[numbers])
+    height, width = _fit_size(made)
+    images, cameras = cut_images(raw, held_out, height, width)
+    moved = placed.transform_cameras(cameras).to(dtype=torch.float32)
+    gaussians, renderer = load_scene(made.scene), default_renderer(torch.device("cpu"))
+    truth = images.float() / 255
+    with torch.no_grad():
+        posed = renderer.render(gaussians, moved).color.clamp(0, 1)
+    anchor = cut_views(views, height, width).cameras[0]
+    refined = refined_targets(gaussians, truth, moved, anchor, REFINING, renderer)
+    with torch.no_grad():
+        best = renderer.render(gaussians, refined).color.clamp(0, 1)
+    nearest = truth.new_tensor(_nearest(raw, numbers, held_out, height, width))
+    if size is not None:
+        rows = [
+            SheetRow("photograph", list(truth)),
+            SheetRow("posed", list(posed)),
+            SheetRow("refined", list(best)),
+            SheetRow(f"error × {GAIN:g}", [error_image(a, b, GAIN) for a, b in zip(best, truth, strict=True)]),
+        ]
+        contact_sheet(rows, [f"view {view}" for view in held_out], gain=GAIN).save(size)
+    parts = [
+        f"{label} {float(psnr(pictures, truth).mean()):.2f} dB, SSIM {float(ssim(pictures, truth).mean()):.3f}"
+        for label, pictures in (("posed", posed), ("refined", best), ("nearest photograph", nearest))
+    ]
+    stages = ", ".join(
+        f"{stage.name} {stage.seconds:.0f} s {stage.peak_memory / 2**30:.1f} GiB" for stage in made.stages
+    )
+    return f"{'; '.join(parts)}\n  poses: {quality}\n  order: {numbers}, closed: {views.closed}\n  stages: {stages}"
+
+
+def _fit_size(made: Reconstructed) -> tuple[int, int]:
+    folder = next(stage.folder for stage in made.stages if stage.name == "frames")
+    frames = read_fit_input(folder).frames
+    return frames.shape[-2], frames.shape[-1]
+
+
+def _nearest(raw: RawScene, given: Sequence[int], held_out: Sequence[int], height: int, width: int) -> np.ndarray:
+    """[M, 3, H, W]: of each held-out view the given photograph whose camera stands nearest."""
+    centers = raw.cameras.centers
+    distance = torch.cdist(centers[list(held_out)], centers[list(given)])
+    images, _ = cut_images(raw, [given[at] for at in distance.argmin(dim=1).tolist()], height, width)
+    return (images.float() / 255).numpy()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reconstruct", description=__doc__)
+    parser.add_argument("--root", type=Path, default=Path("../shared/scenes"), help="folder of posed scenes")
+    parser.add_argument("--scenes", nargs="*", help="of them; default: all three cases")
+    parser.add_argument("--procedural", type=int, nargs="*", help="seeds of procedural rooms in place of --root")
+    parser.add_argument("--out", type=Path, default=Path("runs/reconstruct"))
+    parser.add_argument("--config", type=Path, default=Path("configs/reconstruct_cpu.yaml"))
+    parser.add_argument("--model", help="who paints; default: nobody")
+    parser.add_argument("--geometry", default="colmap", choices=("auto", "dust3r", "colmap"))
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    config = configuration(options.config)
+    painter = None if options.model is None else painter_source(options.model)
+    if options.procedural is None:
+        cases = [
+            (case, options.root / case.scene) for case in CASES if not options.scenes or case.scene in options.scenes
+        ]
+    else:
+        cases = []
+        for seed in options.procedural:
+            folder = options.out / f"room-{seed}"
+            if not folder.exists():
+                write_room(folder, seed)
+            cases.append((Case(folder.name, (0, 4, 8), (1, 2, 3, 5, 6, 7)), folder))
+    for case, folder in cases:
+        raw = only_scene(folder)
+        name = f"{case.scene}-{'painted' if painter else 'photographs'}"
+        names = withheld(raw, case.given, options.out / f"{case.scene}-given")
+        made = reconstruct(
+            [options.out / f"{case.scene}-given"],
+            options.out / name,
+            config,
+            named_estimator(options.geometry),
+            painter,
+        )
+        line = score(raw, made, names, case.held_out, options.out / f"{name}.png")
+        print(f"{name}: {len(case.given)} photographs, {len(case.held_out)} held out: {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

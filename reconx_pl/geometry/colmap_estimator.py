@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -38,7 +38,11 @@ from reconx_pl.types import Cameras, PointCloud
 log = logging.getLogger(__name__)
 
 EXHAUSTIVE_LIMIT = 60  # images; beyond, "auto" takes them as a sequence
-KEPT_FOCALS = 3  # images, up to which a focal length of EXIF is kept; with more they tell it better
+# Images up to which known focal lengths are kept. Starting 2 or 5 % off, those that two or three real photographs refine
+# end 0 to 18 % off, and at more than twice the truth above flat ground (docs/geometry.md).
+KEPT_FOCALS = 3
+_DRIFT = 0.1  # (ours) share by which EXIF is off at most: it is rounded to millimetres, and lenses breathe
+_AS_GOOD = 0.9  # (ours) share of the points
 MIN_POINTS = 16  # of a reconstruction; fewer are chance matches
 _MIN_FEATURES = 32  # of an image; fewer cannot give MIN_MATCHES
 _DOUBTFUL = 0.5  # share of all matches; with right poses and overlapping images it is well above
@@ -131,8 +135,9 @@ class ColmapEstimator:
             images: [V, 3, H, W] float in [0, 1], V >= 2, of one lens if neither ``cameras`` nor ``lenses`` is given.
             cameras: V known cameras without skew, which are kept; None finds them.
             names: of the images, for messages; None calls them "image 0" and so on.
-            lenses: which images share a lens, and focal lengths known beforehand (EXIF). Without ``cameras``. They are
-                where the search begins, and stay as they are where there are at most ``KEPT_FOCALS`` images; the option
+            lenses: which images share a lens, and focal lengths known beforehand (EXIF). Without ``cameras``. Two or
+                three images keep them. More refine them, but if that leads farther away than 10 %, and as many points
+                agree with those of EXIF, these are kept too: then the images do not determine them. The option
                 ``focal`` overrules them.
 
         Raises:
@@ -150,11 +155,11 @@ class ColmapEstimator:
             _check_known(cameras, images, called)
         with TemporaryDirectory(prefix="reconx-colmap-") as folder, quiet(pycolmap):
             matches = ImageMatches(Path(folder), images, self.seed, self.threads)
-            fixed = [] if lenses is None else self._write(matches, lenses)
+            known = {} if lenses is None else self._write(matches, lenses)
             self._features(matches, called, cameras, lenses)
             if cameras is None:
                 matches.match(self._matching(len(images)), self.overlap)
-                model = self._map(matches, Path(folder), called, fixed)
+                model = self._map_from(known, matches, Path(folder), called)
                 found = as_cameras(model, *images[:, 0].shape)
             else:
                 way = self._matching(len(images))
@@ -178,12 +183,11 @@ class ColmapEstimator:
         log.info("%d images are matched as a sequence; say matching=exhaustive if their order means nothing", views)
         return "sequential"
 
-    def _write(self, matches: ImageMatches, lenses: Lenses) -> list[int]:
-        """Register the lenses; the numbers of COLMAP's cameras whose focal length stays as it is."""
+    def _write(self, matches: ImageMatches, lenses: Lenses) -> dict[int, float]:
+        """Register the lenses; the focal lengths that are known, by the number of COLMAP's camera."""
         if self.focal is not None:
             lenses = Lenses(lenses.groups, (self.focal,) * len(lenses))
-        known = matches.write_lenses(lenses, self.camera_model)
-        return known if len(lenses) <= KEPT_FOCALS else []
+        return matches.write_lenses(lenses, self.camera_model)
 
     def _features(
         self, matches: ImageMatches, called: list[str], cameras: Cameras | None, lenses: Lenses | None
@@ -206,7 +210,35 @@ class ColmapEstimator:
                 plain,
             )
 
-    def _map(self, matches: ImageMatches, folder: Path, called: list[str], fixed: Sequence[int]) -> Any:
+    def _map_from(self, known: dict[int, float], matches: ImageMatches, folder: Path, called: list[str]) -> Any:
+        """Map with focal lengths known beforehand, which the images may refine where they determine them."""
+        if not known or self.focal is not None:
+            return self._map(matches, folder / "free", called)
+        free = None
+        if matches.views > KEPT_FOCALS:
+            try:
+                free = self._map(matches, folder / "free", called)
+            except BadSceneError as error:
+                log.info("with a free focal length: %s", error)
+        drift = {} if free is None else {n: free.cameras[n].mean_focal_length() / known[n] - 1 for n in known}
+        far = max(drift.values(), key=abs, default=math.inf)
+        if abs(far) <= _DRIFT:
+            return free
+        try:
+            kept = self._map(matches, folder / "kept", called, known)
+        except BadSceneError:
+            if free is None:
+                raise
+            kept = None
+        if free is None or (kept is not None and kept.num_points3D() >= _AS_GOOD * free.num_points3D()):
+            return kept
+        log.warning(
+            "the focal length found for %s is %+.0f %% off the one given for it (EXIF), with which fewer points agree; "
+            "the one found is used", _some(called), 100 * far,
+        )  # fmt: skip
+        return free
+
+    def _map(self, matches: ImageMatches, folder: Path, called: list[str], fixed: Iterable[int] = ()) -> Any:
         """Incremental mapping that leaves some of COLMAP's cameras as they are; the model that has every image."""
         pairs = matches.verified()
         together = groups(matches.views, pairs)
@@ -217,7 +249,7 @@ class ColmapEstimator:
         _check_motion(matches, pairs, called)
         options = self._options(matches)
         options.constant_cameras = options.mapper.constant_cameras = set(fixed)
-        models = matches.pycolmap.incremental_mapping(matches.database, matches.images, folder / "models", options)
+        models = matches.pycolmap.incremental_mapping(matches.database, matches.images, folder, options)
         best = max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()), default=None)
         if best is None or best.num_points3D() < MIN_POINTS:
             raise BadSceneError(

@@ -75,8 +75,8 @@ class ImageMatches:
         for name, picture in zip(self.names, pixels, strict=True):
             Image.fromarray(picture).save(self.images / name, compress_level=1)
 
-    def write_lenses(self, lenses: Lenses, model: str) -> list[int]:
-        """Put a camera for every lens into the database, before the features; numbers of those of known focal length.
+    def write_lenses(self, lenses: Lenses, model: str) -> dict[int, float]:
+        """Put a camera for every lens into the database, before the features; known focal lengths by its number.
 
         A focal length that is not known is guessed as COLMAP does, 1.2 x the longer side.
 
@@ -84,9 +84,10 @@ class ImageMatches:
             lenses: of the V views.
             model: COLMAP's name of the camera model.
         """
-        colmap, known = self.pycolmap, []
+        colmap = self.pycolmap
         with self.opened() as database:
             owner: dict[int, int] = {}
+            known: dict[int, float] = {}
             for number, (views, focal) in enumerate(lenses.cameras(), start=1):
                 length = _GUESS * max(self.height, self.width) if focal is None else focal
                 camera = colmap.Camera.create_from_model_name(number, model, length, self.width, self.height)
@@ -96,7 +97,8 @@ class ImageMatches:
                 rig.add_ref_sensor(camera.sensor_id)
                 database.write_rig(rig, use_rig_id=True)
                 owner |= dict.fromkeys(views, number)
-                known += [number] if focal is not None else []
+                if focal is not None:
+                    known[number] = focal
             for view, name in enumerate(self.names):
                 image = colmap.Image(name=name, camera_id=owner[view], image_id=view + 1)
                 database.write_image(image, use_image_id=True)

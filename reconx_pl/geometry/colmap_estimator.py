@@ -156,10 +156,9 @@ class ColmapEstimator:
             if cameras is None:
                 matches.match(self._matching(len(images)), self.overlap)
 
-                def search(fixed: Collection[int] = ()) -> Any:
-                    return self._map(matches, Path(folder), called, fixed)
+                def search(kept: Collection[int] = ()) -> Any:
+                    return self._map(matches, Path(folder), called, kept)
 
-                known = known if self.focal is None else {}  # then all are kept anyway
                 model = model_from_focals(known, len(images), search, _some(called)) if known else search()
                 found = as_cameras(model, *images[:, 0].shape)
             else:
@@ -185,9 +184,10 @@ class ColmapEstimator:
         return "sequential"
 
     def _write(self, matches: ImageMatches, lenses: Lenses) -> dict[int, float]:
-        """Register the lenses; the focal lengths that are known, by the number of COLMAP's camera."""
-        if self.focal is not None:
-            lenses = Lenses(lenses.groups, (self.focal,) * len(lenses))
+        """Register the lenses; the focal lengths to start from, by the number of COLMAP's camera."""
+        if self.focal is not None:  # which no mapping changes, so that there is nothing to judge
+            matches.write_lenses(Lenses(lenses.groups, (self.focal,) * len(lenses)), self.camera_model)
+            return {}
         return matches.write_lenses(lenses, self.camera_model)
 
     def _features(
@@ -211,8 +211,8 @@ class ColmapEstimator:
                 plain,
             )
 
-    def _map(self, matches: ImageMatches, folder: Path, called: list[str], fixed: Collection[int]) -> Any:
-        """Incremental mapping that leaves some of COLMAP's cameras as they are; the model that has every image."""
+    def _map(self, matches: ImageMatches, folder: Path, called: list[str], kept: Collection[int]) -> Any:
+        """Incremental mapping that keeps some focal lengths, by number of camera; the model that has every image."""
         pairs = matches.verified()
         together = groups(matches.views, pairs)
         if len(together[0]) == 1:
@@ -221,9 +221,9 @@ class ColmapEstimator:
             raise UnplacedViewsError(_apart(together, called), [view for group in together[1:] for view in group])
         _check_motion(matches, pairs, called)
         options = self._options(matches)
-        options.constant_cameras = options.mapper.constant_cameras = set(fixed)
+        options.constant_cameras = options.mapper.constant_cameras = set(kept)
         models = matches.pycolmap.incremental_mapping(
-            matches.database, matches.images, folder / f"without-{len(fixed)}", options
+            matches.database, matches.images, folder / f"models-{len(kept)}-kept", options
         )
         best = max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()), default=None)
         if best is None or best.num_points3D() < MIN_POINTS:

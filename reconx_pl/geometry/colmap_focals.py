@@ -22,7 +22,8 @@ def model_from_focals(known: dict[int, float], views: int, search: Callable[[Col
     """The model of a mapping that starts from known focal lengths.
 
     Two or three images keep them. More refine them, but if that leads farther away than 10 %, and the points agree as
-    well with the known ones, these are kept too; if they agree less, a warning says that the known ones are wrong. (ours)
+    well with the known ones, these are kept too; if they agree less, a warning says that the known ones are wrong.
+    (ours)
 
     Args:
         known: focal lengths in pixels by the number of COLMAP's camera; not empty.

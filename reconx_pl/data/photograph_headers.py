@@ -17,6 +17,7 @@ from reconx_pl.data.formats.video_frames import VIDEO_SUFFIXES
 from reconx_pl.data.lens_exif import ExifLens, exif_lens
 from reconx_pl.errors import BadDataError
 
+_HEIC_SUFFIXES = (".heic", ".heif")
 _HEIC = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
 _RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".rw2", ".orf")
 _MOVING = ("GIF", "PNG", "WEBP", "AVIF")  # formats whose several pictures are an animation, not previews or pages
@@ -33,8 +34,12 @@ class PhotographHeader:
     lens: ExifLens
 
 
-def named_files(sources: Sequence[Path]) -> list[Path]:
+def named_files(sources: Sequence[Path], notes: list[str]) -> list[Path]:
     """The files named, and in the place of a folder its images in natural order of name.
+
+    Args:
+        sources: files and folders.
+        notes: gets a sentence about HEIC photographs beside the images of a folder, which are not read.
 
     Raises:
         BadDataError: a path that does not exist, or a folder without images.
@@ -42,7 +47,7 @@ def named_files(sources: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for source in sources:
         if source.is_dir():
-            files += _images_of(source)
+            files += _images_of(source, notes)
         elif source.exists():
             files.append(source)
         else:
@@ -50,17 +55,20 @@ def named_files(sources: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _images_of(folder: Path) -> list[Path]:
+def _images_of(folder: Path, notes: list[str]) -> list[Path]:
     try:
         # macOS writes "._IMG_1.jpg" beside IMG_1.jpg on foreign disks, which is none
         found = [path for path in photograph_files(folder) if not path.name.startswith(".")]
-        others = [path for path in folder.iterdir() if path.is_file()] if not found else []
+        others = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     except PermissionError as error:
         raise BadDataError(_forbidden(folder, error)) from error
+    heic = [path for path in others if path.suffix.lower() in _HEIC_SUFFIXES]
+    if found and heic:
+        notes.append(f"{len(heic)} HEIC files in {folder} were passed over: convert them to JPEG to use them")
     if found:
         return found
     videos = [path for path in others if path.suffix.lower() in VIDEO_SUFFIXES]
-    pictures = [path for path in others if path.suffix.lower() in (".heic", ".heif", *_RAW)]
+    pictures = [path for path in others if path.suffix.lower() in (*_HEIC_SUFFIXES, *_RAW)]
     hint = "give the folder that holds the photographs"
     if videos:
         hint = f"for the video in it name the file: {videos[0]}"

@@ -88,11 +88,11 @@ def load_photographs(
             f"max_side is at least {_LEAST_BOUND} pixels and views at least 2, not {max_side} and {views}"
         )
     sources = [Path(source) for source in sources]
-    notes = []
+    notes: list[str] = []
     if views is not None and views > MAX_VIEWS:
         notes.append(f"at most {MAX_VIEWS} views are taken, not {views}")
         views = MAX_VIEWS
-    files = named_files(sources)
+    files = named_files(sources, notes)
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
     if videos and len(files) > 1:
         raise BadSceneError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.errors import BadCameraError, BadSceneError, ConfigurationError, UnplacedViewsError
+from reconx_pl.geometry.colmap_focals import model_from_focals
 from reconx_pl.geometry.colmap_matches import (
     MIN_MATCHES,
     ImageMatches,
@@ -38,11 +39,6 @@ from reconx_pl.types import Cameras, PointCloud
 log = logging.getLogger(__name__)
 
 EXHAUSTIVE_LIMIT = 60  # images; beyond, "auto" takes them as a sequence
-# Images up to which known focal lengths are kept. Starting 2 or 5 % off, those that two or three real photographs refine
-# end 0 to 18 % off, and at more than twice the truth above flat ground (docs/geometry.md).
-KEPT_FOCALS = 3
-_DRIFT = 0.1  # (ours) share by which EXIF is off at most: it is rounded to millimetres, and lenses breathe
-_AS_GOOD = 0.9  # (ours) share of the points
 MIN_POINTS = 16  # of a reconstruction; fewer are chance matches
 _MIN_FEATURES = 32  # of an image; fewer cannot give MIN_MATCHES
 _DOUBTFUL = 0.5  # share of all matches; with right poses and overlapping images it is well above
@@ -136,8 +132,8 @@ class ColmapEstimator:
             cameras: V known cameras without skew, which are kept; None finds them.
             names: of the images, for messages; None calls them "image 0" and so on.
             lenses: which images share a lens, and focal lengths known beforehand (EXIF). Without ``cameras``. Two or
-                three images keep them. More refine them, but if that leads farther away than 10 %, and as many points
-                agree with those of EXIF, these are kept too: then the images do not determine them. The option
+                three images keep them. More refine them, but if that leads farther away than 10 %, and the points agree
+                as well with those of EXIF, these are kept too: then the images do not determine them. The option
                 ``focal`` overrules them.
 
         Raises:
@@ -159,7 +155,11 @@ class ColmapEstimator:
             self._features(matches, called, cameras, lenses)
             if cameras is None:
                 matches.match(self._matching(len(images)), self.overlap)
-                model = self._map_from(known, matches, Path(folder), called)
+
+                def search(kept: Collection[int] = ()) -> Any:
+                    return self._map(matches, Path(folder), called, kept)
+
+                model = model_from_focals(known, len(images), search, _some(called)) if known else search()
                 found = as_cameras(model, *images[:, 0].shape)
             else:
                 way = self._matching(len(images))
@@ -184,9 +184,10 @@ class ColmapEstimator:
         return "sequential"
 
     def _write(self, matches: ImageMatches, lenses: Lenses) -> dict[int, float]:
-        """Register the lenses; the focal lengths that are known, by the number of COLMAP's camera."""
-        if self.focal is not None:
-            lenses = Lenses(lenses.groups, (self.focal,) * len(lenses))
+        """Register the lenses; the focal lengths to start from, by the number of COLMAP's camera."""
+        if self.focal is not None:  # which no mapping changes, so that there is nothing to judge
+            matches.write_lenses(Lenses(lenses.groups, (self.focal,) * len(lenses)), self.camera_model)
+            return {}
         return matches.write_lenses(lenses, self.camera_model)
 
     def _features(
@@ -210,36 +211,8 @@ class ColmapEstimator:
                 plain,
             )
 
-    def _map_from(self, known: dict[int, float], matches: ImageMatches, folder: Path, called: list[str]) -> Any:
-        """Map with focal lengths known beforehand, which the images may refine where they determine them."""
-        if not known or self.focal is not None:
-            return self._map(matches, folder / "free", called)
-        free = None
-        if matches.views > KEPT_FOCALS:
-            try:
-                free = self._map(matches, folder / "free", called)
-            except BadSceneError as error:
-                log.info("with a free focal length: %s", error)
-        drift = {} if free is None else {n: free.cameras[n].mean_focal_length() / known[n] - 1 for n in known}
-        far = max(drift.values(), key=abs, default=math.inf)
-        if abs(far) <= _DRIFT:
-            return free
-        try:
-            kept = self._map(matches, folder / "kept", called, known)
-        except BadSceneError:
-            if free is None:
-                raise
-            kept = None
-        if free is None or (kept is not None and kept.num_points3D() >= _AS_GOOD * free.num_points3D()):
-            return kept
-        log.warning(
-            "the focal length found for %s is %+.0f %% off the one given for it (EXIF), with which fewer points agree; "
-            "the one found is used", _some(called), 100 * far,
-        )  # fmt: skip
-        return free
-
-    def _map(self, matches: ImageMatches, folder: Path, called: list[str], fixed: Iterable[int] = ()) -> Any:
-        """Incremental mapping that leaves some of COLMAP's cameras as they are; the model that has every image."""
+    def _map(self, matches: ImageMatches, folder: Path, called: list[str], kept: Collection[int]) -> Any:
+        """Incremental mapping that keeps some focal lengths, by number of camera; the model that has every image."""
         pairs = matches.verified()
         together = groups(matches.views, pairs)
         if len(together[0]) == 1:
@@ -248,8 +221,10 @@ class ColmapEstimator:
             raise UnplacedViewsError(_apart(together, called), [view for group in together[1:] for view in group])
         _check_motion(matches, pairs, called)
         options = self._options(matches)
-        options.constant_cameras = options.mapper.constant_cameras = set(fixed)
-        models = matches.pycolmap.incremental_mapping(matches.database, matches.images, folder, options)
+        options.constant_cameras = options.mapper.constant_cameras = set(kept)
+        models = matches.pycolmap.incremental_mapping(
+            matches.database, matches.images, folder / f"models-{len(kept)}-kept", options
+        )
         best = max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()), default=None)
         if best is None or best.num_points3D() < MIN_POINTS:
             raise BadSceneError(

@@ -275,6 +275,9 @@ def test_folders_without_images(tmp_path: Path) -> None:
     assert message.startswith(f"{tmp_path}: no images here") and ".jpeg" in message
     (tmp_path / "IMG_1.HEIC").write_bytes(b"1")
     assert "IMG_1.HEIC and its like are not read: convert them to JPEG" in refused([tmp_path])
+    write(tmp_path / "both", "a.png"), write(tmp_path / "both", "b.png")
+    (tmp_path / "both" / "IMG_2.heic").write_bytes(b"1")
+    assert "1 HEIC files in" in note(load_photographs([tmp_path / "both"]), "passed over")
     (tmp_path / "walk.mp4").write_bytes(b"1")
     assert f"name the file: {tmp_path / 'walk.mp4'}" in refused([tmp_path])
 

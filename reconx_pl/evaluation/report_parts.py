@@ -91,7 +91,7 @@ def time_bar(seconds: Mapping[str, float]) -> str:
         bars.append(
             f'<span style="width:{100 * value / total:.2f}%;background:{color}" title="{escape(stage)}"></span>'
         )
-        share = f"{duration(value)}, {value / total:.0%}"
+        share = f"{duration(value)}, {f'{value / total:.0%}' if value >= 0.005 * total else '&lt;1%'}"
         legend.append(f'<li><i style="background:{color}"></i>{escape(stage)} <span>{share}</span></li>')
     return (
         f'<div class="time" role="img" aria-label="Share of each stage">{"".join(bars)}</div>'

@@ -28,8 +28,9 @@ _ABOUT = {  # what is in the folder: the stage that makes it, and what it is
     STAGE_FOLDER: (GEOMETRY, "finished stages, so that a next run need not repeat them; may be deleted"),
 }
 _STYLE = """
+h1, p, li, figcaption { overflow-wrap: anywhere; }
 .files { list-style: none; padding: 0; margin: 0 0 16px; }
-.files li { padding: 7px 0; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
+.files li { padding: 7px 0; border-bottom: 1px solid var(--line); }
 .files a { font-weight: 600; margin-right: 8px; }
 .files span { color: var(--quiet); font-size: 0.92rem; }
 .box li { margin-bottom: 4px; }
@@ -39,15 +40,15 @@ _STYLE = """
 .heads { color: var(--quiet); font-size: 0.84rem; margin-top: 14px; }
 .trio { margin: 0 0 18px; }
 .trio img, .gallery img { display: block; width: 100%; height: auto; border-radius: 4px; }
-.trio figcaption { grid-column: 1 / -1; margin: 0; overflow-wrap: anywhere; }
+.trio figcaption { grid-column: 1 / -1; margin: 0; }
 .trio b { color: var(--ink); font-weight: 600; margin-right: 6px; }
 .scale { margin-bottom: 12px; display: flex; align-items: center; gap: 8px; color: var(--quiet); font-size: 0.84rem; }
 .scale i { width: 140px; height: 10px; border-radius: 2px; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 14px; }
-.gallery figure { margin: 0; overflow-wrap: anywhere; }
+.gallery figure { margin: 0; }
 .above { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 12px 36px; }
 .above figure { margin: 0; }
-.names { columns: 2; padding-left: 2em; margin: 0; font-size: 0.9rem; overflow-wrap: anywhere; }
+.names { columns: 2; padding-left: 2em; margin: 0; font-size: 0.9rem; }
 .plan { display: block; width: 100%; height: auto; border: 1px solid var(--line); border-radius: 6px; }
 .plan .dots { fill: #a3a9b5; }
 .plan .way { fill: none; stroke: #c05621; stroke-width: 1.5; stroke-linejoin: round; }
@@ -187,7 +188,7 @@ def _makers(content: Content) -> str:
             "4.0; what is made with them is bound to it as far as the licence reaches. Structure from motion "
             "(<code>--geometry colmap</code>) needs no weights.</p></div>"
         )
-    by = "nobody: it is made of the photographs alone" if painter is None else f"<code>{escape(str(painter))}</code>"
+    by = "nobody" if painter is None else f"<code>{escape(str(painter))}</code>"
     state = "" if painter is None or PAINTING in content.stages else " (not painted yet)"
     return (
         f"<h2>Who made it</h2>{licence}<p>Cameras and points: <code>{escape(estimator)}</code></p>"

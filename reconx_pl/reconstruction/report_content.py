@@ -42,12 +42,11 @@ class Content:
         wanted = [name for name in STAGES if name != PAINTING or self.summary["painter"] is not None]
         return [name for name in wanted if name not in self.stages]
 
-    def kept(self, stage: str, name: str) -> Path | None:
-        """A file in the folder of a stage; None where this run has no such stage, or its folder was deleted."""
+    def kept(self, stage: str, pattern: str) -> list[Path]:
+        """Files in the folder of a stage; none where this run has no such stage, or its folder was deleted."""
         if stage not in self.stages:
-            return None
-        path = self.out / STAGE_FOLDER / self.stages[stage]["folder"] / name
-        return path if path.is_file() else None
+            return []
+        return sorted((self.out / STAGE_FOLDER / self.stages[stage]["folder"]).glob(pattern))
 
     def result(self, stage: str, name: str) -> Path | None:
         """A file or folder in ``out`` that a stage made; None where this run has no such stage."""
@@ -67,5 +66,5 @@ class Content:
     @cached_property
     def fit(self) -> Mapping[str, Any] | None:
         """Numbers of the fit: ``gaussians``, ``frames``, ``psnr_of_photographs``, ``loss``."""
-        path = self.kept(FIT, NUMBERS)
-        return None if path is None else read_json(path)
+        found = self.kept(FIT, NUMBERS)
+        return read_json(found[0]) if found else None

@@ -15,7 +15,7 @@ from reconx_pl.evaluation.curves import RunCurves, fall, plot_run
 from reconx_pl.evaluation.report_parts import data_uri, jpeg_uri, plural, video_figure
 from reconx_pl.evaluation.video import to_uint8
 from reconx_pl.reconstruction import fitting, painting
-from reconx_pl.reconstruction.report_content import Content
+from reconx_pl.reconstruction.report_content import STAGE_FOLDER, Content
 from reconx_pl.reconstruction.report_plan import plan
 from reconx_pl.reconstruction.settings import FIT, FLIGHT, PAINTING
 from reconx_pl.reconstruction.tensors import load_tensors
@@ -42,10 +42,10 @@ def flight(content: Content) -> str:
 
 def views(content: Content) -> str:
     """Photographs beside what the scene shows from their cameras; without a scene the photographs alone."""
-    path, fit = content.kept(FIT, fitting.RENDERED), content.fit
-    if path is None or fit is None:
+    found, fit = content.kept(FIT, fitting.RENDERED), content.fit
+    if not found or fit is None:
         return _photographs(content)
-    tensors = load_tensors(path)
+    tensors = load_tensors(found[0])
     rendered, photographs, psnr = tensors["rendered"], tensors["photographs"], fit["psnr_of_photographs"]
     shown = spread(len(photographs), PICTURED)
     names = _names(content)
@@ -71,13 +71,13 @@ def painted(content: Content) -> str:
     """Frames of each painted clip in a strip, and the video; or that nothing was painted."""
     if content.summary["painter"] is None:
         return (
-            "<h2>Painted frames</h2><p>Nothing was painted between the photographs: the scene is made of the "
-            "photographs alone. What none of them shows is missing in it.</p>"
+            "<h2>Painted frames</h2><p>Nothing was painted between the photographs: what none of them shows is missing "
+            "in the scene.</p>"
         )
     if PAINTING not in content.stages:
         return ""
     names, strips = _names(content), []
-    clips = sorted(filter(None, (content.kept(PAINTING, f"clip-{at:02d}.safetensors") for at in range(100))))
+    clips = content.kept(PAINTING, "clip-*.safetensors")
     ends = [*range(len(names)), 0]
     for number in spread(len(clips), STRIPS):
         frames = load_tensors(clips[number])["frames"]
@@ -151,7 +151,12 @@ def _photographs(content: Content) -> str:
         for at in shown
     )
     some = "" if len(shown) == len(scene) else f'<p class="note">{len(shown)} of {len(scene)} are shown.</p>'
-    return f'<h2>Photographs</h2>{some}<div class="gallery">{cells}</div>'
+    lost = (
+        f"<p>What the scene shows from their cameras is no longer here: {STAGE_FOLDER}/ was deleted.</p>"
+        if FIT in content.stages
+        else ""
+    )
+    return f'<h2>Photographs</h2>{lost}{some}<div class="gallery">{cells}</div>'
 
 
 def _trio(name: str, photograph: Tensor, rendered: Tensor, psnr: float) -> str:

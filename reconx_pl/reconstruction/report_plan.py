@@ -42,7 +42,7 @@ def plan(cameras: Cameras, cloud: PointCloud | None, closed: bool) -> tuple[str,
         return middle + (points - (low + high) / 2) * scale * (1, -1)
 
     count = len(eyes)
-    length = float(np.clip(90 / np.sqrt(count), 16, 44))  # of a triangle
+    length = float(np.clip(90 / np.sqrt(count), 16, 32))  # of a triangle
     at, sides = placed(eyes), rays * length * (1, -1)
     inside = placed(dots)
     inside = inside[((inside > 2) & (inside < (width - 2, height - 2))).all(axis=1)]

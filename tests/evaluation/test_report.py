@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from html_pages import read_page
 from PIL import Image
 
 from reconx_pl.errors import BadDataError
@@ -83,40 +83,8 @@ def results(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-class Links(HTMLParser):
-    """Collects src and href, and checks that tags close in order."""
-
-    VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.targets: list[str] = []
-        self.open: list[str] = []
-        self.alts: list[str | None] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.targets += [given[name] or "" for name in ("src", "href") if name in given]
-        if tag == "img":
-            self.alts.append(given.get("alt"))
-        if tag == "video":
-            self.alts.append(given.get("aria-label"))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def read(path: Path) -> tuple[str, Links]:
-    page, links = path.read_text(encoding="utf-8"), Links()
-    links.feed(page)
-    assert links.open == []
-    return page, links
-
-
 def test_report_stands_alone(tmp_path: Path, results: dict[str, Any]) -> None:
-    page, links = read(write_report(tmp_path, results))
+    page, links = read_page(write_report(tmp_path, results))
     assert not [target for target in links.targets if re.match(r"(https?:)?//", target)]
     assert not re.search(r"url\(|@import|<script", page)
     local = [target for target in links.targets if not target.startswith("data:")]
@@ -127,7 +95,7 @@ def test_report_stands_alone(tmp_path: Path, results: dict[str, Any]) -> None:
 
 
 def test_report_says_everything(tmp_path: Path, results: dict[str, Any]) -> None:
-    page, _ = read(write_report(tmp_path, results, title="Three scenes"))
+    page, _ = read_page(write_report(tmp_path, results, title="Three scenes"))
     for text in ("room &lt;1&gt;", "re10k/0bf152ef84195293", "plain", "bad &amp; broken", "no point cloud", "not yet"):
         assert text in page
     assert "<title>Three scenes</title>" in page and "not complete" in page
@@ -138,7 +106,7 @@ def test_report_says_everything(tmp_path: Path, results: dict[str, Any]) -> None
 
 
 def test_best_is_marked_among_those_that_do_not_see_the_truth(tmp_path: Path, results: dict[str, Any]) -> None:
-    page, _ = read(write_report(tmp_path, results))
+    page, _ = read_page(write_report(tmp_path, results))
     table = page[page.index("<h2>Scores</h2>") : page.index("<h2>Where the time went</h2>")]
     assert re.findall(r'<td class="best" title="best">([\d.]+)', table) == ["24.13", "0.850"]
     lower = {"reconx": {"lpips": 0.2}, "painted": {"lpips": 0.1}, "ceiling": {"lpips": 0.05}}
@@ -150,7 +118,7 @@ def test_best_is_marked_among_those_that_do_not_see_the_truth(tmp_path: Path, re
 
 
 def test_only_the_first_scenes_have_pictures(tmp_path: Path, results: dict[str, Any]) -> None:
-    page, links = read(write_report(tmp_path, results, pictured=1))
+    page, links = read_page(write_report(tmp_path, results, pictured=1))
     assert sum(target.startswith("data:image/jpeg") for target in links.targets) == 1
     assert all(scene["key"].replace("<", "&lt;").replace(">", "&gt;") in page for scene in results["scenes"])
 
@@ -158,7 +126,7 @@ def test_only_the_first_scenes_have_pictures(tmp_path: Path, results: dict[str, 
 def test_large_videos_are_linked(tmp_path: Path, results: dict[str, Any]) -> None:
     path = scene_folder(tmp_path, "plain") / "painted.mp4"
     path.write_bytes(b"0" * (VIDEO_LIMIT + 1))
-    _, links = read(write_report(tmp_path, results))
+    _, links = read_page(write_report(tmp_path, results))
     assert "scenes/plain/painted.mp4" in links.targets
     assert sum(target.startswith("data:video/mp4") for target in links.targets) == 5
 
@@ -170,7 +138,9 @@ def test_training_curves_are_in_the_report(tmp_path: Path, results: dict[str, An
         with SummaryWriter(str(tmp_path / "logs" / stage)) as writer:
             for step in range(20):
                 writer.add_scalar("train/loss", 1 / (1 + step), step)
-    page, links = read(write_report(tmp_path, results, [tmp_path / "logs" / "stage1", tmp_path / "logs" / "stage2"]))
+    page, links = read_page(
+        write_report(tmp_path, results, [tmp_path / "logs" / "stage1", tmp_path / "logs" / "stage2"])
+    )
     assert sum(target.startswith("data:image/svg+xml") for target in links.targets) == 2
     assert page.index("stage1: training") < page.index("stage2: training")
 
@@ -181,25 +151,25 @@ def test_a_missing_log_folder_does_not_lose_the_report(tmp_path: Path, results: 
     with SummaryWriter(str(tmp_path / "logs" / "stage2")) as writer:
         for step in range(5):
             writer.add_scalar("train/loss", 1 / (1 + step), step)
-    page, links = read(write_report(tmp_path, results, [tmp_path / "nowhere", tmp_path / "logs" / "stage2"]))
+    page, links = read_page(write_report(tmp_path, results, [tmp_path / "nowhere", tmp_path / "logs" / "stage2"]))
     assert sum(target.startswith("data:image/svg+xml") for target in links.targets) == 1
     notice = page[page.index("No loss curves") :]
     assert "nowhere" in notice[: notice.index("</div>")] and "24.13" in page
 
 
 def test_report_says_what_was_given_beside_the_two_views(tmp_path: Path, results: dict[str, Any]) -> None:
-    page, _ = read(write_report(tmp_path, results))
+    page, _ = read_page(write_report(tmp_path, results))
     assert "their poses were given to the fit" in page
     assert f"{FROM_DEPTH} (2 scenes)" in page and f"{FROM_POINTS} (1 scene)" in page
     one = results | {"pose_policy": "interpolated", "geometry": {FROM_POINTS: 3}}
-    page, _ = read(write_report(tmp_path, one))
+    page, _ = read_page(write_report(tmp_path, one))
     assert "poses were given" not in page and "which neither the model nor the fit has seen" in page
     assert FROM_DEPTH not in page and f"{FROM_POINTS}." in page
 
 
 def test_a_long_model_line_is_cut_and_stands_whole_in_the_settings(tmp_path: Path, results: dict[str, Any]) -> None:
     model = "weights 0123456789abcdef, " + "sampling " * 40 + "end"
-    page, _ = read(write_report(tmp_path, results | {"model": model}))
+    page, _ = read_page(write_report(tmp_path, results | {"model": model}))
     head = page[: page.index("</header>")]
     assert model[:80] in head and model[:81] not in head
     assert model in page[page.index("<h2>Settings</h2>") :]
@@ -214,19 +184,19 @@ def test_a_bad_alignment_cannot_be_overlooked(tmp_path: Path, results: dict[str,
     assert "alignment" not in write_report(tmp_path, results).read_text()
     scenes = results["scenes"]
     scenes[0]["alignment"] = alignment_record(AlignmentQuality((0.1, 0.2), (0.3, 0.4)))
-    page, _ = read(write_report(tmp_path, results))
+    page, _ = read_page(write_report(tmp_path, results))
     assert "alignment of found poses" in page and "0.20° at most" in page and "do not agree" not in page
     scenes[1]["alignment"] = alignment_record(AlignmentQuality((0.1, 7.5), (0.3, 40.0)))
-    page, _ = read(write_report(tmp_path, results, pictured=1))  # also where its scene has no pictures
+    page, _ = read_page(write_report(tmp_path, results, pictured=1))  # also where its scene has no pictures
     warning = page[page.index("do not agree") : page.index("<h2>Scores</h2>")]
     assert "re10k/0bf152ef84195293" in warning and "7.50° at most" in warning and "room" not in warning
     assert alignment_record(None) is None
 
 
 def test_report_says_when_the_fit_moved_poses_and_judged_frames(tmp_path: Path, results: dict[str, Any]) -> None:
-    plain, _ = read(write_report(tmp_path, results))
+    plain, _ = read_page(write_report(tmp_path, results))
     assert "refined these poses" not in plain and "count less" not in plain
     fit = FitConfig(poses=PoseRefinement(), agreement=Agreement())
     results["config"] = EvaluationConfig(fit=fit).as_dict()
-    page, _ = read(write_report(tmp_path, results))
+    page, _ = read_page(write_report(tmp_path, results))
     assert "The fit refined these poses." in page and "they count less" in page

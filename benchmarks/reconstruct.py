@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import yaml
 from jsonargparse import ArgumentParser
-from PIL import Image
+from PIL import ExifTags, Image
 
 from reconx_pl.data.cutting import cut_images
 from reconx_pl.data.formats import RawFrame, RawScene, only_scene
@@ -40,6 +40,7 @@ from reconx_pl.splatting.scene_files import load_scene
 GAIN = 4.0  # of the error row
 ROOM_SIZE = 384, 384  # rows, columns of a procedural photograph
 REFINING = 60  # steps
+PIXELS_PER_MM = 100  # of a sensor; any number goes
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Case:
 
 
 CASES = (
-    Case("re10k_0c11dbe781b1c11c", (4, 20), (8, 12, 16)),
+    Case("ingp_fox", (10, 14), (11, 12, 13)),
     Case("llff_fern", (6, 9, 13), (7, 8, 10, 11, 12)),
     Case("banana", (0, 2, 4, 6, 8, 10, 12, 13), (1, 3, 5, 7, 9, 11)),
 )
@@ -89,13 +90,26 @@ def write_room(folder: Path, seed: int) -> None:
 
 
 def withheld(raw: RawScene, given: Sequence[int], folder: Path) -> dict[str, int]:
-    """Write the given photographs without their poses, in an order that says nothing; name -> number."""
+    """Write the given photographs as a camera would: focal length in EXIF, no poses, in an order that says nothing.
+
+    Returns:
+        name -> number.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shuffled = list(given)
     random.Random(0).shuffle(shuffled)
-    names = {f"img{place}.png": view for place, view in enumerate(shuffled)}
+    names = {f"img{place}.jpg": view for place, view in enumerate(shuffled)}
     for name, view in names.items():
-        Image.fromarray(raw.load_image(view)).save(folder / name)
+        exif = Image.Exif()
+        exif[ExifTags.Base.Make], exif[ExifTags.Base.Model] = "Maker", "Camera"
+        exif.get_ifd(ExifTags.IFD.Exif).update(
+            {
+                ExifTags.Base.FocalLength: float(raw.frames[view].intrinsics[0, 0]) / PIXELS_PER_MM,
+                ExifTags.Base.FocalPlaneXResolution: 10.0 * PIXELS_PER_MM,
+                ExifTags.Base.FocalPlaneResolutionUnit: 3,  # centimetres
+            }
+        )
+        Image.fromarray(raw.load_image(view)).save(folder / name, quality=95, exif=exif)
     return names
 
 

@@ -107,7 +107,7 @@ def reconstruct(
     last = max((STAGES.index(name) for name in stages), default=len(STAGES) - 1)
     if painter is not None:
         aligns(config, estimator)  # refuse early what cannot be
-    names = named_files([Path(source) for source in sources])
+    names = named_files([Path(source) for source in sources], [])
     with storage(out):
         chain = _Chain(sources, names, out, config, estimator, painter, torch.device(device), overwrite, progress)
         return chain.run(STAGES[last], claimed)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from reconx_pl.data.procedural import procedural_scene, render_scene
 from reconx_pl.errors import UnplacedViewsError
+from reconx_pl.geometry.cameras import resize_cameras
 from reconx_pl.geometry.estimator import Reconstruction
 from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth
 from reconx_pl.reconstruction.painting import PainterSource
@@ -23,7 +24,7 @@ SIZE = (64, 96)  # rows, columns
 CONFIG = ReconstructionConfig(
     max_side=96,
     short_side=32,
-    painting=PaintingConfig(frames=4, height=32, width=48),
+    painting=PaintingConfig(frames=4, height=32, width=48, loop="never"),
     fit=FitConfig(steps=12, loss=LossWeights(lpips=0.0)),
     flight_frames=4,
 )
@@ -70,8 +71,10 @@ class Surveyor:
         here = [view for view in range(len(self.room.files)) if view not in self.lost]
         if len(images) > len(here):
             raise UnplacedViewsError("no place was found for some images", self.lost)
-        true = self.room.cameras[here]
-        maps = point_map_from_depth(self.room.depth[here], true)
+        size = images.shape[-2:]
+        true = resize_cameras(self.room.cameras[here], *size)
+        depth = torch.nn.functional.interpolate(self.room.depth[here][:, None], size=size, mode="nearest-exact")
+        maps = point_map_from_depth(depth[:, 0], true)
         return Reconstruction(true, maps, cloud_from_maps(maps, images, 800))
 
 

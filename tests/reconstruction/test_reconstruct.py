@@ -107,7 +107,8 @@ def test_a_closed_path_is_painted_back_to_the_first_photograph(
 
     monkeypatch.setattr(geometry, "view_order", lambda cameras, cloud: ViewOrder((2, 0, 1), True))
     painter = Fader()
-    result = go(three, tmp_path / "scene", painter)
+    loop = replace(CONFIG, painting=replace(CONFIG.painting, loop="auto"))
+    result = go(three, tmp_path / "scene", painter, loop)
     given = read_fit_input(folder_of(result, "frames"))
     assert len(painter.clips) == 3 and given.frames.shape[0] == 9, "3 photographs and 2 frames after each"
     assert given.known == known_places(3, 4) == [0, 3, 6]
@@ -115,8 +116,7 @@ def test_a_closed_path_is_painted_back_to_the_first_photograph(
     assert result.views is not None and result.views.names == ("photo_2.png", "photo_0.png", "photo_1.png")
     step = (given.cameras.centers[8] - given.cameras.centers[0]).norm()
     assert step < (given.cameras.centers[6] - given.cameras.centers[0]).norm(), "the last frames lead back"
-    open_config = replace(CONFIG, painting=replace(CONFIG.painting, loop="never"))
-    left_open = go(three, tmp_path / "open", Fader(), open_config)
+    left_open = go(three, tmp_path / "open", Fader())
     assert read_fit_input(folder_of(left_open, "frames")).frames.shape[0] == 7
 
 

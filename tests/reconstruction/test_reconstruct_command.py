@@ -70,7 +70,8 @@ def test_photographs_in_scene_out_and_on_with_resume(
     kept = yaml.safe_load((out / "settings.yaml").read_text())
     assert kept["fit"]["steps"] == 10 and kept["photographs"] == [str(file) for file in two.files]
     # the file is a configuration like any other
-    main(["reconstruct", "--config", str(out / "settings.yaml"), "-o", str(tmp_path / "again")])
+    again = ["--config", str(out / "settings.yaml"), "-o", str(tmp_path / "again")]
+    main(["reconstruct", *map(str, two.files), *again])
     assert (tmp_path / "again" / "scene.ply").stat().st_size == (out / "scene.ply").stat().st_size
 
 

@@ -10,11 +10,7 @@ from reconx_pl.geometry.camera_paths import up_axis
 from reconx_pl.types import Cameras, PointCloud
 
 DOTS = 500  # points drawn at most
-_WIDTH, _HEIGHT, _MARGIN = (
-    400.0,
-    400.0,
-    26.0,
-)  # of the drawing at most; about the pixels of a phone, so that 12 is legible
+_WIDTH, _HEIGHT, _MARGIN = 400.0, 400.0, 40.0  # at most; a phone has as many, so that letters of 12 are legible
 _REACH = 5.0  # the drawing ends this many extents of the cameras around them, if the points go on
 _CENTRAL = (0.03, 0.97)  # quantiles of the points that the drawing holds: a few lie far out
 _NUMBERED = 24  # cameras that get a number each; of more, every few

@@ -14,8 +14,9 @@ from reconx_pl.errors import ConfigurationError
 from reconx_pl.geometry.default_estimator import GeometryName, named_estimator
 from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.painters import painter_source
+from reconx_pl.reconstruction.files import GIVEN
 from reconx_pl.reconstruction.painting import PainterSource
-from reconx_pl.reconstruction.run import GIVEN, reconstruct
+from reconx_pl.reconstruction.run import reconstruct
 from reconx_pl.reconstruction.settings import ReconstructionConfig
 from reconx_pl.reconstruction.stages import Progress
 from reconx_pl.splatting.renderer import chosen_device

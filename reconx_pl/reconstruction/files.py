@@ -11,6 +11,8 @@ from reconx_pl.data.formats.posed import posed_content, write_cloud
 from reconx_pl.reconstruction.views import Views
 from reconx_pl.whole_file import written_whole
 
+SUMMARY, REPORT, STAGE_FOLDER = "reconstruction.json", "report.html", "stages"
+GIVEN = "given"  # folder of photographs that were handed over in memory
 CAMERAS, IMAGES, MODEL, CLOUD, ARCHIVE = "cameras.json", "images", "sparse", "points.ply", "points.npz"
 
 

@@ -10,11 +10,11 @@ from urllib.parse import quote
 
 from reconx_pl.evaluation.report_parts import duration, plural, settings_table, time_bar, write_page
 from reconx_pl.reconstruction import files, fitting, painting
-from reconx_pl.reconstruction.report_content import STAGE_FOLDER, Content
+from reconx_pl.reconstruction.files import REPORT, STAGE_FOLDER, SUMMARY
+from reconx_pl.reconstruction.report_content import Content
 from reconx_pl.reconstruction.report_pictures import flight, loss, painted, seen_from_above, views
 from reconx_pl.reconstruction.settings import FIT, FLIGHT, GEOMETRY, PAINTING
 
-SUMMARY, REPORT = "reconstruction.json", "report.html"
 _ABOUT = {  # what is in the folder: the stage that makes it, and what it is
     fitting.SCENE: (FIT, "the scene, 3D Gaussians in the layout that every viewer of splats reads"),
     fitting.VIDEO: (FLIGHT, "flight through the scene"),

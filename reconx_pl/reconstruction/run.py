@@ -23,6 +23,7 @@ from reconx_pl.evaluation.records import read_json, write_json
 from reconx_pl.evaluation.settings import plain_settings
 from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.reconstruction import files, fitting, painting
+from reconx_pl.reconstruction.files import GIVEN, STAGE_FOLDER, SUMMARY
 from reconx_pl.reconstruction.frames import aligns, prepare_painted, prepare_photographs, read_fit_input
 from reconx_pl.reconstruction.geometry import find_geometry
 from reconx_pl.reconstruction.painting import PainterSource, is_loop
@@ -41,9 +42,6 @@ from reconx_pl.reconstruction.settings import (
 from reconx_pl.reconstruction.stages import Progress, Stage, Stages, Step, stage_record
 from reconx_pl.reconstruction.tensors import save_tensors, to_bytes
 from reconx_pl.reconstruction.views import PHOTOGRAPHS_FILE, PIXELS_FILE, Views, read_photographs, read_views
-
-SUMMARY, STAGE_FOLDER, REPORT = "reconstruction.json", "stages", "report.html"
-GIVEN = "given"  # folder of photographs that were handed over in memory
 
 
 @dataclass(frozen=True)

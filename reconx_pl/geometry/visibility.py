@@ -10,14 +10,12 @@ from reconx_pl.geometry.cameras import in_view, project, resize_cameras
 from reconx_pl.geometry.point_maps import view_cloud
 from reconx_pl.types import Cameras, PointCloud
 
-_POINTS_A_CELL = 4  # of the depth map that decides; with fewer it has holes, through which hidden points show
-
 
 def visible_points(points: Tensor, cameras: Cameras, tolerance: float = 0.1) -> Tensor:
     """Whether each view sees each point: inside its image, and not behind the surface that the points themselves make.
 
-    That surface is ``view_cloud``'s, drawn so coarsely that the points cover it. It knows nothing of surfaces that no
-    point lies on: the far side of an object is not hidden by a near side that is not in the cloud.
+    That surface is ``view_cloud``'s, on as many cells as there are points, so that its discs leave no holes. It knows
+    nothing of surfaces that no point lies on: nothing hides what is behind an object whose points are missing.
 
     Args:
         points: [N, 3] world units.
@@ -30,7 +28,7 @@ def visible_points(points: Tensor, cameras: Cameras, tolerance: float = 0.1) -> 
     """
     inside = in_view(points, cameras)
     pixels = cameras.height * cameras.width
-    scale = min(1.0, (len(points) / _POINTS_A_CELL / pixels) ** 0.5)
+    scale = min(1.0, (len(points) / pixels) ** 0.5)
     coarse = resize_cameras(cameras, max(1, round(scale * cameras.height)), max(1, round(scale * cameras.width)))
     colorless = PointCloud(points, torch.zeros_like(points), torch.ones_like(points[:, 0]))
     surface = view_cloud(colorless, coarse)

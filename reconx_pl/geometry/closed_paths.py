@@ -44,8 +44,9 @@ def path_through(path: Cameras, cameras: Cameras) -> tuple[Cameras, list[int]]:
     """A closed path, an orbit for instance, bent so that it passes through photographs in their order.
 
     Each photograph takes the frame whose camera is nearest to its own, the first one frame 0; the path is turned round
-    where it goes against their order. What is left between a photograph and its frame, a rigid motion in camera
-    axes, is spread over the frames to its neighbours (spherical rotation, linear centre); so are the intrinsics.
+    where it goes against their order, and with two photographs goes the shorter way to the second. What is left between
+    a photograph and its frame, a rigid motion in camera axes, is spread over the frames to its neighbours (spherical
+    rotation, linear centre); so are the intrinsics.
 
     Args:
         path: M cameras, closed.
@@ -64,15 +65,14 @@ def path_through(path: Cameras, cameras: Cameras) -> tuple[Cameras, list[int]]:
             f"{cameras.width} pixels for a path of {path.height} x {path.width}"
         )
     nearest = _distance(path, cameras).argmin(dim=1).tolist()
-    for direction in (1, -1):
-        places = [direction * (frame - nearest[0]) % total for frame in nearest]
-        if all(a < b for a, b in pairwise(places)):
-            break
-    else:
+    ways = [(way, [way * (frame - nearest[0]) % total for frame in nearest]) for way in (1, -1)]
+    ways = [(way, places) for way, places in ways if all(a < b for a, b in pairwise(places))]
+    if not ways:
         raise ConfigurationError(
             f"photographs lie nearest to the frames {nearest} of a path of {total}: give them in the order in which "
             "the path passes them, or a path of more frames"
         )
+    direction, places = min(ways, key=lambda one: one[1][1])  # of two photographs both ways are in order
     path = path[[(nearest[0] + direction * frame) % total for frame in range(total)]]
     knots = [*range(views), 0]
     off = cameras.world_to_camera.double() @ torch.linalg.inv(path.world_to_camera[places].double())

@@ -6,11 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rank_program import tiny_network
 
 from reconx_pl.data.procedural import procedural_clip
+from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.evaluation.all_around import AroundConfig, paint_around
+from reconx_pl.geometry.camera_paths import orbit_path
 from reconx_pl.geometry.cameras import interpolate_cameras
+from reconx_pl.geometry.closed_paths import closed_loop, path_through
 from reconx_pl.geometry.estimator import Reconstruction
 from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth
 from reconx_pl.types import Cameras, Clip, PointCloud
@@ -123,3 +127,38 @@ def test_what_does_not_go_together_is_refused() -> None:
     broken.frame = lambda place: torch.full((3, 16, 16), torch.nan)  # type: ignore[method-assign]
     with pytest.raises(BadSceneError, match="window-0.*NaN"):
         paint_around(photographs, places, path, cloud, broken, CONFIG)
+
+
+@pytest.mark.parametrize("structure", [True, False])
+def test_a_diffusion_model_paints_all_around(structure: bool) -> None:
+    clip = procedural_clip(1, frames=5, size=(16, 16), points=300, kind="room")
+    assert clip.cloud is not None
+    cameras = clip.cameras[[0, 2, 4]]
+    path, places = closed_loop(cameras, 4)
+    photographs = clip.images[[0, 2, 4]]
+    painter = DiffusionPainter(tiny_network().eval(), SamplingConfig(steps=1, structure=structure))
+    config = AroundConfig(frames=4, second=2)
+    around = paint_around(photographs, places, path, clip.cloud, painter, config)
+    assert around.shape == (9, 3, 16, 16) and torch.equal(around[places], photographs)
+    again = paint_around(photographs, places, path, clip.cloud, painter, config)
+    assert torch.equal(again, around)
+    away = PointCloud(clip.cloud.points + 1e4, clip.cloud.colors, clip.cloud.confidence)
+    if structure:
+        with pytest.raises(BadSceneError, match="window-0: frames 0 and 3 see fewer than 4 points"):
+            paint_around(photographs, places, path, away, painter, config)
+    else:
+        assert torch.equal(paint_around(photographs, places, path, away, painter, config), around)
+
+
+def test_an_orbit_through_two_photographs_is_painted_by_extrapolation() -> None:
+    clip = procedural_clip(1, frames=5, size=(16, 16), points=300, kind="room")
+    assert clip.cloud is not None
+    cameras, photographs = clip.cameras[[0, 4]], clip.images[[0, 4]]
+    path, places = path_through(orbit_path(cameras, 24, clip.cloud.points), cameras)
+    assert torch.equal(path.world_to_camera[places], cameras.world_to_camera)
+    painter = DiffusionPainter(tiny_network().eval(), SamplingConfig(steps=1, structure=False))
+    told, paint = [], painter.paint
+    painter.paint = lambda *args, second: told.append(second) or paint(*args, second=second)  # type: ignore
+    around = paint_around(photographs, places, path, clip.cloud, painter, AroundConfig(frames=4, second=2))
+    assert around.shape == (24, 3, 16, 16) and torch.equal(around[places], photographs)
+    assert bool(torch.isfinite(around).all()) and told[-1] == 3 and 2 in told

@@ -34,7 +34,7 @@ def steps(path: Cameras) -> torch.Tensor:
     return (path.centers.roll(-1, 0) - path.centers).norm(dim=1)
 
 
-@pytest.mark.parametrize("degrees", [[0.0, 25.0], [0.0, -25.0, -70.0], [10.0, 100.0, 200.0, 300.0]])
+@pytest.mark.parametrize("degrees", [[0.0, 25.0], [0.0, -25.0], [0.0, -25.0, -70.0], [10.0, 100.0, 200.0, 300.0]])
 def test_an_orbit_is_bent_through_the_photographs_in_their_order(degrees: list[float]) -> None:
     cameras = around(degrees)
     off = cameras.world_to_camera.clone()

@@ -9,14 +9,13 @@ import lightning as L
 import pytest
 import torch
 import yaml
-from frozen_towers import write_config, write_towers
 from rank_program import FRAMES, NumberedBatches, tiny_network
 from safetensors.torch import load_file
 from tiny_run import logged, tiny_config
 
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.diffusion.caching import cache_shards
 from reconx_pl.diffusion.extrapolation import ExtrapolationConfig
+from reconx_pl.diffusion.objective import DiffusionLoss
 from reconx_pl.training.cli import main
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.training.stages import Stage
@@ -26,14 +25,14 @@ Call = tuple[bool, list[int] | None, torch.Tensor]
 
 
 def calls_of(extrapolation: ExtrapolationConfig | None, steps: int = 6) -> list[Call]:
-    """Train the smallest network with two batches of two clips a step."""
+    """Train a network whose loss costs nothing with two batches of two clips a step."""
     module, calls = ReconXModule(tiny_network(), Stage.base, extrapolation=extrapolation), []
-    loss = module.network.loss
+    weight = next(p for p in module.network.parameters() if p.requires_grad)
 
-    def record(batch: Any, generator: torch.Generator, **options: Any) -> Any:
+    def record(batch: Any, generator: torch.Generator, **options: Any) -> DiffusionLoss:
         second = options["second"]
         calls.append((options.get("drop", True), second if second is None else second.tolist(), generator.get_state()))
-        return loss(batch, generator, **options)
+        return DiffusionLoss(weight.sum(), weight.detach().flatten()[:2], torch.zeros(2, dtype=torch.int64))
 
     module.network.loss = record  # type: ignore[method-assign]
     trainer = L.Trainer(
@@ -93,34 +92,11 @@ def run(folder: Path, shards: Path, steps: int, *arguments: str) -> tuple[dict[i
 
 def test_a_run_extrapolates_with_structure_and_resumes_exactly(shards: Path, tmp_path: Path) -> None:
     option = ("--model.extrapolation", "{share: 1.0, earliest: 0.3, latest: 0.7}")
-    plain = run(tmp_path / "plain", shards, 4)
-    whole = run(tmp_path / "whole", shards, 4, *option)
-    assert len(whole[0]) == 4 and whole[0][0] == plain[0][0]  # the network is born silent, other draws are the same
-    assert all(whole[0][step] != plain[0][step] for step in (1, 2, 3))
+    whole = run(tmp_path / "whole", shards, 3, *option)
+    assert sorted(whole[0]) == [0, 1, 2]
     run(tmp_path / "parts", shards, 2, *option)
-    parts = run(tmp_path / "parts", shards, 4, *option)
-    assert {step: parts[0][step] for step in (2, 3)} == {step: whole[0][step] for step in (2, 3)}
+    parts = run(tmp_path / "parts", shards, 3, *option)
+    assert parts[0][2] == whole[0][2]
     assert all(torch.equal(parts[1][name], whole[1][name]) for name in whole[1])
     born = [name for name in whole[1] if name.endswith("structure_gate")]
     assert born and all(whole[1][name].abs() > 0 for name in born)
-
-
-def test_caches_hold_the_latent_of_any_frame(shards: Path, tmp_path: Path) -> None:
-    """Frames and caches train the same extrapolation."""
-    (tmp_path / "towers").mkdir()
-    cache_shards(shards, tmp_path / "caches", write_config(tmp_path / "towers"), device="cpu")
-    losses = []
-    for name, folder in (("frames", shards), ("cached", tmp_path / "caches")):
-        (tmp_path / f"from_{name}").mkdir()
-        path = tiny_config(tmp_path / f"from_{name}", folder, "base", steps=2, checkpoint_every=2)
-        config = yaml.safe_load(path.read_text())
-        config["model"]["network"]["init_args"] = write_towers(tmp_path / "towers")
-        config["model"]["extrapolation"] = {"share": 1.0, "earliest": 0.3, "latest": 0.7}
-        config["data"]["cached"] = name == "cached"
-        config["trainer"]["callbacks"] = [
-            callback for callback in config["trainer"]["callbacks"] if "MediaCallback" not in callback["class_path"]
-        ]
-        path.write_text(yaml.safe_dump(config))
-        main(["fit", "-c", str(path)])
-        losses.append(list(logged(tmp_path / f"from_{name}" / "base", "train/loss").values()))
-    assert len(losses[0]) == 2 and losses[1] == pytest.approx(losses[0], rel=2e-3)

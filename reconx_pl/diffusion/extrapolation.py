@@ -85,7 +85,8 @@ def seen_points(points: Tensor, cameras: Cameras, tokens: int) -> Tensor | None:
     Returns:
         [N, 3], or None where the views see fewer than ``tokens`` points.
     """
-    index = seen_by_any(points, cameras)
+    with torch.autocast(points.device.type, enabled=False):  # pixels need float32
+        index = seen_by_any(points, cameras)
     return None if len(index) < tokens else repeated(points[index], len(points))
 
 

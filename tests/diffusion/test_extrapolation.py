@@ -120,6 +120,9 @@ def test_points_keep_their_order_and_are_made_up_by_repeats() -> None:
     assert torch.equal(kept[: int(seen.sum())], points[seen])
     assert torch.equal(kept, points[seen][torch.arange(400) % int(seen.sum())])
     assert seen_points(points, cameras, tokens=int(seen.sum()) + 1) is None
+    with torch.autocast("cpu", torch.bfloat16):  # as in a training step
+        rounded = visible_points(points, cameras).any(0)
+        assert not torch.equal(rounded, seen) and torch.equal(seen_points(points, cameras, tokens=50), kept)
 
 
 def test_a_clip_that_sees_too_little_is_not_extrapolated() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -57,13 +58,13 @@ def row(root: Path, text: str, features: int) -> str:
     images, cameras = images.permute(0, 3, 1, 2).float() / 255, raw.cameras[views]
     focal = float(cameras.intrinsics[0, 0, 0])
     free = ColmapEstimator(features=features)
-    cells = [cell(images, cameras, lambda: free.estimate(images))]
+    cells = [cell(images, cameras, partial(free.estimate, images))]
     for start in STARTS:
         lenses = Lenses((0,) * count, (focal * start,) * count)
         with patch.object(colmap_estimator, "model_from_focals", refining):
-            cells.append(cell(images, cameras, lambda lenses=lenses: free.estimate(images, lenses=lenses)))
+            cells.append(cell(images, cameras, partial(free.estimate, images, lenses=lenses)))
         kept = ColmapEstimator(focal=focal * start, features=features)
-        cells.append(cell(images, cameras, lambda kept=kept: kept.estimate(images)))
+        cells.append(cell(images, cameras, partial(kept.estimate, images)))
     return f"| {count} of {name}, {views[0]} to {views[-1]} | " + " | ".join(cells) + " |"
 
 

@@ -13,10 +13,12 @@ from jsonargparse import Namespace
 from benchmarks.procedural_v1 import ARMS, RECIPES, SETS, TRAIN_SEED, VAL_CLIPS, VAL_SEED
 from reconx_pl.cli import build_evaluate_parser, build_parser
 from reconx_pl.diffusion.config import UNetConfig
+from reconx_pl.diffusion.extrapolation import ExtrapolationConfig
+from reconx_pl.evaluation.all_around import AroundConfig
 
 DEMO = ("demo_base", "demo_stage1", "demo_stage2")
 PROCEDURAL = ("procedural_v1/base", "procedural_v1/base_gpu")
-TRAINED = (*DEMO, "stage1", "stage2", *PROCEDURAL)
+TRAINED = (*DEMO, "stage1", "stage2", "extrapolation", *PROCEDURAL)
 
 
 def unet(config: Namespace) -> UNetConfig:
@@ -58,6 +60,16 @@ def test_stages_are_those_of_the_paper(name: str, steps: int, rate: float, stage
     assert (structure.points, structure.tokens) == (16384, 2048)
     # Stage 1 has no structure condition: it trains on clips without a cloud as well.
     assert config.data.points == (structure.points if stage == "structure" else 0)
+
+
+def test_extrapolation_is_stage_2_but_for_the_second_condition() -> None:
+    stage2, extrapolation = fit_config("stage2"), fit_config("extrapolation")
+    assert extrapolation.model.network == stage2.model.network and extrapolation.data == stage2.data
+    assert (extrapolation.model.stage, extrapolation.model.optimizer) == (stage2.model.stage, stage2.model.optimizer)
+    assert [fit_config(name).model.extrapolation for name in TRAINED if name != "extrapolation"] == [None] * 7
+    options = ExtrapolationConfig(**extrapolation.model.extrapolation)
+    assert options.range(32) == (8, 23) and options.share < 1  # it does not forget how to interpolate
+    assert 8 <= AroundConfig().second <= 23 and AroundConfig().frames == 32
 
 
 @pytest.mark.parametrize(("given", "parsed"), [("false", False), ("[residual, temporal]", ("residual", "temporal"))])
@@ -145,7 +157,7 @@ def test_a_run_keeps_everything_in_its_folder(name: str) -> None:
     assert checkpoints[0].init_args.save_last == "link" and config.ckpt_path == "last"
 
 
-@pytest.mark.parametrize("names", [DEMO, ("stage1", "stage2")])
+@pytest.mark.parametrize("names", [DEMO, ("stage1", "stage2", "extrapolation")])
 def test_a_stage_starts_from_the_weights_of_the_one_before(names: tuple[str, ...]) -> None:
     for before, after in zip(names, names[1:], strict=False):
         assert str(fit_config(after).model.init_from) == exported(fit_config(before))
@@ -183,7 +195,7 @@ def test_evaluate_refuses_an_option_that_does_not_exist(tmp_path, capsys: pytest
 
 def test_full_size_data_are_packed_by_a_documented_command() -> None:
     documented = (ROOT / "data" / "realestate10k.md").read_text()
-    data = [fit_config(name).data for name in ("stage1", "stage2")]
+    data = [fit_config(name).data for name in ("stage1", "stage2", "extrapolation")]
     folders = {folder for part in data for folder in (part.train, part.val, part.test) if folder is not None}
     assert folders == {"data/re10k-train", "data/re10k-test"}
     for folder in folders:

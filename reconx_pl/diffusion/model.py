@@ -17,6 +17,7 @@ from reconx_pl.conditioning.structure import StructureEncoder, StructureEncoderC
 from reconx_pl.data.caches import CachedInputs, wrong_caches
 from reconx_pl.diffusion.caching import cached_inputs
 from reconx_pl.diffusion.config import UNetConfig
+from reconx_pl.diffusion.extrapolation import seen_in_batch
 from reconx_pl.diffusion.guidance import ConditionSets, Denoise
 from reconx_pl.diffusion.objective import DiffusionLoss, diffusion_loss
 from reconx_pl.diffusion.schedule import NoiseSchedule, ScheduleConfig
@@ -171,15 +172,20 @@ class ReconXDiffusion(nn.Module):
         self,
         first_frame: Tensor | None,  # [B, 3, H, W] in [0, 1]; None with first_features
         first_latent: Tensor,  # [B, C, h, w]
-        last_latent: Tensor,  # [B, C, h, w]
+        second_latent: Tensor,  # [B, C, h, w] of the last frame, or of frame ``second``
         fps: Tensor,  # [B] frames a second
         frames: int,
         points: Tensor | None = None,  # [B, N, 3] in the first camera's frame, farthest-point order
         captions: Sequence[str] | None = None,  # None: no captions
         dropped: Dropped | None = None,
         first_features: Tensor | None = None,  # [B, M, D] what the image tower gives for the first frame
+        second: Tensor | None = None,  # [B] int64 frames in 1, ..., T - 1 where the second latent sits; None: T - 1
     ) -> Conditions:
-        """Everything that the U-Net is told about a clip of ``frames`` frames (PAPER: section 4)."""
+        """Everything that the U-Net is told about a clip of ``frames`` frames (PAPER: section 4).
+
+        Frames after ``second`` are extrapolated; ``points`` must then hold nothing that only they see
+        (``extrapolation.seen_points``).
+        """
         batch, device = first_latent.shape[0], first_latent.device
         own = [""] * batch if captions is None or self.captions == "fixed" else captions
         text = self.text_tokens([caption or self.caption for caption in own])  # [B, 77, D]
@@ -198,7 +204,11 @@ class ReconXDiffusion(nn.Module):
                 "weights into that, which adapts the queries (docs/weights.md)"
             )
         concat = first_latent.new_zeros(batch, first_latent.shape[1], frames, *first_latent.shape[2:])
-        concat[:, :, 0], concat[:, :, -1] = first_latent, last_latent
+        concat[:, :, 0] = first_latent
+        if second is None:
+            concat[:, :, -1] = second_latent
+        else:
+            concat[torch.arange(batch, device=device), :, second.to(device)] = second_latent
         structure_tokens = None
         if self.structure_encoder is not None and points is not None:
             structure_tokens = self.structure_encoder(points)  # [B, S, D]
@@ -213,16 +223,17 @@ class ReconXDiffusion(nn.Module):
 
     def condition_sets(
         self,
-        views: Tensor,  # [B, 2, 3, H, W] first and last frame in [0, 1]
+        views: Tensor,  # [B, 2, 3, H, W] first frame, and last frame or frame ``second``, in [0, 1]
         fps: Tensor,  # [B]
         frames: int,
         points: Tensor | None = None,  # [B, N, 3] in the first camera's frame; None paints without structure
         captions: Sequence[str] | None = None,
         generator: torch.Generator | None = None,
+        second: Tensor | None = None,  # [B] int64, see ``conditions``
     ) -> ConditionSets:
         """What guidance compares: the latents alone, with text and image, with everything (PAPER: section 5)."""
         latents, first = self.encode(views, generator), views[:, 0]
-        full = self.conditions(first, latents[:, :, 0], latents[:, :, -1], fps, frames, points, captions)
+        full = self.conditions(first, latents[:, :, 0], latents[:, :, -1], fps, frames, points, captions, second=second)
         return ConditionSets.from_full(full, self.text_tokens.null(), self.image_tokens.null(first))
 
     def forward(self, x: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
@@ -277,6 +288,7 @@ class ReconXDiffusion(nn.Module):
         structure: bool = True,
         drop: bool = True,
         recorded: RecordedDraws | None = None,
+        second: Tensor | None = None,
     ) -> DiffusionLoss:
         """The diffusion objective on a batch of clips (PAPER: section 6).
 
@@ -288,6 +300,9 @@ class ReconXDiffusion(nn.Module):
             structure: False trains without the structure condition (stage 1).
             drop: False keeps every condition (validation).
             recorded: numbers that are given instead of drawn.
+            second: [B] int64 frames of the second condition (``ExtrapolationConfig.draw``); None is the last frame of
+                every clip. With structure a clip is then told of the points that its two conditions see, and keeps its
+                last frame where these are fewer than structure tokens.
 
         Raises:
             ConfigurationError: the batch's caches were made by other weights.
@@ -303,17 +318,24 @@ class ReconXDiffusion(nn.Module):
         latents = self._latents(frames, moments, generator, recorded.posterior)  # [B, C, T, h, w]
         points = None
         if structure and self.structure_encoder is not None:
-            points = relative_to_first(batch["points"], batch["world_to_camera"][:, 0])  # [B, N, 3]
+            points = batch["points"]  # [B, N, 3]
+            if second is not None:
+                factor, tokens = self.autoencoder.factor, self.structure_encoder.config.tokens
+                size = latents.shape[-2] * factor, latents.shape[-1] * factor
+                points, second = seen_in_batch(batch, second, size, tokens)
+            points = relative_to_first(points, batch["world_to_camera"][:, 0])
+        at = latents.shape[2] - 1 if second is None else second.to(latents.device)
         conditions = self.conditions(
             None if frames is None else frames[:, 0],
             latents[:, :, 0],
-            latents[:, :, -1],
+            latents[torch.arange(len(latents), device=latents.device), :, at],
             batch["fps"],
             latents.shape[2],
             points,
             batch["caption"],
             dropped,
             features,
+            second,
         )
         return diffusion_loss(
             lambda x, t: self(x, t, conditions),

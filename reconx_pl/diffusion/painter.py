@@ -1,4 +1,4 @@
-"""Paints the frames between two views with a trained model (PAPER: sections 4 and 5)."""
+"""Paints the frames between two views, and after them, with a trained model (PAPER: sections 4 and 5)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from reconx_pl.diffusion.extrapolation import seen_points
 from reconx_pl.diffusion.guidance import Guidance
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.offload import resident
@@ -62,6 +63,8 @@ class SamplingConfig:
 class DiffusionPainter:
     """Paints clips: looks at the first and the last frame, at the cloud and at the first camera, and at nothing else.
 
+    Where the second known view is not the last frame, it looks at that view instead, and at its camera.
+
     Args:
         network: the trained model; put into eval mode.
         config: sampling settings.
@@ -92,31 +95,56 @@ class DiffusionPainter:
         clip: Clip,
         generator: torch.Generator | None = None,
         progress: Callable[[int, int], None] | None = None,
+        *,
+        second: int | None = None,
     ) -> Tensor:
-        """Frames [T, 3, H, W] in [0, 1] between the first and the last frame of ``clip``.
+        """Frames [T, 3, H, W] in [0, 1] of a clip of which two are known.
 
         Args:
-            clip: T frames of which only the first and the last are looked at.
+            clip: T frames of which only the first and the second known one are looked at.
             generator: of the model's device; draws the starting noise.
             progress: called with (step, steps).
+            second: the frame, 1 to T - 1, of the second known view; those after it are extrapolated, which takes a
+                model that was trained so (``ExtrapolationConfig``). The model is then told of no points but those that
+                the two views see. None is the last frame and the whole cloud.
 
         Raises:
-            BadSceneError: the model has a structure branch and the clip has too few points.
+            BadSceneError: the model has a structure branch and the clip, or what the two views see of its cloud, has
+                too few points.
+            ConfigurationError: ``second`` is no frame of the clip.
         """
+        count = clip.frames.shape[0]
+        if second is not None and not 0 < second < count:
+            raise ConfigurationError(f"the second known view is one of the frames 1 to {count - 1}, got {second}")
+        views = [0, count - 1 if second is None else second]
         points = None
         if self.uses_structure and clip.cloud is not None:
-            points = relative_to_first(clip.cloud.points[None], clip.cameras.world_to_camera[:1])  # [1, N, 3]
+            points = clip.cloud.points
+            if second is not None:
+                points = self._seen(points, clip, views)
+            points = relative_to_first(points[None], clip.cameras.world_to_camera[:1])  # [1, N, 3]
         painted = self.paint_views(
-            clip.images[[0, -1]][None],
+            clip.images[views][None],
             torch.tensor([clip.fps]),
-            clip.frames.shape[0],
+            count,
             points,
             [clip.key],
             [clip.caption],
             generator,
             progress,
+            second=None if second is None else torch.tensor([second]),
         )
         return painted[0].cpu()
+
+    def _seen(self, points: Tensor, clip: Clip, views: list[int]) -> Tensor:
+        tokens = self.network.structure_encoder.config.tokens  # type: ignore[union-attr]
+        seen = seen_points(points, clip.cameras[views], tokens)
+        if seen is None:
+            raise BadSceneError(
+                f"clip {clip.key}: frames {views[0]} and {views[1]} see fewer than {tokens} points of the cloud, which "
+                "the structure encoder needs; give a cloud of these two views, or sample with structure=False"
+            )
+        return seen
 
     @property
     def uses_structure(self) -> bool:
@@ -126,7 +154,7 @@ class DiffusionPainter:
     @torch.no_grad()  # sharded weights cannot be gathered in inference mode
     def paint_views(
         self,
-        views: Tensor,  # [B, 2, 3, H, W] first and last frame in [0, 1]
+        views: Tensor,  # [B, 2, 3, H, W] first frame, and last frame or frame ``second``, in [0, 1]
         fps: Tensor,  # [B] frames a second
         frames: int,
         points: Tensor | None,  # [B, N, 3] in the first camera's frame, farthest-point order
@@ -134,19 +162,28 @@ class DiffusionPainter:
         captions: Sequence[str],
         generator: torch.Generator | None = None,
         progress: Callable[[int, int], None] | None = None,
+        *,
+        second: Tensor | None = None,  # [B] int64 frames, see ``paint``; ``points`` are taken as they are
     ) -> Tensor:
         """As ``paint`` for a batch of clips: [B, T, 3, H, W] in [0, 1] on the model's device.
 
         Raises:
             BadSceneError: the model has a structure branch and there are too few points; names ``keys``.
+            ConfigurationError: ``second`` is no frame of the clips.
         """
+        if second is not None and not bool(((second > 0) & (second < frames)).all()):
+            raise ConfigurationError(
+                f"second known views are frames 1 to {frames - 1} of their clips, got {second.tolist()}"
+            )
         network, config = self.network, self.config
         device, home = self.device, "cpu" if config.offload else None
         generator = generator or torch.Generator(device).manual_seed(0)
         cloud = self._points(points, keys, device)
         encoders = network.autoencoder, network.image_tokens, network.text_tokens, network.structure_encoder
         with resident(device, home, *encoders):
-            sets = network.condition_sets(views.to(device), fps.to(device), frames, cloud, captions, generator)
+            sets = network.condition_sets(
+                views.to(device), fps.to(device), frames, cloud, captions, generator, second=second
+            )
         guidance = Guidance(config.view_scale, config.structure_scale, config.rescale, config.batched)
         sampler = make_sampler(
             network.schedule, config.sampler, config.steps, config.eta, config.last_step, config.spacing

@@ -120,6 +120,17 @@ def painted_frames(
     tells = progress is not None and "progress" in inspect.signature(painter.paint).parameters
     more: dict[str, Any] = {"progress": progress} if tells else {}
     painted = painter.paint(blind(clip), scene_generator(seed, clip.key, "paint", device), **more)
+    painted = checked_frames(painted, clip, device)
+    painted[[0, -1]] = clip.images[[0, -1]].to(device)
+    return painted
+
+
+def checked_frames(painted: Tensor, clip: Clip, device: torch.device | str) -> Tensor:
+    """What a painter returned for ``clip``, as a tensor of its own within [0, 1].
+
+    Raises:
+        BadSceneError: another shape than that of the clip, or values that are not finite.
+    """
     if tuple(painted.shape) != tuple(clip.frames.shape):
         raise BadSceneError(
             f"clip {clip.key}: the painter returned frames {tuple(painted.shape)} for a clip {tuple(clip.frames.shape)}"
@@ -128,7 +139,6 @@ def painted_frames(
     painted = painted.detach().clone().float().to(device).clamp(0, 1)
     if not torch.isfinite(painted).all():
         raise BadSceneError(f"clip {clip.key}: the painted frames have NaN or infinite values; check the checkpoint")
-    painted[[0, -1]] = clip.images[[0, -1]].to(device)
     return painted
 
 

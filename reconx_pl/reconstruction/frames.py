@@ -15,10 +15,9 @@ from reconx_pl.evaluation.alignment import AligningEstimator, aligned_frames, ho
 from reconx_pl.evaluation.captures import FILL_FROM
 from reconx_pl.evaluation.frame_confidence import frame_confidence
 from reconx_pl.evaluation.painter import scene_generator
-from reconx_pl.evaluation.task import path_cameras
 from reconx_pl.geometry.estimator import PointMapEstimator, Reconstruction
 from reconx_pl.geometry.point_maps import point_map_from_depth
-from reconx_pl.reconstruction.painting import context_cameras, is_loop, known_places, read_painted
+from reconx_pl.reconstruction.painting import read_painted
 from reconx_pl.reconstruction.settings import ReconstructionConfig
 from reconx_pl.reconstruction.tensors import (
     camera_tensors,
@@ -87,11 +86,9 @@ def prepare_painted(
     Raises:
         BadSceneError: the frames cannot be aligned.
     """
-    painting, loop = config.painting, is_loop(views, config.painting)
-    cut = cut_views(views, painting.height, painting.width)
-    frames = read_painted(painted, cut, loop)
-    known = known_places(len(cut.cameras), painting.frames)
-    cameras = path_cameras(context_cameras(cut, loop), painting.frames)[list(range(len(frames)))]
+    cut = cut_views(views, config.painting.height, config.painting.width)
+    made = read_painted(painted)
+    frames, cameras, known = made.frames, made.cameras, made.known
     images = frames.float() / 255
     found: Reconstruction | None = None
     if aligns(config, estimator):
@@ -100,7 +97,7 @@ def prepare_painted(
         confidence, way = found.point_map.confidence.float().cpu(), "a global alignment with the photographs held fixed"
     else:
         confidence = frame_confidence(images, cameras, views.cloud, known, cut.confidence)
-        way = "interpolation between the photographs; their confidence by agreement with the points"
+        way = "the path that was painted along; their confidence by agreement with the points"
     start = _start(views, cut, config) if found is None else _aligned_start(found, images, known, config, views)
     _write(folder, FitInput(frames, cameras, confidence, known, start))
     return [f"poses of the painted frames by {way}", f"{len(start)} points to start from"]

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from reconx_pl.errors import ConfigurationError
+from reconx_pl.evaluation.all_around import AroundConfig, WindowPainter, paint_around
 from reconx_pl.evaluation.benchmark_views import BenchmarkViews
 from reconx_pl.evaluation.painter import Painter, painted_frames
-from reconx_pl.evaluation.task import pair_clips
+from reconx_pl.evaluation.records import write_json
+from reconx_pl.evaluation.task import pair_clips, path_cameras
 from reconx_pl.evaluation.video import write_mp4
+from reconx_pl.geometry.camera_paths import orbit_path
+from reconx_pl.geometry.closed_paths import path_through
 from reconx_pl.reconstruction.settings import PaintingConfig
 from reconx_pl.reconstruction.stages import Step
-from reconx_pl.reconstruction.tensors import load_tensors, save_tensors, to_bytes
+from reconx_pl.reconstruction.tensors import camera_tensors, cameras_of, load_tensors, save_tensors, to_bytes
 from reconx_pl.reconstruction.views import CutViews, Views, cut_views
 from reconx_pl.types import Cameras, Clip
 
-VIDEO = "painted.mp4"
+VIDEO, SEQUENCE, PLACES = "painted.mp4", "sequence.safetensors", "places.json"
+_PARTS = 1000  # of a clip, in progress
 _SLOWEST = 3.0  # frames a second at which painted frames can be watched
 
 
@@ -36,14 +45,24 @@ class PainterSource:
     load: Callable[[], Painter]
 
 
+@dataclass(frozen=True)
+class Painted:
+    """All frames in their order, photographs and painted ones.
+
+    Attributes:
+        frames: [S, 3, h, w] uint8, the photographs to the bit.
+        cameras: S views: those of the photographs, and between them the path that was painted along.
+        known: places of the photographs, in the order of visiting.
+    """
+
+    frames: Tensor
+    cameras: Cameras
+    known: list[int]
+
+
 def is_loop(views: Views, config: PaintingConfig) -> bool:
-    """Whether frames are painted from the last photograph back to the first."""
-    return views.closed and config.loop == "auto"
-
-
-def context_cameras(cut: CutViews, loop: bool) -> Cameras:
-    """Cameras of the photographs in the order of visiting; of a loop the first comes again at the end."""
-    return cut.cameras[_visited(cut, loop)]
+    """Whether the painted frames lead from the last photograph back to the first."""
+    return config.around > 0 or (views.closed and config.loop == "auto")
 
 
 def paint(
@@ -55,43 +74,27 @@ def paint(
     folder: Path,
     step: Step,
 ) -> list[str]:
-    """Paint every clip that is not in ``folder`` yet; each is written as soon as it is there. Returns notes.
+    """Paint, and write all frames with their cameras. Returns notes.
 
     Raises:
         BadSceneError: frames that are not finite, or a clip with too few points; names it.
-        ConfigurationError: frames or a size that the model does not paint.
+        ConfigurationError: frames or a size that the model does not paint; with ``around`` photographs that no circle
+            passes through, or a painter that cannot extrapolate.
     """
-    loop = is_loop(views, config)
     cut = cut_views(views, config.height, config.width)
-    clips = _clips(views, cut, config, loop)
-    painter: Painter | None = None
-    whole = 1000 * len(clips)
-    for number, clip in enumerate(clips):
-        file = folder / f"clip-{number:02d}.safetensors"
-        if file.is_file():
-            continue
-        painter = painter or source.load()
-        step(1000 * number, whole)
-
-        def within(done: int, of: int, number: int = number) -> None:
-            step(1000 * number + 1000 * done // of, whole)
-
-        with torch.inference_mode(False):
-            frames = painted_frames(clip, painter, seed, device, within)
-        save_tensors({"frames": to_bytes(frames)}, file)
-    write_mp4(read_painted(folder, cut, loop).float() / 255, folder / VIDEO, max(config.fps, _SLOWEST))
-    between = config.frames - 2
-    return [f"{between} frames painted between each of {len(clips)} pairs of photographs{', in a loop' * loop}"]
+    way = _around if config.around else _between
+    made, note = way(views, cut, config, source, seed, device, folder, step)
+    save_tensors({"frames": made.frames, **camera_tensors(made.cameras)}, folder / SEQUENCE)
+    write_json(folder / PLACES, {"known": made.known})
+    write_mp4(made.frames.float() / 255, folder / VIDEO, max(config.fps, _SLOWEST))
+    return [note]
 
 
-def read_painted(folder: Path, cut: CutViews, loop: bool) -> Tensor:
-    """[S, 3, h, w] uint8: the photographs as they are, every one once, and the painted frames between them."""
-    files = sorted(folder.glob("clip-*.safetensors"))
-    parts = [load_tensors(file)["frames"] for file in files]
-    frames = torch.cat([parts[0], *(part[1:] for part in parts[1:])])
-    frames = frames[:-1] if loop else frames
-    frames[known_places(len(cut.cameras), len(parts[0]))] = cut.images
-    return frames
+def read_painted(folder: Path) -> Painted:
+    """What this stage left in its folder."""
+    tensors = load_tensors(folder / SEQUENCE)
+    known = json.loads((folder / PLACES).read_text(encoding="utf-8"))["known"]
+    return Painted(tensors["frames"], cameras_of(tensors), known)
 
 
 def known_places(views: int, frames: int) -> list[int]:
@@ -99,13 +102,73 @@ def known_places(views: int, frames: int) -> list[int]:
     return [view * (frames - 1) for view in range(views)]
 
 
-def _visited(cut: CutViews, loop: bool) -> list[int]:
-    every = list(range(len(cut.cameras)))
-    return [*every, 0] if loop else every
+def _between(
+    views: Views,
+    cut: CutViews,
+    config: PaintingConfig,
+    source: PainterSource,
+    seed: int,
+    device: torch.device,
+    folder: Path,
+    step: Step,
+) -> tuple[Painted, str]:
+    """From each photograph to the next. Each clip is written as soon as it is there, and not painted again."""
+    loop = is_loop(views, config)
+    order = [*range(len(cut.cameras)), *([0] if loop else [])]
+    clips = _clips(views, cut, config, order)
+    painter: Painter | None = None
+    whole = _PARTS * len(clips)
+    parts = []
+    for number, clip in enumerate(clips):
+        file = folder / f"clip-{number:02d}.safetensors"
+        if not file.is_file():
+            painter = painter or source.load()
+            step(_PARTS * number, whole)
+
+            def within(done: int, of: int, number: int = number) -> None:
+                step(_PARTS * number + _PARTS * done // of, whole)
+
+            with torch.inference_mode(False):
+                frames = painted_frames(clip, painter, seed, device, within)
+            save_tensors({"frames": to_bytes(frames)}, file)
+        parts.append(load_tensors(file)["frames"])
+    frames = torch.cat([parts[0], *(part[1:] for part in parts[1:])])
+    cameras = path_cameras(cut.cameras[order], config.frames)
+    kept = list(range(len(frames) - 1 if loop else len(frames)))  # of a loop the first photograph comes once
+    known = known_places(len(cut.cameras), config.frames)
+    frames = frames[kept]
+    frames[known] = cut.images
+    note = f"{config.frames - 2} frames painted between each of {len(clips)} pairs of photographs"
+    return Painted(frames, cameras[kept], known), note + (", in a loop" if loop else "")
 
 
-def _clips(views: Views, cut: CutViews, config: PaintingConfig, loop: bool) -> tuple[Clip, ...]:
-    order = _visited(cut, loop)
+def _around(
+    views: Views,
+    cut: CutViews,
+    config: PaintingConfig,
+    source: PainterSource,
+    seed: int,
+    device: torch.device,
+    folder: Path,
+    step: Step,
+) -> tuple[Painted, str]:
+    """All around, closed on the first photograph (PAPER, section 4)."""
+    path, places = path_through(orbit_path(cut.cameras, config.around, views.cloud.points), cut.cameras)
+    painter = source.load()
+    if "second" not in inspect.signature(painter.paint).parameters:
+        raise ConfigurationError(f"{type(painter).__name__} cannot extrapolate; leave painting.around at 0")
+    settings = AroundConfig(config.frames, config.second, config.fps, config.caption, seed)
+    known = cut.images.float() / 255
+    with torch.inference_mode(False):
+        frames = paint_around(
+            known, places, path, views.cloud, cast(WindowPainter, painter), settings, device, progress=step
+        )
+    made = to_bytes(frames)
+    made[places] = cut.images
+    return Painted(made, path, places), f"{len(frames) - len(places)} frames painted all around, closed on the first"
+
+
+def _clips(views: Views, cut: CutViews, config: PaintingConfig, order: list[int]) -> tuple[Clip, ...]:
     images = cut.images[order].float() / 255
     contexts = BenchmarkViews(
         key=views.scene.name,

@@ -26,6 +26,10 @@ class PaintingConfig:
         caption: what the model is told about the scene.
         loop: "auto" paints from the last photograph back to the first where they are neighbours, "never" leaves the
             path open.
+        around: frames of a closed sequence all around the scene (360 degrees), along a circle bent through the
+            photographs; 0 paints between photographs alone. Needs a model that was trained to extrapolate
+            (configs/extrapolation.yaml), and photographs from around one place.
+        second: frame of a clip that is its second condition where it extrapolates, with ``around``.
         poses: of the painted frames. "aligned": by a global alignment with the photographs held fixed; needs an
             estimator that can do it (DUSt3R). "interpolated": between the photographs. "auto": aligned where possible.
     """
@@ -36,6 +40,8 @@ class PaintingConfig:
     fps: float = 8.0
     caption: str = ""
     loop: Literal["auto", "never"] = "auto"
+    around: int = 0
+    second: int = 16
     poses: Literal["auto", "aligned", "interpolated"] = "auto"
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from reconx_pl.conditioning.frozen import FrozenModule
 from reconx_pl.data.caches import CachedInputs
 from reconx_pl.data.tolerant_loader import FAILED
+from reconx_pl.diffusion.extrapolation import ExtrapolationConfig
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.objective import DiffusionLoss
 from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
@@ -36,6 +37,7 @@ from reconx_pl.types import ClipBatch
 log = logging.getLogger(__name__)
 VALIDATION_SEED = 20_240_816  # one fixed draw of noise and timesteps, so that validation losses compare
 PREDICTION_SEED = 1
+EXTRAPOLATION_SEED = 2  # a generator of its own: all other draws of a step are those of a run without extrapolation
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class ReconXModule(L.LightningModule):
             it. None keeps none.
         towers: precision of the frozen CLIP towers' weights; "bf16" halves their memory (1.04 billion parameters at
             full size). The autoencoder stays in float32: its rounding would be in every frame.
+        extrapolation: train samples whose second condition sits before the last frame (PAPER: section 4); None trains
+            none.
     """
 
     def __init__(
@@ -111,6 +115,7 @@ class ReconXModule(L.LightningModule):
         seed: int = 0,
         ema: AverageConfig | None = None,
         towers: Literal["32", "bf16"] = "32",
+        extrapolation: ExtrapolationConfig | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -120,6 +125,7 @@ class ReconXModule(L.LightningModule):
         self.init_from = init_from
         self.queries: Queries = queries
         self.seed = seed
+        self.extrapolation = extrapolation
         self.trained = apply_stage(network, self.stage)
         self.ema_config = ema
         self.ema: WeightAverage | None = None  # made when weights are there and sharded
@@ -244,10 +250,22 @@ class ReconXModule(L.LightningModule):
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Tensor]:
         number = self._number(batch_idx % self.trainer.accumulate_grad_batches)
-        output = self.network.loss(batch, self._generator(self.global_step, number), structure=self.uses_structure)
+        output = self.network.loss(
+            batch,
+            self._generator(self.global_step, number),
+            structure=self.uses_structure,
+            second=self._second(batch, self.global_step, number),
+        )
         size = len(batch["key"])
         self.log("train/loss", output.loss, prog_bar=True, batch_size=size)
         return {"loss": output.loss, "per_sample": output.per_sample, "t": output.t}
+
+    def _second(self, batch: ClipBatch, *parts: int) -> Tensor | None:
+        """Frames [B] of the second condition; None where every clip keeps its last frame."""
+        if self.extrapolation is None:
+            return None
+        clips, frames = batch["world_to_camera"].shape[:2]
+        return self.extrapolation.draw(clips, frames, self._generator(EXTRAPOLATION_SEED, *parts))
 
     def configure_gradient_clipping(
         self,
@@ -270,8 +288,11 @@ class ReconXModule(L.LightningModule):
 
     def _held_out(self, batch: ClipBatch, batch_idx: int) -> DiffusionLoss:
         generator = self._generator(VALIDATION_SEED, self._number(batch_idx))
+        second = None
+        if self.extrapolation is not None and self.extrapolation.validation:
+            second = self._second(batch, VALIDATION_SEED, self._number(batch_idx))
         with self.averaged():
-            return self.network.loss(batch, generator, structure=self.uses_structure, drop=False)
+            return self.network.loss(batch, generator, structure=self.uses_structure, drop=False, second=second)
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
         """The loss [] of a held-out batch; None where it failed while a run trains, which it does not end.

@@ -110,6 +110,17 @@ def test_the_loss_of_caches_is_the_loss_of_frames_and_runs_no_tower(
     assert (whole - off).norm() < 5e-3 * whole.norm()
 
 
+def test_caches_hold_the_latent_of_any_frame(plain: Path, cached: Path, network: ReconXDiffusion) -> None:
+    """Frames and caches train the same extrapolation."""
+    second, losses = torch.tensor([1, 2, 3, 1]), []
+    for batch in (batch_of(plain), batch_of(cached, network)):
+        out = network.loss(batch, torch.Generator().manual_seed(5), structure=False, second=second)
+        losses.append(out.per_sample.detach())
+    torch.testing.assert_close(losses[1], losses[0], rtol=2e-3, atol=0)
+    last = network.loss(batch, torch.Generator().manual_seed(5), structure=False).per_sample
+    assert torch.equal(last != losses[1], second != 3)  # the last frame is what it always was
+
+
 def test_the_same_numbers_are_drawn(plain: Path, cached: Path, network: ReconXDiffusion) -> None:
     states = []
     for batch in (batch_of(plain), batch_of(cached, network)):

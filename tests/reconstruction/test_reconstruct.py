@@ -25,6 +25,7 @@ from reconx_pl.reconstruction.run import Reconstructed, reconstruct
 from reconx_pl.reconstruction.settings import STAGES, ReconstructionConfig
 from reconx_pl.reconstruction.views import cut_views
 from reconx_pl.splatting.ply import load_ply
+from reconx_pl.types import Clip
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,33 @@ def test_a_closed_path_is_painted_back_to_the_first_photograph(
     assert step < (given.cameras.centers[6] - given.cameras.centers[0]).norm(), "the last frames lead back"
     left_open = go(three, tmp_path / "open", Fader())
     assert read_fit_input(folder_of(left_open, "frames")).frames.shape[0] == 7
+
+
+class Turner(Fader):
+    """As a fader, between the first frame and frame ``second``; what comes after stays as the latter."""
+
+    def paint(self, clip: Clip, generator: torch.Generator, *, second: int) -> torch.Tensor:  # type: ignore[override]
+        self.clips.append(clip)
+        share = (torch.arange(len(clip.cameras)) / second).clamp(max=1)[:, None, None, None]
+        return clip.images[0] * (1 - share) + clip.images[second] * share
+
+
+def test_all_around_the_scene_from_two_photographs(three: Room, tmp_path: Path) -> None:
+    pair = replace(three, files=three.files[:2], cameras=three.cameras[:2], depth=three.depth[:2])
+    around = replace(CONFIG, painting=replace(CONFIG.painting, frames=6, around=40, second=3))
+    painter = Turner()
+    result = go(pair, tmp_path / "scene", painter, around)
+    given = read_fit_input(folder_of(result, "frames"))
+    assert len(given.frames) == 40 and given.known[0] == 0 and len(given.known) == 2
+    assert result.views is not None
+    cut = cut_views(result.views, 32, 48)
+    assert torch.equal(given.frames[given.known], cut.images.float() / 255)
+    last = painter.clips[-1]
+    assert torch.equal(last.frames[-1], cut.images[0]), "the last clip ends on the first photograph"
+    steps = (given.cameras.centers - given.cameras.centers.roll(1, dims=0)).norm(dim=1)
+    assert steps.max() < 4 * steps.median(), "and so does the path"
+    with pytest.raises(ConfigurationError, match="Fader cannot extrapolate"):
+        go(pair, tmp_path / "other", Fader(), around)
 
 
 # --- what it does not do twice

@@ -7,6 +7,7 @@ Conventions as in ``reconx_pl.types``: OpenCV axes, ``world_to_camera``, intrins
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -207,4 +208,8 @@ def relative_to_first(points: Tensor, world_to_camera: Tensor) -> Tensor:
         [*, N, 3] world units, camera axes.
     """
     rotation, translation = world_to_camera[..., :3, :3], world_to_camera[..., :3, 3]
-    return points @ rotation.transpose(-1, -2) + translation[..., None, :]
+    kind = points.device.type
+    # training calls this within autocast, which would round coordinates to bfloat16: 8 bits of a scene's extent
+    exact = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    with exact:
+        return points @ rotation.transpose(-1, -2) + translation[..., None, :]

@@ -166,3 +166,13 @@ def test_zero_focal_length_and_mirrored_pose_are_errors() -> None:
     mirrored.world_to_camera[0, :3, 0] *= -1
     with pytest.raises(BadCameraError, match="rigid"):
         mirrored.check("x")
+
+
+def test_mixed_precision_does_not_round_the_points_of_a_clip() -> None:
+    points = torch.rand(2, 50, 3, generator=torch.Generator().manual_seed(3)) * 5
+    pose = torch.eye(4).repeat(2, 1, 1)
+    pose[:, :3, 3] = torch.tensor([0.123, -2.0, 4.0])
+    exact = relative_to_first(points, pose)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(relative_to_first(points, pose), exact)
+    assert relative_to_first(points.to("meta"), pose.to("meta")).shape == (2, 50, 3)

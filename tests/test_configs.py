@@ -44,7 +44,7 @@ def exported(config: Namespace) -> str:
 def test_every_config_is_tested() -> None:
     found = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
     found |= {f"procedural_v1/{path.stem}" for path in (ROOT / "configs" / "procedural_v1").glob("*.yaml")}
-    assert found == {*TRAINED, "demo_evaluate", "fit_cpu", "slurm"}
+    assert found == {*TRAINED, "demo_evaluate", "demo_reconstruct", "fit_cpu", "reconstruct_cpu", "slurm"}
 
 
 @pytest.mark.parametrize(
@@ -200,3 +200,26 @@ def test_full_size_data_are_packed_by_a_documented_command() -> None:
     assert folders == {"data/re10k-train", "data/re10k-test"}
     for folder in folders:
         assert re.search(rf"^reconx pack \S+ {folder} ", documented, re.MULTILINE)
+
+
+def reconstruction(name: str) -> Namespace:
+    arguments = ["photographs", "-o", "out", "--config", str(ROOT / "configs" / f"{name}.yaml")]
+    return build_parser().parse_args(["reconstruct", *arguments]).reconstruct
+
+
+def test_reconstruction_on_a_processor_needs_no_weights_of_lpips() -> None:
+    config = reconstruction("reconstruct_cpu")
+    assert config.fit.loss.lpips == 0 and config.short_side == 256 and config.model is None
+
+
+def test_the_demo_reconstructs_with_what_it_trained_and_as_it_evaluates() -> None:
+    config, evaluation = (
+        reconstruction("demo_reconstruct"),
+        yaml.safe_load((ROOT / "configs/demo_evaluate.yaml").read_text()),
+    )
+    trained = fit_config("demo_stage2")
+    assert config.model == str(Path(exported(trained)).parent) == evaluation["run"]
+    assert config.painting.frames == evaluation["window"]["frames"]
+    assert (config.painting.height, config.painting.width) == (128, 128)
+    for name in ("confidence", "known_view_weight"):
+        assert config.fit[name] == evaluation["evaluation"]["fit"][name]

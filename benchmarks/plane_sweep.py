@@ -21,10 +21,10 @@ from benchmarks.posed_scenes import posed_scene
 from reconx_pl.data.formats import only_scene
 from reconx_pl.evaluation.color_maps import depth_colors
 from reconx_pl.evaluation.metrics import psnr, ssim
+from reconx_pl.geometry.colmap_estimator import ColmapEstimator
 from reconx_pl.geometry.estimator import Reconstruction
 from reconx_pl.geometry.plane_sweep_estimator import PlaneSweepEstimator
-from reconx_pl.geometry.colmap_estimator import ColmapEstimator
-from reconx_pl.geometry.point_maps import depth_from_point_map, point_map_from_depth
+from reconx_pl.geometry.point_maps import depth_from_point_map, point_map_from_depth, with_unexplained
 from reconx_pl.splatting.fit import FitConfig, fit
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.splatting.points import PointsConfig, points_from_maps
@@ -55,7 +55,9 @@ def depth_report(found: Tensor, true: Tensor) -> str:
     """Of [V, H, W] each: how much of the true depth was found, and how well."""
     both = (found > 0) & (true > 0)
     error = ((found - true).abs() / true)[both]
-    shares = ", ".join(f"{100 * float((error < bound).float().mean()):.1f} % within {bound:.0%}" for bound in (0.01, 0.05))
+    shares = ", ".join(
+        f"{100 * float((error < bound).float().mean()):.1f} % within {bound:.0%}" for bound in (0.01, 0.05)
+    )
     complete = 100 * float(both.sum() / (true > 0).sum())
     return f"depth at {complete:.1f} % of the pixels, median error {100 * float(error.median()):.2f} %, {shares}"
 
@@ -68,7 +70,8 @@ def dense_start(found: Reconstruction, images: Tensor, cameras: Cameras) -> tupl
         F.interpolate(maps[:, None], size, mode="nearest-exact")[:, 0] for maps in (depth, found.point_map.confidence)
     )
     maps = point_map_from_depth(depth, cameras, confidence)
-    return points_from_maps(maps, images, PointsConfig(views="all")), confidence
+    points = points_from_maps(maps, images, PointsConfig(views="all"))
+    return with_unexplained(points, found.cloud, maps, cameras), confidence
 
 
 def measure(name: str, root: Path, size: int, steps: int, pictures: Path | None) -> None:
@@ -83,10 +86,10 @@ def measure(name: str, root: Path, size: int, steps: int, pictures: Path | None)
     depth = depth_from_point_map(dense.point_map, cameras)
     print(f"{name}: {len(sparse.cloud)} sparse points; {seconds:.1f} s of processor time a view, depth at "
           f"{100 * float((depth > 0).float().mean()):.1f} % of the pixels")  # fmt: skip
-    known = [view for view in fitted if raw.frames[view].load_depth is not None]
-    if known:
-        true = torch.stack([torch.from_numpy(np.asarray(raw.frames[view].load_depth())).float() for view in known])
-        print(f"  {depth_report(depth[[fitted.index(view) for view in known]], true)}", flush=True)
+    loaders = {view: load for view in fitted if (load := raw.frames[view].load_depth) is not None}
+    if loaders:
+        true = torch.stack([torch.from_numpy(np.asarray(load())).float() for load in loaders.values()])
+        print(f"  {depth_report(depth[[fitted.index(view) for view in loaders]], true)}", flush=True)
     shown = [torch.cat(list(images), dim=-1), torch.cat(list(_colors(depth)), dim=-1)]
     if held_out:
         small = posed_scene(root / name, size)
@@ -133,7 +136,9 @@ def _save(picture: Tensor, path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plane_sweep", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.plane_sweep", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("scenes", nargs="*", default=list(SCENES), help=f"of {', '.join(SCENES)}")
     parser.add_argument("--root", type=Path, default=Path("../shared/scenes"), help="folder of posed scenes")
     parser.add_argument("--size", type=int, default=128, help="short side of the fit, pixels")

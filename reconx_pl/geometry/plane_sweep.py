@@ -53,6 +53,8 @@ class PlaneSweepOptions:
         pixels: a pixel that goes to the depth of another view and back returns within so many pixels.
         relative: and the two depths differ by this share at most.
         agreeing: other views that agree, at least; 0 keeps everything.
+        company: share of the ``window`` around a pixel that has to have its depth within ``relative``; what agrees by
+            chance is alone.
 
     Raises:
         ConfigurationError: options out of range.
@@ -73,6 +75,7 @@ class PlaneSweepOptions:
     pixels: float = 1.0
     relative: float = 0.05
     agreeing: int = 1
+    company: float = 0.4
 
     def __post_init__(self) -> None:
         if self.short_side < 32 or self.planes < 8 or self.neighbours < 1 or self.agreeing < 0:
@@ -83,8 +86,8 @@ class PlaneSweepOptions:
             raise ConfigurationError(f"window is an odd number of pixels, 3 or more, not {self.window}")
         if not (self.step > 0 and self.edge > 0 and self.pixels > 0 and self.relative > 0 and self.margin >= 1):
             raise ConfigurationError(f"step, edge, pixels and relative are positive, margin is 1 or more, got {self}")
-        if not (0 <= self.quantile < 0.5 and self.jump >= 0 and self.slope >= 0 and -1 <= self.min_score < 1):
-            raise ConfigurationError(f"quantile, jump, slope or min_score is out of range, got {self}")
+        if not (0 <= self.quantile < 0.5 and self.jump >= 0 and self.slope >= 0 and -1 <= self.min_score < 1 and 0 <= self.company <= 1):
+            raise ConfigurationError(f"quantile, jump, slope, min_score or company is out of range, got {self}")
 
 
 class DenseDepth(NamedTuple):
@@ -130,7 +133,8 @@ def dense_depth(
     small = resize_cameras(cameras.to(images.device, torch.float64), *size)
     depth, score = _sweep(grey, small, cloud.points.to(images.device, torch.float64), options)
     support, agreeing = agreement(depth, small, options.pixels, options.relative)
-    keep = (depth > 0) & (agreeing >= options.agreeing)
+    depth = torch.where(agreeing >= options.agreeing, depth, 0.0)
+    keep = (depth > 0) & (company(depth, options.window, options.relative) >= options.company)
     depth = torch.where(keep, depth, 0.0)
     confidence = torch.where(keep, 1 + score.clamp(min=0) * support, 1.0)
     if size == (height, width):
@@ -170,6 +174,24 @@ def agreement(depth: Tensor, cameras: Cameras, pixels: float, relative: float) -
             support[view] += torch.where(agrees, 1 / (1 + miss**2), 0.0).view(height, width).to(support)
             agreeing[view] += agrees.view(height, width)
     return support, agreeing
+
+
+def company(depth: Tensor, window: int, relative: float) -> Tensor:
+    """Share of the pixels around each whose depth is the same but for ``relative``: [V, H, W] in [0, 1].
+
+    Args:
+        depth: [V, H, W], 0 = none.
+        window: pixels along a side, odd; pixels beyond the border have no depth.
+        relative: share of the depth.
+    """
+    height, width = depth.shape[-2:]
+    padded = F.pad(depth, (window // 2,) * 4)
+    alike = torch.zeros_like(depth)
+    for row in range(window):
+        for column in range(window):
+            around = padded[:, row : row + height, column : column + width]
+            alike += (around > 0) & ((around - depth).abs() <= relative * depth)
+    return alike / window**2
 
 
 def _sweep(grey: Tensor, cameras: Cameras, points: Tensor, options: PlaneSweepOptions) -> tuple[Tensor, Tensor]:

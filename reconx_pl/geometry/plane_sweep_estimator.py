@@ -9,13 +9,12 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from reconx_pl.geometry.cameras import in_view, project
 from reconx_pl.geometry.colmap_estimator import ColmapEstimator
 from reconx_pl.geometry.estimator import PointMapEstimator, Reconstruction
 from reconx_pl.geometry.farthest_point import farthest_point_order
 from reconx_pl.geometry.lenses import Lenses
 from reconx_pl.geometry.plane_sweep import PlaneSweepOptions, dense_depth
-from reconx_pl.geometry.point_maps import cloud_from_maps, depth_from_point_map, point_map_from_depth
+from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth, with_unexplained
 from reconx_pl.types import Cameras, PointCloud, PointMap
 
 
@@ -79,36 +78,9 @@ class PlaneSweepEstimator:
         return Reconstruction(found.cameras, point_map, self._cloud(point_map, images.float().cpu(), found))
 
     def _cloud(self, point_map: PointMap, images: Tensor, found: Reconstruction) -> PointCloud:
-        """Dense points and sparse ones beside them, in farthest-point order."""
-        sparse = found.cloud
+        """Dense points and the sparse ones beside them, in farthest-point order."""
         if not bool(point_map.valid.any()):
-            return sparse
+            return found.cloud
         dense = cloud_from_maps(point_map, images, self.points)
-        alone = unexplained(sparse.points, point_map, found.cameras.to("cpu", torch.float32))
-        both = zip((dense.points, dense.colors, dense.confidence), _parts(sparse[alone]), strict=True)
-        merged = PointCloud(*(torch.cat(parts) for parts in both))
+        merged = with_unexplained(dense, found.cloud, point_map, found.cameras.to("cpu", torch.float32))
         return merged[farthest_point_order(merged.points, min(self.points, len(merged)))]
-
-
-def unexplained(points: Tensor, point_map: PointMap, cameras: Cameras, tolerance: float = 0.05) -> Tensor:
-    """Which sparse points tell what a point map does not: [N] bool.
-
-    A point is left out where a view has a surface at its depth already, or behind it, so that it hangs in the air.
-
-    Args:
-        points: [N, 3] world units.
-        point_map: V views.
-        cameras: of the point map.
-        tolerance: share of the depth by which point and surface may differ.
-    """
-    depth = depth_from_point_map(point_map, cameras)  # [V, H, W]
-    pixels, z = project(points.to(depth), cameras)
-    inside = in_view(points.to(depth), cameras)
-    size = torch.tensor([cameras.width, cameras.height])
-    at = torch.minimum(pixels.clamp(min=0).long(), size - 1)
-    surface = depth[torch.arange(len(depth))[:, None], at[..., 1], at[..., 0]]  # [V, N]
-    return ~(inside & (surface > 0) & (z <= surface * (1 + tolerance))).any(dim=0)
-
-
-def _parts(cloud: PointCloud) -> tuple[Tensor, Tensor, Tensor]:
-    return cloud.points.float().cpu(), cloud.colors.float().cpu(), cloud.confidence.float().cpu()

@@ -117,9 +117,7 @@ class _Way(NamedTuple):
     moving: list[float]
 
 
-def sweep_scores(
-    grey: Tensor, cameras: Cameras, view: int, others: list[int], inverses: Tensor, window: int
-) -> Tensor:
+def sweep_scores(grey: Tensor, cameras: Cameras, view: int, others: list[int], inverses: Tensor, window: int) -> Tensor:
     """How alike the neighbours look on every plane: [D, H, W], zero-mean normalised cross-correlation, -1 to 1.
 
     A variance below that of noise pulls it to 0. Of the neighbours the better half counts (at least one): what one of

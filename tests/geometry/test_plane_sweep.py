@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from reconx_pl.data.procedural import procedural_views
+from reconx_pl.data.procedural.clip import Kind
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import crop_cameras, unproject
 from reconx_pl.geometry.estimator import Reconstruction, has_dense_maps
-from reconx_pl.geometry.plane_sweep import DenseDepth, PlaneSweepOptions, agreement, dense_depth
-from reconx_pl.geometry.plane_sweep_estimator import PlaneSweepEstimator, unexplained
+from reconx_pl.geometry.plane_sweep import DenseDepth, PlaneSweepOptions, agreement, company, dense_depth
+from reconx_pl.geometry.plane_sweep_estimator import PlaneSweepEstimator
 from reconx_pl.geometry.plane_sweep_matching import box, neighbours, smoothed
-from reconx_pl.geometry.point_maps import point_map_from_depth
+from reconx_pl.geometry.point_maps import point_map_from_depth, unexplained
 from reconx_pl.types import Cameras, PointCloud
 
 TOP, LEFT, HEIGHT, WIDTH = 6, 30, 96, 128
@@ -26,7 +27,7 @@ OPTIONS = PlaneSweepOptions(planes=96)
 class Scene:
     """Three views of a seed, cropped so that no principal point is in the centre, and a few exact points."""
 
-    def __init__(self, seed: int, kind: str = "landscape", every: int = 97) -> None:
+    def __init__(self, seed: int, kind: Kind = "landscape", every: int = 97) -> None:
         frames, depth, cameras = procedural_views(seed, [0.2, 0.4, 0.6], (HEIGHT + 24, WIDTH + 40), kind=kind)
         rows, columns = slice(TOP, TOP + HEIGHT), slice(LEFT, LEFT + WIDTH)
         self.images, self.depth = frames[..., rows, columns].float() / 255, depth[..., rows, columns]
@@ -47,30 +48,31 @@ def scene() -> Scene:
 
 
 @pytest.fixture(scope="module")
+def room() -> Scene:
+    return Scene(3, "room")
+
+
+@pytest.fixture(scope="module")
 def found(scene: Scene) -> DenseDepth:
     return dense_depth(scene.images, scene.cameras, scene.cloud, OPTIONS)
 
 
-@pytest.mark.parametrize(("seed", "kind"), [(5, "landscape"), (3, "room")])
-def test_depth_is_that_of_the_scene(seed: int, kind: str) -> None:
-    """The median error is a fraction of a pixel; half a pixel of shift or swapped axes would be far beyond."""
-    scene = Scene(seed, kind)
-    found = dense_depth(scene.images, scene.cameras, scene.cloud, OPTIONS)
+def test_depth_is_that_of_the_scene(scene: Scene, found: DenseDepth) -> None:
     error, complete = scene.errors(found)
-    assert float(error.median()) < 0.02 and float(error.quantile(0.9)) < 0.15
-    assert complete > 0.75
+    assert float(error.median()) < 0.025 and float(error.quantile(0.9)) < 0.2
+    assert complete > 0.8
     assert found.depth.shape == found.confidence.shape == (3, HEIGHT, WIDTH)
     assert torch.equal(found.confidence > 1, found.depth > 0) and 1 <= float(found.confidence.max()) <= 3
 
 
-def test_no_shift_of_half_a_pixel(scene: Scene, found: DenseDepth) -> None:
-    """Where depth was found, what it predicts in another view is off by less than a quarter of a pixel in the median.
-
-    The depth is signed: neither nearer nor farther in the median by more than a hundredth.
-    """
+def test_depth_is_neither_too_near_nor_too_far(room: Scene) -> None:
+    """A neighbour that is sampled half a pixel aside makes everything nearer or farther, by far more than this."""
+    found = dense_depth(room.images, room.cameras, room.cloud, OPTIONS)
+    error, complete = room.errors(found)
+    assert float(error.median()) < 0.01 and complete > 0.8
     for view in range(3):
-        both = (found.depth[view] > 0) & (scene.depth[view] > 0)
-        assert abs(float((found.depth[view] / scene.depth[view] - 1)[both].median())) < 0.01
+        both = (found.depth[view] > 0) & (room.depth[view] > 0)
+        assert abs(float((found.depth[view] / room.depth[view] - 1)[both].median())) < 0.004
 
 
 def test_twice_the_same_numbers(scene: Scene, found: DenseDepth) -> None:
@@ -97,14 +99,29 @@ def test_a_wall_in_front_of_another_camera_confirms_nothing() -> None:
     assert not agreement(depth, pair, pixels=0.02, relative=0.03)[1][0, 4, 8:12].any()
 
 
-def test_what_no_other_view_sees_has_no_depth(scene: Scene, found: DenseDepth) -> None:
-    """Pixels whose true surface is hidden from, or outside of, every other view: without the filter most have depth."""
-    _, seen = agreement(scene.depth, scene.cameras.to(dtype=torch.float64), pixels=3.0, relative=0.1)
-    hidden = (scene.depth > 0) & (seen == 0)
-    assert int(hidden.sum()) > 500
-    unfiltered = dense_depth(scene.images, scene.cameras, scene.cloud, replace(OPTIONS, agreeing=0))
-    kept, before = (float((maps.depth[hidden] > 0).float().mean()) for maps in (found, unfiltered))
-    assert kept < 0.25 and before > 2.5 * kept
+def test_what_no_other_view_sees_has_no_depth(room: Scene) -> None:
+    """Pixels whose true surface is hidden from, or outside of, every other view: without the filter nearly all have it.
+
+    What remains are seams of the width of the window, at the edges of what hides them.
+    """
+    _, seen = agreement(room.depth, room.cameras.to(dtype=torch.float64), pixels=3.0, relative=0.1)
+    hidden = (room.depth > 0) & (seen == 0)
+    assert int(hidden.sum()) > 2000
+    kept, before = (
+        float((dense_depth(room.images, room.cameras, room.cloud, options).depth[hidden] > 0).float().mean())
+        for options in (OPTIONS, replace(OPTIONS, agreeing=0))
+    )
+    assert kept < 0.25 and before > 0.9
+
+
+def test_a_pixel_alone_has_no_company() -> None:
+    depth = torch.zeros(1, 9, 12)
+    depth[0, 2, 3] = 5.0
+    depth[0, 4:9, 6:11] = 4.0
+    depth[0, 6, 8] = 2.0  # in the middle of a surface, and not of it
+    share = company(depth, 5, 0.05)[0]
+    assert float(share[2, 3]) == pytest.approx(1 / 25) and float(share[6, 8]) == pytest.approx(1 / 25)
+    assert float(share[6, 9]) == pytest.approx(19 / 25) and float(share[4, 6]) == pytest.approx(9 / 25 - 1 / 25)
 
 
 def test_images_without_texture_have_no_depth(scene: Scene) -> None:
@@ -114,11 +131,11 @@ def test_images_without_texture_have_no_depth(scene: Scene) -> None:
     assert float((plain.depth > 0).float().mean()) < 0.005
 
 
-def test_larger_images_get_maps_of_their_size(scene: Scene, found: DenseDepth) -> None:
-    small = dense_depth(scene.images, scene.cameras, scene.cloud, replace(OPTIONS, short_side=72))
+def test_larger_images_get_maps_of_their_size(room: Scene) -> None:
+    small = dense_depth(room.images, room.cameras, room.cloud, replace(OPTIONS, short_side=72))
     assert small.depth.shape == (3, HEIGHT, WIDTH)
-    error, complete = scene.errors(small)
-    assert float(error.median()) < 0.025 and complete > 0.7
+    error, complete = room.errors(small)
+    assert float(error.median()) < 0.0125 and complete > 0.8
 
 
 def test_the_better_half_of_the_neighbours_counts(scene: Scene, found: DenseDepth) -> None:
@@ -185,9 +202,7 @@ def test_the_estimator_makes_another_one_dense(scene: Scene, found: DenseDepth) 
 
 
 def test_sparse_points_stay_where_nothing_dense_is() -> None:
-    camera = Cameras(
-        torch.eye(4)[None], torch.tensor([[[10.0, 0, 6], [0, 10.0, 4], [0, 0, 1]]]), 8, 12
-    )
+    camera = Cameras(torch.eye(4)[None], torch.tensor([[[10.0, 0, 6], [0, 10.0, 4], [0, 0, 1]]]), 8, 12)
     depth = torch.full((1, 8, 12), 2.0)
     depth[..., 6:] = 0
     maps = point_map_from_depth(depth, camera)

@@ -109,7 +109,7 @@ def test_what_no_other_view_sees_has_no_depth(room: Scene) -> None:
     assert int(hidden.sum()) > 2000
     kept, before = (
         float((dense_depth(room.images, room.cameras, room.cloud, options).depth[hidden] > 0).float().mean())
-        for options in (OPTIONS, replace(OPTIONS, agreeing=0))
+        for options in (replace(OPTIONS, company=0), replace(OPTIONS, company=0, agreeing=0))
     )
     assert kept < 0.25 and before > 0.9
 

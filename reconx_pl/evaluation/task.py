@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from reconx_pl.errors import BadSceneError
-from reconx_pl.evaluation.alignment import holds_known_views
 from reconx_pl.evaluation.benchmark_views import BenchmarkViews
 from reconx_pl.evaluation.painter import HeldOutViews, with_ends
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.geometry.cameras import in_view, interpolate_cameras
-from reconx_pl.geometry.estimator import KnownDepth, PointMapEstimator
+from reconx_pl.geometry.estimator import KnownDepth, PointMapEstimator, has_dense_maps
 from reconx_pl.geometry.point_maps import depth_from_point_map
 from reconx_pl.types import AlignmentQuality, Cameras, Clip, PointCloud
 
@@ -237,7 +236,7 @@ def _geometry(views: BenchmarkViews, estimator: PointMapEstimator | None) -> _Ge
     except BadSceneError as error:
         raise BadSceneError(f"{views.key}: {error}") from error
     note = f"points found by {type(estimator).__name__} from the {len(images)} context views, with their true cameras"
-    if not holds_known_views(estimator):  # structure from motion: its maps are its points drawn as discs
+    if not has_dense_maps(estimator):
         return _Geometry(found.cloud, note)
     depth = depth_from_point_map(found.point_map, cameras)
     return _Geometry(found.cloud, note, depth, found.point_map.confidence, measured=False)

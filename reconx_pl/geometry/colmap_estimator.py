@@ -78,6 +78,8 @@ class ColmapEstimator:
         ConfigurationError: options out of range.
     """
 
+    dense_maps = False
+
     def __init__(
         self,
         camera_model: Literal["SIMPLE_PINHOLE", "PINHOLE"] = "SIMPLE_PINHOLE",

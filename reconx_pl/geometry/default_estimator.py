@@ -10,6 +10,7 @@ from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.geometry.colmap_estimator import ColmapEstimator
 from reconx_pl.geometry.dust3r.pretrained import WEIGHTS, PretrainedDust3r
 from reconx_pl.geometry.estimator import PointMapEstimator
+from reconx_pl.geometry.plane_sweep_estimator import PlaneSweepEstimator
 
 log = logging.getLogger(__name__)
 GeometryName = Literal["auto", "dust3r", "colmap"]
@@ -19,17 +20,18 @@ def named_estimator(name: GeometryName) -> PointMapEstimator:
     """DUSt3R, structure from motion, or the first of them that can run.
 
     Args:
-        name: "dust3r" needs its weights; "colmap" needs none; "auto" takes DUSt3R if its weights are at hand, or else
-            says so in the log and takes structure from motion.
+        name: "dust3r" needs its weights; "colmap" needs none, and finds dense points by a plane sweep; "auto" takes
+            DUSt3R if its weights are at hand, or else says so in the log and takes "colmap".
 
     Raises:
         MissingWeightsError: "dust3r" without weights; says how to get them and how to go without.
         ConfigurationError: another name.
     """
     if name == "colmap":
-        return ColmapEstimator()
+        return PlaneSweepEstimator(ColmapEstimator())
     if name == "auto":
-        return default_estimator(Path("photographs"), "poses", "--geometry")
+        chosen = default_estimator(Path("photographs"), "poses", "--geometry")
+        return PlaneSweepEstimator(chosen) if isinstance(chosen, ColmapEstimator) else chosen
     if name != "dust3r":
         raise ConfigurationError(f"geometry is auto, dust3r or colmap, not {name!r}")
     if not WEIGHTS.is_file():

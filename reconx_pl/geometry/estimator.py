@@ -25,7 +25,11 @@ class Reconstruction:
 
 
 class PointMapEstimator(Protocol):
-    """Anything that turns images into cameras and points."""
+    """Anything that turns images into cameras and points.
+
+    One whose maps are its sparse points drawn as discs, and no depth that was found pixel by pixel, says so with an
+    attribute ``dense_maps = False`` (``has_dense_maps``).
+    """
 
     def estimate(self, images: Tensor, cameras: Cameras | None = None) -> Reconstruction:
         """Reconstruct.
@@ -38,6 +42,11 @@ class PointMapEstimator(Protocol):
             BadSceneError: the views cannot be reconstructed, with the reason.
         """
         ...
+
+
+def has_dense_maps(estimator: PointMapEstimator) -> bool:
+    """Whether the point maps of an estimator are depth of their own; where not, its cloud is all that it knows."""
+    return bool(getattr(estimator, "dense_maps", True))
 
 
 class KnownDepth:
@@ -84,6 +93,8 @@ class KnownPoints:
     Args:
         cloud: points in the world coordinates of the cameras that ``estimate`` is given.
     """
+
+    dense_maps = False
 
     def __init__(self, cloud: PointCloud) -> None:
         self.cloud = cloud

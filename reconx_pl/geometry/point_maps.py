@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.geometry.cameras import project, unproject
+from reconx_pl.geometry.cameras import in_view, project, unproject
 from reconx_pl.geometry.farthest_point import farthest_point_order
 from reconx_pl.types import Cameras, PointCloud, PointMap
 
@@ -86,6 +86,42 @@ def cloud_from_maps(
     colors = images.permute(0, 2, 3, 1).reshape(-1, 3)[index]
     order = farthest_point_order(points, min(count, pool))
     return PointCloud(points[order], colors[order], point_map.confidence.flatten()[index][order])
+
+
+def with_unexplained(dense: PointCloud, sparse: PointCloud, point_map: PointMap, cameras: Cameras) -> PointCloud:
+    """``dense``, points of the map, and those of ``sparse`` that tell what the map does not, on the device of the map."""
+    alone = sparse[unexplained(sparse.points.to(point_map.points), point_map, cameras).to(sparse.points.device)]
+    return PointCloud(
+        *(
+            torch.cat([part, more.to(part)])
+            for part, more in (
+                (dense.points, alone.points),
+                (dense.colors, alone.colors),
+                (dense.confidence, alone.confidence),
+            )
+        )
+    )
+
+
+def unexplained(points: Tensor, point_map: PointMap, cameras: Cameras, tolerance: float = 0.05) -> Tensor:
+    """Which points tell what a point map does not: [N] bool.
+
+    A point is left out where a view has a surface at its depth already, or behind it, so that it hangs in the air.
+
+    Args:
+        points: [N, 3] world units.
+        point_map: V views of H x W pixels.
+        cameras: of the point map.
+        tolerance: share of the depth by which point and surface may differ.
+    """
+    depth = depth_from_point_map(point_map, cameras)  # [V, H, W]
+    cameras = cameras.to(depth.device, depth.dtype)
+    pixels, z = project(points, cameras)  # [V, N, 2], [V, N]
+    size = torch.tensor([cameras.width, cameras.height], device=depth.device)
+    at = torch.minimum(pixels.clamp(min=0).long(), size - 1)
+    views = torch.arange(len(depth), device=depth.device)[:, None]
+    surface = depth[views, at[..., 1], at[..., 0]]  # [V, N]
+    return ~(in_view(points, cameras) & (surface > 0) & (z <= surface * (1 + tolerance))).any(dim=0)
 
 
 class CloudView(NamedTuple):

@@ -16,7 +16,7 @@ from reconx_pl.evaluation.captures import FILL_FROM
 from reconx_pl.evaluation.frame_confidence import frame_confidence
 from reconx_pl.evaluation.painter import scene_generator
 from reconx_pl.geometry.estimator import PointMapEstimator, Reconstruction
-from reconx_pl.geometry.point_maps import point_map_from_depth
+from reconx_pl.geometry.point_maps import point_map_from_depth, with_unexplained
 from reconx_pl.reconstruction.painting import read_painted
 from reconx_pl.reconstruction.settings import ReconstructionConfig
 from reconx_pl.reconstruction.tensors import (
@@ -133,11 +133,15 @@ def _with_known(cameras: Cameras, photographs: Cameras, known: list[int]) -> Cam
 
 
 def _start(views: Views, cut: CutViews, config: ReconstructionConfig) -> PointCloud:
-    """Points of the photographs: of every pixel with depth, else the cloud, filled where many photographs tell gaps."""
+    """Points of the photographs: of every pixel with depth and, beside them, of the cloud.
+
+    Without depth they are the cloud's, filled where many photographs tell gaps from surfaces.
+    """
     generator = scene_generator(config.seed, views.scene.name, "points")
     if cut.depth is not None:
         maps = point_map_from_depth(cut.depth, cut.cameras, cut.confidence)
-        return points_from_maps(maps, cut.images.float() / 255, replace(config.points, views="all"), generator)
+        dense = points_from_maps(maps, cut.images.float() / 255, replace(config.points, views="all"), generator)
+        return with_unexplained(dense, views.cloud, maps, cut.cameras)
     filled = len(cut.cameras) >= FILL_FROM
     chosen = config.points if filled else replace(config.points, at_least=0)
     return select_points(views.cloud, chosen, generator)

@@ -12,9 +12,8 @@ import torch
 
 from reconx_pl.data.photographs import Photographs
 from reconx_pl.errors import BadSceneError, UnplacedViewsError
-from reconx_pl.evaluation.alignment import holds_known_views
 from reconx_pl.geometry.cameras import resize_cameras
-from reconx_pl.geometry.estimator import PointMapEstimator, Reconstruction
+from reconx_pl.geometry.estimator import PointMapEstimator, Reconstruction, has_dense_maps
 from reconx_pl.geometry.lenses import Lenses
 from reconx_pl.geometry.point_maps import depth_from_point_map
 from reconx_pl.geometry.view_order import view_order
@@ -43,7 +42,7 @@ def find_geometry(
     cameras = resize_cameras(found.cameras.to("cpu", torch.float32), *photographs.images.shape[-2:])
     cameras.check("the cameras that were found")
     depth = confidence = None
-    if holds_known_views(estimator):  # structure from motion: its maps are its points drawn as discs
+    if has_dense_maps(estimator):
         depth, confidence = depth_from_point_map(found.point_map, found.cameras), found.point_map.confidence
     order = view_order(cameras, found.cloud)
     visited = list(order.order)

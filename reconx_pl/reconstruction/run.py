@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from reconx_pl import __version__
 from reconx_pl.data.photograph_headers import named_files
 from reconx_pl.data.photographs import load_photographs
-from reconx_pl.errors import ConfigurationError, StorageError
+from reconx_pl.errors import BadDataError, ConfigurationError, StorageError
 from reconx_pl.evaluation.alignment import estimator_identity
 from reconx_pl.evaluation.records import read_json, write_json
 from reconx_pl.evaluation.settings import plain_settings
@@ -264,8 +264,13 @@ class _Chain:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadDataError(
+            f"{path}: cannot be read ({error.strerror}); check its permissions, or leave it out"
+        ) from error
 
 
 def _claim(out: Path, photographs: list[dict[str, str]], overwrite: bool) -> None:
@@ -311,11 +316,11 @@ def storage(out: Path) -> Iterator[None]:
         if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in text or "No space left" in text:
             free = shutil.disk_usage(out if out.exists() else ".").free
             raise StorageError(
-                f"{out}: the disk is full ({free / 1e6:.0f} MB free); make room and give the same command again, "
-                "finished stages are kept"
+                f"{out}: the disk is full, this takes more than the {free / 1e6:.0f} MB that are free; make room and give "
+                "the same command again, finished stages are kept"
             ) from error
         if number in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StorageError(f"{where}: no permission to write ({error.strerror}); name a folder of yours") from error  # type: ignore[union-attr]
-        if number in (errno.ENOTDIR, errno.EEXIST):
-            raise StorageError(f"{where}: not a folder; name another one for the results") from error
+        if number in (errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
+            raise StorageError(f"{where}: no folder, and none can be made; name another one for the results") from error
         raise

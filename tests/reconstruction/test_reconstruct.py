@@ -17,7 +17,7 @@ from rooms import CONFIG, Fader, Room, Surveyor, room
 from reconx_pl.data.formats import only_scene
 from reconx_pl.data.formats.colmap import read_colmap
 from reconx_pl.data.formats.transforms import read_transforms
-from reconx_pl.errors import BadSceneError, ConfigurationError, StorageError, UnplacedViewsError
+from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError, StorageError, UnplacedViewsError
 from reconx_pl.reconstruction import fitting, run
 from reconx_pl.reconstruction.frames import read_fit_input
 from reconx_pl.reconstruction.painting import known_places
@@ -266,7 +266,7 @@ def test_a_full_disk_is_one_sentence_and_costs_no_finished_stage(
 
 def test_a_file_in_the_place_of_the_folder(three: Room, tmp_path: Path) -> None:
     (tmp_path / "scene").write_text("a file")
-    with pytest.raises(StorageError, match="not a folder"):
+    with pytest.raises(StorageError, match="no folder, and none can be made"):
         go(three, tmp_path / "scene")
 
 
@@ -276,6 +276,20 @@ def test_no_permission(three: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Path, "mkdir", forbidden)
     with pytest.raises(StorageError, match="no permission to write"):
+        go(three, tmp_path / "scene")
+
+
+def test_a_photograph_that_may_not_be_read(three: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unreadable = three.files[1]
+    opened = Path.open
+
+    def forbidden(self: Path, *how: Any, **more: Any) -> Any:
+        if self == unreadable:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return opened(self, *how, **more)
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    with pytest.raises(BadDataError, match=r"photo_1.png: cannot be read \(Permission denied\)"):
         go(three, tmp_path / "scene")
 
 

@@ -175,7 +175,7 @@ def test_thirty_megapixels_are_reduced_with_a_note(
 
 def test_a_folder_that_cannot_be_made(two: Room, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "not a folder" in refused(*two.files, "-o", tmp_path / "file" / "scene", *SPARSE)
+    assert "no folder, and none can be made" in refused(*two.files, "-o", tmp_path / "file" / "scene", *SPARSE)
 
 
 def test_resume_of_nothing(two: Room, tmp_path: Path) -> None:

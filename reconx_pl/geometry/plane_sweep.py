@@ -86,7 +86,13 @@ class PlaneSweepOptions:
             raise ConfigurationError(f"window is an odd number of pixels, 3 or more, not {self.window}")
         if not (self.step > 0 and self.edge > 0 and self.pixels > 0 and self.relative > 0 and self.margin >= 1):
             raise ConfigurationError(f"step, edge, pixels and relative are positive, margin is 1 or more, got {self}")
-        if not (0 <= self.quantile < 0.5 and self.jump >= 0 and self.slope >= 0 and -1 <= self.min_score < 1 and 0 <= self.company <= 1):
+        if not (
+            0 <= self.quantile < 0.5
+            and self.jump >= 0
+            and self.slope >= 0
+            and -1 <= self.min_score < 1
+            and 0 <= self.company <= 1
+        ):
             raise ConfigurationError(f"quantile, jump, slope, min_score or company is out of range, got {self}")
 
 

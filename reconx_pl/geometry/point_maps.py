@@ -89,7 +89,7 @@ def cloud_from_maps(
 
 
 def with_unexplained(dense: PointCloud, sparse: PointCloud, point_map: PointMap, cameras: Cameras) -> PointCloud:
-    """``dense``, points of the map, and those of ``sparse`` that tell what the map does not, on the device of the map."""
+    """``dense``, points of the map, and those of ``sparse`` that tell what the map does not (``unexplained``)."""
     alone = sparse[unexplained(sparse.points.to(point_map.points), point_map, cameras).to(sparse.points.device)]
     return PointCloud(
         *(

@@ -168,7 +168,7 @@ def test_geometry_comes_from_depth_or_else_the_cloud_or_else_an_estimator(tmp_pa
     assert not failed["complete"] and "neither depth" in failed["failed"]["room-4"]
     oracle = KnownDepth(views.context_depth, points=200)
     found = run(bare, tmp_path / "estimator", BARE, estimator=oracle)
-    assert found["complete"] and found["estimator"] == "KnownDepth" and found["scenes"][0]["gaussians"] == 200
+    assert found["complete"] and found["estimator"] == "KnownDepth" and found["scenes"][0]["gaussians"] == 2 * 32 * 32
     assert "KnownDepth from the 2 context views" in found["scenes"][0]["geometry"]
     with_cloud = replace(
         bare, cloud=cloud_from_maps(oracle.estimate(*_context(views)).point_map, _context(views)[0], 90)

@@ -316,8 +316,8 @@ def storage(out: Path) -> Iterator[None]:
         if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in text or "No space left" in text:
             free = shutil.disk_usage(out if out.exists() else ".").free
             raise StorageError(
-                f"{out}: the disk is full, this takes more than the {free / 1e6:.0f} MB that are free; make room and give "
-                "the same command again, finished stages are kept"
+                f"{out}: the disk is full, this takes more than the {free / 1e6:.0f} MB that are free; make room and "
+                "give the same command again, finished stages are kept"
             ) from error
         if number in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StorageError(f"{where}: no permission to write ({error.strerror}); name a folder of yours") from error  # type: ignore[union-attr]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from tempfile import mkdtemp
 
 from reconx_pl.data.formats.exporting import transforms_content, write_colmap_model, write_images, write_points
 from reconx_pl.data.formats.posed import posed_content, write_cloud
@@ -25,8 +26,9 @@ def write_cameras(views: Views, out: Path) -> None:
     """
     names = [f"{view:02d}_{Path(name).stem}.png" for view, name in enumerate(views.names)]
     scene = views.scene
-    with written_whole(out / ".cameras") as partial:
-        partial.mkdir()
+    # a name of its own each time: one that a killed run left must not be in the way
+    partial = Path(mkdtemp(prefix=".cameras-", dir=out))
+    try:
         write_images(scene, partial, names)
         write_colmap_model(scene, partial, names)
         write_cloud(scene, partial)
@@ -34,9 +36,10 @@ def write_cameras(views: Views, out: Path) -> None:
         frames = [one | other for one, other in zip(theirs.pop("frames"), ours.pop("frames"), strict=True)]
         content = json.dumps({**theirs, **ours, "frames": frames}, indent=1)
         (partial / CAMERAS).write_text(content + "\n", encoding="utf-8")
-    for name in (IMAGES, MODEL, CLOUD, ARCHIVE, CAMERAS):
-        put(out / ".cameras" / name, out / name)
-    (out / ".cameras").rmdir()
+        for name in (IMAGES, MODEL, CLOUD, ARCHIVE, CAMERAS):
+            put(partial / name, out / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def put(source: Path, target: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from reconx_pl.data.formats import only_scene
 from reconx_pl.data.formats.colmap import read_colmap
 from reconx_pl.data.formats.transforms import read_transforms
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError, StorageError, UnplacedViewsError
-from reconx_pl.reconstruction import fitting, run
+from reconx_pl.reconstruction import files, fitting, run
 from reconx_pl.reconstruction.frames import read_fit_input
 from reconx_pl.reconstruction.painting import known_places
 from reconx_pl.reconstruction.run import Reconstructed, reconstruct
@@ -211,6 +212,24 @@ def test_stopped_between_two_clips_it_paints_the_other_one_alone(three: Room, tm
     whole = go(three, tmp_path / "whole" / "scene", Fader())
     first, second = (tmp_path / "scene" / "scene.ply").read_bytes(), (whole.out / "scene.ply").read_bytes()
     assert first == second, "a stop leaves no trace in the result"
+
+
+def test_killed_while_results_are_put_in_their_places(
+    three: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, put = tmp_path / "scene", files.put
+
+    def killed(source: Path, target: Path) -> None:
+        if target.name == "points.ply":
+            raise KeyboardInterrupt
+        put(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(files, "put", killed)
+        patch.setattr(shutil, "rmtree", lambda path, ignore_errors=False: None)  # kill -9 cleans nothing up
+        go(three, out, stages=["geometry"])
+    go(three, out, stages=["geometry"])
+    assert len(only_scene(out)) == 3 and len(list((out / "images").iterdir())) == 3
 
 
 def test_only_the_stages_that_were_asked_for(three: Room, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from reconx_pl.evaluation.records import read_json, write_json
 from reconx_pl.evaluation.settings import plain_settings
 from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.reconstruction import files, fitting, painting
-from reconx_pl.reconstruction.files import GIVEN, STAGE_FOLDER, SUMMARY
+from reconx_pl.reconstruction.files import GIVEN, REPORT, STAGE_FOLDER, SUMMARY
 from reconx_pl.reconstruction.frames import aligns, prepare_painted, prepare_photographs, read_fit_input
 from reconx_pl.reconstruction.geometry import find_geometry
 from reconx_pl.reconstruction.painting import PainterSource, is_loop
@@ -42,6 +42,11 @@ from reconx_pl.reconstruction.settings import (
 from reconx_pl.reconstruction.stages import Progress, Stage, Stages, Step, stage_record
 from reconx_pl.reconstruction.tensors import save_tensors, to_bytes
 from reconx_pl.reconstruction.views import PHOTOGRAPHS_FILE, PIXELS_FILE, Views, read_photographs, read_views
+
+RESULTS = (
+    *(files.IMAGES, files.MODEL, files.CLOUD, files.ARCHIVE, files.CAMERAS),
+    *(painting.VIDEO, fitting.SCENE, fitting.VIDEO, fitting.DEPTH_VIDEO),
+)  # what a run puts into its folder, over what is there
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,7 @@ class _Chain:
     ) -> None:
         self.sources, self.out, self.config = sources, out, config
         self.estimator, self.painter, self.device = estimator, painter, device
+        _spare(out, names)
         self.files = [{"name": path.name, "sha256": _sha256(path)} for path in names]
         _claim(out, self.files, overwrite)
         self.name = out.resolve().name or "scene"
@@ -271,6 +277,20 @@ def _sha256(path: Path) -> str:
         raise BadDataError(
             f"{path}: cannot be read ({error.strerror}); check its permissions, or leave it out"
         ) from error
+
+
+def _spare(out: Path, photographs: Sequence[Path]) -> None:
+    """Refuse photographs that stand where results go, which are removed first, --overwrite or not.
+
+    Raises:
+        ConfigurationError: names the first of them.
+    """
+    taken = {(out / name).resolve() for name in (*RESULTS, STAGE_FOLDER)}
+    for path in photographs:
+        if taken & {path.resolve(), *path.resolve().parents}:
+            raise ConfigurationError(
+                f"{path} stands where results in {out} go and would be lost: name another folder for the results"
+            )
 
 
 def _claim(out: Path, photographs: list[dict[str, str]], overwrite: bool) -> None:

@@ -256,6 +256,14 @@ def test_it_does_not_write_over_what_is_not_its_own(three: Room, tmp_path: Path)
     assert len(only_scene(go(other, out, overwrite=True).out)) == 2
 
 
+def test_photographs_that_stand_where_results_go_are_not_lost(three: Room, tmp_path: Path) -> None:
+    project = tmp_path / "project"  # as COLMAP and nerfstudio have it
+    own = room(project / "images", views=3)
+    with pytest.raises(ConfigurationError, match=r"images/photo_0.png stands where results"):
+        go(own, project, overwrite=True)
+    assert all(file.is_file() for file in own.files)
+
+
 def test_photographs_without_a_place_are_named_or_left_out(three: Room, tmp_path: Path) -> None:
     lost = Surveyor(three, lost=(1,))
     with pytest.raises(UnplacedViewsError, match="--skip_unplaced true"):

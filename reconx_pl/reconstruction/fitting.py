@@ -16,7 +16,7 @@ from reconx_pl.evaluation.scene import loss_network
 from reconx_pl.evaluation.video import write_mp4
 from reconx_pl.geometry.camera_paths import PATHS
 from reconx_pl.reconstruction.frames import FitInput
-from reconx_pl.reconstruction.settings import ReconstructionConfig
+from reconx_pl.reconstruction.settings import KEY, ReconstructionConfig
 from reconx_pl.reconstruction.stages import Step
 from reconx_pl.reconstruction.tensors import save_tensors, to_bytes
 from reconx_pl.splatting.fit import fit
@@ -30,7 +30,7 @@ WITHOUT_LPIPS = "--fit.loss.lpips 0"
 
 
 def fit_scene(
-    given: FitInput, config: ReconstructionConfig, name: str, device: torch.device, folder: Path, step: Step
+    given: FitInput, config: ReconstructionConfig, device: torch.device, folder: Path, step: Step
 ) -> list[str]:
     """Fit, and write the scene, what it shows from the photographs' cameras, and the loss. Returns notes.
 
@@ -49,7 +49,7 @@ def fit_scene(
         renderer=renderer,
         perceptual=loss_network(config.fit, device, WITHOUT_LPIPS),
         progress=lambda done, steps, _: step(done, steps),
-        generator=scene_generator(config.seed, name, "fit"),
+        generator=scene_generator(config.seed, KEY, "fit"),
         known_views=given.known,
     )
     with torch.no_grad():

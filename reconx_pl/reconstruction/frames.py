@@ -18,7 +18,7 @@ from reconx_pl.evaluation.painter import scene_generator
 from reconx_pl.geometry.estimator import PointMapEstimator, Reconstruction
 from reconx_pl.geometry.point_maps import point_map_from_depth, with_unexplained
 from reconx_pl.reconstruction.painting import read_painted
-from reconx_pl.reconstruction.settings import ReconstructionConfig
+from reconx_pl.reconstruction.settings import KEY, ReconstructionConfig
 from reconx_pl.reconstruction.tensors import (
     camera_tensors,
     cameras_of,
@@ -98,7 +98,7 @@ def prepare_painted(
     else:
         confidence = frame_confidence(images, cameras, views.cloud, known, cut.confidence)
         way = "the path that was painted along; their confidence by agreement with the points"
-    start = _start(views, cut, config) if found is None else _aligned_start(found, images, known, config, views)
+    start = _start(views, cut, config) if found is None else _aligned_start(found, images, known, config)
     _write(folder, FitInput(frames, cameras, confidence, known, start))
     return [f"poses of the painted frames by {way}", f"{len(start)} points to start from"]
 
@@ -137,7 +137,7 @@ def _start(views: Views, cut: CutViews, config: ReconstructionConfig) -> PointCl
 
     Without depth they are the cloud's, filled where many photographs tell gaps from surfaces.
     """
-    generator = scene_generator(config.seed, views.scene.name, "points")
+    generator = scene_generator(config.seed, KEY, "points")
     if cut.depth is not None:
         maps = point_map_from_depth(cut.depth, cut.cameras, cut.confidence)
         dense = points_from_maps(maps, cut.images.float() / 255, replace(config.points, views="all"), generator)
@@ -148,12 +148,12 @@ def _start(views: Views, cut: CutViews, config: ReconstructionConfig) -> PointCl
 
 
 def _aligned_start(
-    found: Reconstruction, images: Tensor, known: list[int], config: ReconstructionConfig, views: Views
+    found: Reconstruction, images: Tensor, known: list[int], config: ReconstructionConfig
 ) -> PointCloud:
     """Points of the alignment: of the photographs, or of all frames (``PointsConfig.views``)."""
     chosen = list(range(len(images))) if config.points.views == "all" else known
     maps = PointMap(
         *(part[chosen] for part in (found.point_map.points, found.point_map.confidence, found.point_map.valid))
     )
-    generator = scene_generator(config.seed, views.scene.name, "points")
+    generator = scene_generator(config.seed, KEY, "points")
     return points_from_maps(maps, images[chosen], replace(config.points, views="all"), generator)

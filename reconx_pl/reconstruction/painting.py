@@ -21,7 +21,7 @@ from reconx_pl.evaluation.task import pair_clips, path_cameras
 from reconx_pl.evaluation.video import write_mp4
 from reconx_pl.geometry.camera_paths import orbit_path
 from reconx_pl.geometry.closed_paths import path_through
-from reconx_pl.reconstruction.settings import PaintingConfig
+from reconx_pl.reconstruction.settings import KEY, PaintingConfig
 from reconx_pl.reconstruction.stages import Step
 from reconx_pl.reconstruction.tensors import camera_tensors, cameras_of, load_tensors, save_tensors, to_bytes
 from reconx_pl.reconstruction.views import CutViews, Views, cut_views
@@ -171,7 +171,7 @@ def _around(
 def _clips(views: Views, cut: CutViews, config: PaintingConfig, order: list[int]) -> tuple[Clip, ...]:
     images = cut.images[order].float() / 255
     contexts = BenchmarkViews(
-        key=views.scene.name,
+        key=KEY,
         dataset=views.scene.dataset,
         scene=views.scene.name,
         context_images=images,

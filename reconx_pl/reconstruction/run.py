@@ -204,7 +204,7 @@ class _Chain:
             return painting.paint(views, config.painting, painter, config.seed, self.device, folder, step)
 
         settings = {name: value for name, value in self.settings["painting"].items() if name != "poses"}
-        inputs = {"painting": settings, "painter": painter.identity, "seed": config.seed, "scene": self.name}
+        inputs = {"painting": settings, "painter": painter.identity, "seed": config.seed, "device": self.device.type}
         stage = self.stages.run(PAINTING, inputs, make, [geometry])
         files.copy(stage.folder / painting.VIDEO, self.out / painting.VIDEO)
         return stage
@@ -217,7 +217,7 @@ class _Chain:
                 return prepare_photographs(views, config, folder)
             return prepare_painted(views, painted.folder, config, self.estimator, folder)
 
-        inputs: dict[str, Any] = {"points": self.settings["points"], "seed": config.seed, "scene": self.name}
+        inputs: dict[str, Any] = {"points": self.settings["points"], "seed": config.seed}
         if painted is None:
             inputs["short_side"] = config.short_side
         else:
@@ -228,9 +228,9 @@ class _Chain:
         config = self.config
 
         def make(folder: Path, step: Step) -> list[str]:
-            return fitting.fit_scene(read_fit_input(frames.folder), config, self.name, self.device, folder, step)
+            return fitting.fit_scene(read_fit_input(frames.folder), config, self.device, folder, step)
 
-        inputs = {"fit": self.settings["fit"], "seed": config.seed, "scene": self.name, "device": self.device.type}
+        inputs = {"fit": self.settings["fit"], "seed": config.seed, "device": self.device.type}
         stage = self.stages.run(FIT, inputs, make, [frames])
         files.copy(stage.folder / fitting.SCENE, self.out / fitting.SCENE)
         return stage

@@ -12,6 +12,7 @@ from reconx_pl.splatting.points import PointsConfig
 StageName = Literal["photographs", "geometry", "painting", "frames", "fit", "flythrough"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 PHOTOGRAPHS, GEOMETRY, PAINTING, FRAMES, FIT, FLIGHT = STAGES
+KEY = "scene"  # seeds everything random, together with ``seed``: the same whatever the folder of results is called
 
 
 @dataclass(frozen=True)

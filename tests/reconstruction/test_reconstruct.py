@@ -240,6 +240,16 @@ def test_only_the_stages_that_were_asked_for(three: Room, tmp_path: Path) -> Non
     assert made(go(three, tmp_path / "scene", stages=["fit"])) == ["frames", "fit"]
 
 
+def test_the_name_of_the_folder_changes_nothing(three: Room, tmp_path: Path) -> None:
+    painters = Fader(), Fader()
+    results = [go(three, tmp_path / name, painter) for name, painter in zip("ab", painters, strict=True)]
+    assert [clip.key for clip in painters[0].clips] == [clip.key for clip in painters[1].clips], "keys seed the noise"
+    assert [stage.key for stage in results[0].stages] == [stage.key for stage in results[1].stages]
+    assert (tmp_path / "a" / "scene.ply").read_bytes() == (tmp_path / "b" / "scene.ply").read_bytes()
+    (tmp_path / "a").rename(tmp_path / "holidays")
+    assert made(go(three, tmp_path / "holidays", Fader())) == []
+
+
 # --- what it refuses
 
 

@@ -112,11 +112,10 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
         )
     for stage in made.stages:
         state = "kept" if stage.reused else f"{stage.seconds:.1f} s"
-        console.print(f"{stage.name}: {state}; {'; '.join(stage.notes)}", highlight=False)
+        console.print(f"{stage.name}: {state}; {'; '.join(stage.notes)}", highlight=False, markup=False)
     if made.views is not None:
-        console.print(
-            f"Open {out / REPORT}" + (f", or: reconx view {made.scene} --cameras {out}" if made.scene else "")
-        )
+        view = f", or: reconx view {made.scene} --cameras {out}" if made.scene else ""
+        console.print(f"Open {out / REPORT}{view}", markup=False)
     return made
 
 
@@ -127,15 +126,29 @@ def _resumed(parser: ArgumentParser, chosen: Namespace) -> Namespace:
         raise ConfigurationError("--resume takes the photographs of the run that it goes on with; leave them out")
     if not kept.is_file():
         raise ConfigurationError(f"{kept} does not exist: there is nothing to go on with; name the photographs")
+    if ignored := _given(parser, chosen):
+        raise ConfigurationError(
+            f"--resume takes the options of the run that it goes on with, and {', '.join(ignored)} would change them; "
+            "give the whole command with photographs instead: what does not change is kept"
+        )
     earlier = parser.parse_object({**yaml.safe_load(kept.read_text(encoding="utf-8")), "out": str(chosen.out)})
     earlier.stages, earlier.overwrite = chosen.stages, chosen.overwrite
     return earlier
+
+
+def _given(parser: ArgumentParser, chosen: Namespace) -> list[str]:
+    """Options that differ from their defaults, but for those that --resume takes."""
+    given, defaults = chosen.as_flat().__dict__, parser.get_defaults().as_flat().__dict__
+    free = ("resume", "out", "stages", "overwrite", "photographs", "config")
+    return [f"--{name}" for name, value in given.items() if name not in free and value != defaults.get(name)]
 
 
 def _keep(parser: ArgumentParser, chosen: Namespace, out: Path) -> None:
     """Write the arguments down for ``--resume``."""
     content: dict[str, Any] = yaml.safe_load(parser.dump(chosen, skip_none=False))
     content["photographs"] = [str(path.absolute()) for path in map(Path, content["photographs"])]
+    if content["model"] is not None and Path(content["model"]).exists():  # else it is a name on the hub
+        content["model"] = str(Path(content["model"]).absolute())
     for name in ("resume", "stages", "overwrite", "out", "config"):
         content.pop(name, None)
     with storage(out), written_whole(out / SETTINGS) as partial:

@@ -181,3 +181,39 @@ def test_a_folder_that_cannot_be_made(two: Room, tmp_path: Path) -> None:
 def test_resume_of_nothing(two: Room, tmp_path: Path) -> None:
     assert "there is nothing to go on with" in refused("--resume", "-o", tmp_path / "scene")
     assert "leave them out" in refused(two.files[0], "--resume", "-o", tmp_path / "scene")
+
+
+def test_resume_does_not_ignore_options(two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    surveyed(monkeypatch, two)
+    out = tmp_path / "scene"
+    main(["reconstruct", *map(str, two.files), "-o", str(out), *SPARSE, "--stages", "geometry"])
+    said = refused("--resume", "-o", out, "--fit.steps", "20", "--device", "cpu")
+    assert "--fit.steps, --device would change them" in said
+    main(["reconstruct", "--resume", "-o", str(out), "--stages", "frames"])
+
+
+def test_resume_finds_the_model_from_any_folder(
+    two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    surveyed(monkeypatch, two)
+    asked = []
+    monkeypatch.setattr(
+        "reconx_pl.painters.painter_source", lambda place, *_: asked.append(Path(place)) or Fader().source()
+    )
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    wanted = ["--model", "runs/mine", "--stages", "geometry"]
+    main(["reconstruct", *map(str, two.files), "-o", "scene", *QUICK, *wanted])
+    monkeypatch.chdir(tmp_path / "scene")  # as the report says
+    main(["reconstruct", "--resume", "-o", ".", "--stages", "geometry"])
+    assert asked[1] == tmp_path / "runs" / "mine"
+
+
+def test_notes_are_printed_as_they_are(
+    two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    surveyed(monkeypatch, two)
+    files = [tmp_path / f"[bold]{view}.png" for view in range(2)]
+    for file, image in zip(files, two.files, strict=True):
+        Image.open(image).resize((48 + 48 * (file.stem[-1] == "1"), 64)).save(file)
+    main(["reconstruct", *map(str, files), "-o", "[/a]scene", *SPARSE, "--stages", "geometry"])
+    assert "[bold]0.png" in capsys.readouterr().err

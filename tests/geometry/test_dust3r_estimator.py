@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -196,3 +197,8 @@ def test_a_file_of_weights_is_the_estimator_that_it_holds(tmp_path: Path) -> Non
     assert named.identity != PretrainedDust3r(tmp_path / "other.safetensors", "cpu", options).identity
     with pytest.raises(MissingWeightsError, match="reconx weights fetch dust3r-512-dpt"):
         PretrainedDust3r(tmp_path / "none.safetensors").estimate(views)
+
+
+def test_the_released_one_takes_all_that_the_estimator_takes() -> None:
+    ours, theirs = (list(inspect.signature(kind.estimate).parameters) for kind in (PretrainedDust3r, Dust3rEstimator))
+    assert ours == theirs, "what it has no parameter for, progress for one, callers leave out without a word"

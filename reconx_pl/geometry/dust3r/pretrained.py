@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.errors import MissingWeightsError
-from reconx_pl.geometry.dust3r.estimator import Dust3rEstimator, Dust3rOptions
+from reconx_pl.geometry.dust3r.estimator import Dust3rEstimator, Dust3rOptions, StageProgress
 from reconx_pl.geometry.dust3r.weights import load_released
 from reconx_pl.geometry.estimator import Reconstruction
 from reconx_pl.types import Cameras
@@ -53,13 +53,14 @@ class PretrainedDust3r:
         cameras: Cameras | None = None,
         known: Tensor | None = None,
         names: Sequence[str] | None = None,
+        progress: StageProgress | None = None,
     ) -> Reconstruction:
         """See ``Dust3rEstimator.estimate``.
 
         Raises:
             MissingWeightsError, BadWeightsError: of the file.
         """
-        return self._estimator().estimate(images, cameras, known, names)
+        return self._estimator().estimate(images, cameras, known, names, progress)
 
     def _estimator(self) -> Dust3rEstimator:
         if self._loaded is None:

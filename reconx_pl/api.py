@@ -22,7 +22,9 @@ from reconx_pl.reconstruction.stages import Progress
 from reconx_pl.splatting.renderer import chosen_device
 from reconx_pl.splatting.scene_files import load_scene, save_scene
 from reconx_pl.types import Cameras, Gaussians
+from reconx_pl.whole_file import written_whole
 
+_NOT_PNG = ("CMYK", "YCbCr", "LAB", "HSV", "RGBX")  # modes of colours that PNG cannot hold
 Images = str | Path | Sequence[str | Path | Image.Image]
 
 
@@ -143,8 +145,14 @@ def _files(images: Images, folder: Path) -> list[Path]:
             files.append(Path(image))
         elif isinstance(image, Image.Image):
             path = folder / GIVEN / f"image_{number:02d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.save(path, exif=image.getexif())
+            picture = image.convert("RGB") if image.mode in _NOT_PNG else image
+            try:
+                with written_whole(path) as partial:
+                    picture.save(partial, exif=image.getexif())
+            except OSError as error:  # of a mode that PNG has not
+                raise ConfigurationError(
+                    f"image {number} of mode {image.mode} cannot be kept as PNG ({error}); convert it to RGB"
+                ) from error
             files.append(path)
         else:
             raise ConfigurationError(f"image {number} is a {type(image).__name__}: give a path or a PIL image")

@@ -192,9 +192,7 @@ def test_resume_does_not_ignore_options(two: Room, tmp_path: Path, monkeypatch: 
     main(["reconstruct", "--resume", "-o", str(out), "--stages", "frames"])
 
 
-def test_resume_finds_the_model_from_any_folder(
-    two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_finds_the_model_from_any_folder(two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     surveyed(monkeypatch, two)
     asked = []
     monkeypatch.setattr(
@@ -217,3 +215,12 @@ def test_notes_are_printed_as_they_are(
         Image.open(image).resize((48 + 48 * (file.stem[-1] == "1"), 64)).save(file)
     main(["reconstruct", *map(str, files), "-o", "[/a]scene", *SPARSE, "--stages", "geometry"])
     assert "[bold]0.png" in capsys.readouterr().err
+
+
+def test_pictures_in_memory_of_any_mode(two: Room, tmp_path: Path) -> None:
+    pictures = [Image.open(two.files[0]).convert("CMYK"), Image.open(two.files[1]).convert("YCbCr")]
+    kept = [Image.open(file) for file in api._files(pictures, tmp_path)]
+    assert [picture.mode for picture in kept] == ["RGB", "RGB"]
+    with pytest.raises(ConfigurationError, match="image 0 of mode F cannot be kept as PNG"):
+        api._files([Image.new("F", (8, 8))], tmp_path)
+    assert len(list((tmp_path / "given").iterdir())) == 2

@@ -20,13 +20,24 @@ from reconx_pl.reconstruction.settings import KEY, ReconstructionConfig
 from reconx_pl.reconstruction.stages import Step
 from reconx_pl.reconstruction.tensors import save_tensors, to_bytes
 from reconx_pl.splatting.fit import fit
+from reconx_pl.splatting.perceptual import LpipsDistance
 from reconx_pl.splatting.ply import load_ply, save_ply
-from reconx_pl.splatting.renderer import default_renderer
-from reconx_pl.types import PointCloud
+from reconx_pl.splatting.renderer import Renderer, default_renderer
+from reconx_pl.types import Cameras, PointCloud
 
 SCENE, VIDEO, DEPTH_VIDEO = "scene.ply", "flythrough.mp4", "flythrough_depth.mp4"
 RENDERED, NUMBERS = "rendered.safetensors", "fit.json"
 WITHOUT_LPIPS = "--fit.loss.lpips 0"
+
+
+def what_a_fit_needs(config: ReconstructionConfig, device: torch.device) -> tuple[Renderer, LpipsDistance | None]:
+    """The renderer and the network of the loss: asked for before frames are painted too, which may take hours.
+
+    Raises:
+        MissingWeightsError: the loss uses LPIPS and its weights are not there.
+        BackendUnavailableError: no renderer can run on the device.
+    """
+    return default_renderer(device), loss_network(config.fit, device, WITHOUT_LPIPS)
 
 
 def fit_scene(
@@ -35,10 +46,10 @@ def fit_scene(
     """Fit, and write the scene, what it shows from the photographs' cameras, and the loss. Returns notes.
 
     Raises:
-        MissingWeightsError: the loss uses LPIPS and its weights are not there.
+        MissingWeightsError, BackendUnavailableError: see ``what_a_fit_needs``.
         BadSceneError, ConfigurationError: see ``splatting.fit.fit``.
     """
-    renderer = default_renderer(device)
+    renderer, perceptual = what_a_fit_needs(config, device)
     start = PointCloud(*(part.to(device) for part in (given.start.points, given.start.colors, given.start.confidence)))
     result = fit(
         given.frames.to(device),
@@ -47,7 +58,7 @@ def fit_scene(
         start,
         config.fit,
         renderer=renderer,
-        perceptual=loss_network(config.fit, device, WITHOUT_LPIPS),
+        perceptual=perceptual,
         progress=lambda done, steps, _: step(done, steps),
         generator=scene_generator(config.seed, KEY, "fit"),
         known_views=given.known,
@@ -77,7 +88,7 @@ def fit_scene(
 
 def fly_through(
     scene: Path,
-    given: FitInput,
+    cameras: Cameras,
     config: ReconstructionConfig,
     closed: bool,
     device: torch.device,
@@ -86,12 +97,21 @@ def fly_through(
 ) -> list[str]:
     """Write the video of a flight through the scene, and one of its depth. Returns notes.
 
+    Args:
+        scene: the Gaussians.
+        cameras: of the photographs, in the order of visiting.
+        config: the path and its frames.
+        closed: an interpolated path goes back to the first camera.
+        device: of the rendering.
+        folder: of the stage.
+        step: progress.
+
     Raises:
         ConfigurationError: the path cannot be made of these cameras.
     """
     gaussians = load_ply(scene)
-    order = [*given.known, given.known[0]] if closed and config.flight == "interpolated" else given.known
-    path = PATHS[config.flight](given.cameras[order], config.flight_frames, gaussians.means)
+    order = [*range(len(cameras)), *([0] if closed and config.flight == "interpolated" else [])]
+    path = PATHS[config.flight](cameras[order], config.flight_frames, gaussians.means)
     placed = replace(
         gaussians,
         **{part: value.to(device) for part, value in vars(gaussians).items()},

@@ -30,6 +30,7 @@ from reconx_pl.reconstruction.tensors import (
 from reconx_pl.reconstruction.views import CutViews, Views, cut_views, fit_size
 from reconx_pl.splatting.points import points_from_maps, select_points
 from reconx_pl.types import Cameras, PointCloud, PointMap
+from reconx_pl.weights_file import read_tensors
 from reconx_pl.whole_file import written_whole
 
 _TENSORS, _PLACES = "frames.safetensors", "frames.json"
@@ -89,7 +90,7 @@ def prepare_painted(
     cut = cut_views(views, config.painting.height, config.painting.width)
     made = read_painted(painted)
     frames, cameras, known = made.frames, made.cameras, made.known
-    images = frames.float() / 255
+    images = frames.float().div_(255)
     found: Reconstruction | None = None
     if aligns(config, estimator):
         found = aligned_frames(views.scene.name, images, cameras, known, cast(AligningEstimator, estimator))
@@ -107,8 +108,14 @@ def read_fit_input(folder: Path) -> FitInput:
     """What this stage left in its folder."""
     tensors = load_tensors(folder / _TENSORS)
     known = json.loads((folder / _PLACES).read_text(encoding="utf-8"))["known"]
-    frames = tensors["frames"].float() / 255
+    frames = tensors.pop("frames").float().div_(255)
     return FitInput(frames, cameras_of(tensors), tensors.get("confidence"), known, cloud_of(tensors))
+
+
+def read_known_cameras(folder: Path) -> Cameras:
+    """Cameras of the photographs alone, in the order of visiting: without the frames, which may be gigabytes."""
+    known = json.loads((folder / _PLACES).read_text(encoding="utf-8"))["known"]
+    return cameras_of(read_tensors(folder / _TENSORS))[known]
 
 
 def _write(folder: Path, made: FitInput) -> None:
@@ -147,9 +154,7 @@ def _start(views: Views, cut: CutViews, config: ReconstructionConfig) -> PointCl
     return select_points(views.cloud, chosen, generator)
 
 
-def _aligned_start(
-    found: Reconstruction, images: Tensor, known: list[int], config: ReconstructionConfig
-) -> PointCloud:
+def _aligned_start(found: Reconstruction, images: Tensor, known: list[int], config: ReconstructionConfig) -> PointCloud:
     """Points of the alignment: of the photographs, or of all frames (``PointsConfig.views``)."""
     chosen = list(range(len(images))) if config.points.views == "all" else known
     maps = PointMap(

@@ -15,7 +15,7 @@ from torch import Tensor
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.evaluation.all_around import AroundConfig, WindowPainter, paint_around
 from reconx_pl.evaluation.benchmark_views import BenchmarkViews
-from reconx_pl.evaluation.painter import Painter, painted_frames
+from reconx_pl.evaluation.painter import Painter, checked_frames, painted_frames
 from reconx_pl.evaluation.records import write_json
 from reconx_pl.evaluation.task import pair_clips, path_cameras
 from reconx_pl.evaluation.video import write_mp4
@@ -86,7 +86,7 @@ def paint(
     made, note = way(views, cut, config, source, seed, device, folder, step)
     save_tensors({"frames": made.frames, **camera_tensors(made.cameras)}, folder / SEQUENCE)
     write_json(folder / PLACES, {"known": made.known})
-    write_mp4(made.frames.float() / 255, folder / VIDEO, max(config.fps, _SLOWEST))
+    write_mp4(made.frames.movedim(1, -1), folder / VIDEO, max(config.fps, _SLOWEST))
     return [note]
 
 
@@ -142,6 +142,29 @@ def _between(
     return Painted(frames, cameras[kept], known), note + (", in a loop" if loop else "")
 
 
+class _KeptWindows:
+    """A ``WindowPainter`` that keeps every clip in a file, as 8-bit values: what the clips after it see of it."""
+
+    def __init__(self, source: PainterSource, folder: Path) -> None:
+        self.source, self.folder = source, folder
+        self.painter: WindowPainter | None = None
+
+    def paint(self, clip: Clip, generator: torch.Generator, *, second: int) -> Tensor:
+        file = self.folder / f"{clip.key}.safetensors"
+        if not file.is_file():
+            painted = self._loaded().paint(clip, generator, second=second)
+            save_tensors({"frames": to_bytes(checked_frames(painted, clip, "cpu"))}, file)
+        return load_tensors(file)["frames"].float().div_(255)
+
+    def _loaded(self) -> WindowPainter:
+        if self.painter is None:
+            painter = self.source.load()
+            if "second" not in inspect.signature(painter.paint).parameters:
+                raise ConfigurationError(f"{type(painter).__name__} cannot extrapolate; leave painting.around at 0")
+            self.painter = cast(WindowPainter, painter)
+        return self.painter
+
+
 def _around(
     views: Views,
     cut: CutViews,
@@ -152,16 +175,13 @@ def _around(
     folder: Path,
     step: Step,
 ) -> tuple[Painted, str]:
-    """All around, closed on the first photograph (PAPER, section 4)."""
+    """All around, closed on the first photograph (PAPER, section 4). What is there is not painted again."""
     path, places = path_through(orbit_path(cut.cameras, config.around, views.cloud.points), cut.cameras)
-    painter = source.load()
-    if "second" not in inspect.signature(painter.paint).parameters:
-        raise ConfigurationError(f"{type(painter).__name__} cannot extrapolate; leave painting.around at 0")
     settings = AroundConfig(config.frames, config.second, config.fps, config.caption, seed)
     known = cut.images.float() / 255
     with torch.inference_mode(False):
         frames = paint_around(
-            known, places, path, views.cloud, cast(WindowPainter, painter), settings, device, progress=step
+            known, places, path, views.cloud, _KeptWindows(source, folder), settings, device, progress=step
         )
     made = to_bytes(frames)
     made[places] = cut.images

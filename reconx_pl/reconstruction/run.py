@@ -23,8 +23,14 @@ from reconx_pl.evaluation.records import read_json, write_json
 from reconx_pl.evaluation.settings import plain_settings
 from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.reconstruction import files, fitting, painting
-from reconx_pl.reconstruction.files import GIVEN, REPORT, STAGE_FOLDER, SUMMARY
-from reconx_pl.reconstruction.frames import aligns, prepare_painted, prepare_photographs, read_fit_input
+from reconx_pl.reconstruction.files import GIVEN, STAGE_FOLDER, SUMMARY
+from reconx_pl.reconstruction.frames import (
+    aligns,
+    prepare_painted,
+    prepare_photographs,
+    read_fit_input,
+    read_known_cameras,
+)
 from reconx_pl.reconstruction.geometry import find_geometry
 from reconx_pl.reconstruction.painting import PainterSource, is_loop
 from reconx_pl.reconstruction.report import write_report
@@ -185,7 +191,7 @@ class _Chain:
         assert views is not None
         painted = None
         if self.painter is not None:
-            painted = self._painting(views, self.painter, geometry)
+            painted = self._painting(views, self.painter, geometry, last)
         elif last == PAINTING:
             raise ConfigurationError("there is nothing to paint with: name a model (--model), or leave painting out")
         if last == PAINTING:
@@ -197,10 +203,12 @@ class _Chain:
         if last != FIT:
             self._flight(views, frames, fit)
 
-    def _painting(self, views: Views, painter: PainterSource, geometry: Stage) -> Stage:
+    def _painting(self, views: Views, painter: PainterSource, geometry: Stage, last: str) -> Stage:
         config = self.config
 
         def make(folder: Path, step: Step) -> list[str]:
+            if STAGES.index(last) >= STAGES.index(FIT):
+                fitting.what_a_fit_needs(config, self.device)  # refuse early what cannot be
             return painting.paint(views, config.painting, painter, config.seed, self.device, folder, step)
 
         settings = {name: value for name, value in self.settings["painting"].items() if name != "poses"}
@@ -240,8 +248,8 @@ class _Chain:
         closed = views.closed if self.painter is None else is_loop(views, config.painting)
 
         def make(folder: Path, step: Step) -> list[str]:
-            given = read_fit_input(frames.folder)
-            return fitting.fly_through(fit.folder / fitting.SCENE, given, config, closed, self.device, folder, step)
+            cameras = read_known_cameras(frames.folder)
+            return fitting.fly_through(fit.folder / fitting.SCENE, cameras, config, closed, self.device, folder, step)
 
         names = ("flight", "flight_frames", "flight_fps")
         stage = self.stages.run(FLIGHT, {name: self.settings[name] for name in names}, make, [frames, fit])

@@ -46,4 +46,4 @@ def cloud_of(tensors: Mapping[str, Tensor]) -> PointCloud:
 
 def to_bytes(images: Tensor) -> Tensor:
     """Images in [0, 1] as uint8; what was uint8 before comes back to the bit."""
-    return (images * 255).round().clamp(0, 255).to(torch.uint8)
+    return (images * 255).round_().clamp_(0, 255).to(torch.uint8)

@@ -16,7 +16,7 @@ from reconx_pl.data.cutting import crop_depth, cut_images
 from reconx_pl.data.formats import RawFrame, RawScene
 from reconx_pl.data.photographs import Photographs
 from reconx_pl.geometry.cameras import resize_and_crop
-from reconx_pl.reconstruction.tensors import cameras_of, cloud_of, load_tensors, to_bytes
+from reconx_pl.reconstruction.tensors import cameras_of, cloud_of, load_tensors
 from reconx_pl.types import Cameras, PointCloud
 
 GEOMETRY_FILE, VIEWS_FILE = "geometry.safetensors", "views.json"
@@ -66,7 +66,7 @@ class CutViews:
 def read_photographs(folder: Path) -> Photographs:
     """What the first stage left in its folder."""
     described = json.loads((folder / PHOTOGRAPHS_FILE).read_text(encoding="utf-8"))
-    images = load_tensors(folder / PIXELS_FILE)["images"].float() / 255
+    images = load_tensors(folder / PIXELS_FILE)["images"].float().div_(255)
     plain: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in described.items()
     }
@@ -76,11 +76,11 @@ def read_photographs(folder: Path) -> Photographs:
 def read_views(photographs: Path, geometry: Path, name: str) -> Views:
     """The views that the first two stages left in their folders; ``name`` is the scene's."""
     chosen = json.loads((geometry / VIEWS_FILE).read_text(encoding="utf-8"))
-    every = read_photographs(photographs)
-    pixels = to_bytes(every.images).permute(0, 2, 3, 1).numpy()  # [V, H, W, 3]
+    every = json.loads((photographs / PHOTOGRAPHS_FILE).read_text(encoding="utf-8"))["names"]
+    pixels = load_tensors(photographs / PIXELS_FILE)["images"].permute(0, 2, 3, 1).numpy()  # [V, H, W, 3] uint8
     tensors = load_tensors(geometry / GEOMETRY_FILE)
     cameras = cameras_of(tensors)
-    names = tuple(every.names[at] for at in chosen["photographs"])
+    names = tuple(every[at] for at in chosen["photographs"])
     frames = tuple(
         RawFrame(
             name=file,

@@ -18,13 +18,21 @@ from rooms import CONFIG, Fader, Room, Surveyor, room
 from reconx_pl.data.formats import only_scene
 from reconx_pl.data.formats.colmap import read_colmap
 from reconx_pl.data.formats.transforms import read_transforms
-from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError, StorageError, UnplacedViewsError
+from reconx_pl.errors import (
+    BadDataError,
+    BadSceneError,
+    ConfigurationError,
+    MissingWeightsError,
+    StorageError,
+    UnplacedViewsError,
+)
 from reconx_pl.reconstruction import files, fitting, run
 from reconx_pl.reconstruction.frames import read_fit_input
 from reconx_pl.reconstruction.painting import known_places
 from reconx_pl.reconstruction.run import Reconstructed, reconstruct
 from reconx_pl.reconstruction.settings import STAGES, ReconstructionConfig
 from reconx_pl.reconstruction.views import cut_views
+from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.splatting.ply import load_ply
 from reconx_pl.types import Clip
 
@@ -126,6 +134,8 @@ class Turner(Fader):
     """As a fader, between the first frame and frame ``second``; what comes after stays as the latter."""
 
     def paint(self, clip: Clip, generator: torch.Generator, *, second: int) -> torch.Tensor:  # type: ignore[override]
+        if len(self.clips) == self.stop_after:
+            raise KeyboardInterrupt
         self.clips.append(clip)
         share = (torch.arange(len(clip.cameras)) / second).clamp(max=1)[:, None, None, None]
         return clip.images[0] * (1 - share) + clip.images[second] * share
@@ -147,6 +157,13 @@ def test_all_around_the_scene_from_two_photographs(three: Room, tmp_path: Path) 
     assert steps.max() < 4 * steps.median(), "and so does the path"
     with pytest.raises(ConfigurationError, match="Fader cannot extrapolate"):
         go(pair, tmp_path / "other", Fader(), around)
+    stopped, others = Turner(stop_after=2), Turner()
+    with pytest.raises(KeyboardInterrupt):
+        go(pair, tmp_path / "stopped", stopped, around)
+    again = go(pair, tmp_path / "stopped", others, around)
+    assert [clip.key for clip in stopped.clips + others.clips] == [clip.key for clip in painter.clips]
+    whole = read_fit_input(folder_of(again, "frames"))
+    assert torch.equal(whole.frames, given.frames), "a stop leaves no trace in the result"
 
 
 # --- what it does not do twice
@@ -341,6 +358,17 @@ def test_unknown_stages_and_alignment_that_cannot_be(three: Room, tmp_path: Path
     aligned = replace(CONFIG, painting=replace(CONFIG.painting, poses="aligned"))
     with pytest.raises(ConfigurationError, match="cannot align painted frames"):
         go(three, tmp_path / "scene", Fader(), aligned, surveyor=Sparse(three))
+
+
+def test_what_the_fit_lacks_is_said_before_frames_are_painted(
+    three: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECONX_LPIPS_WEIGHTS", str(tmp_path))  # where none are
+    painter, lpips = Fader(), replace(CONFIG, fit=replace(CONFIG.fit, loss=LossWeights(lpips=0.05)))
+    with pytest.raises(MissingWeightsError, match=r"--fit\.loss\.lpips 0"):
+        go(three, tmp_path / "scene", painter, lpips)
+    assert painter.clips == []
+    assert made(go(three, tmp_path / "scene", painter, lpips, stages=["frames"]))[-1] == "frames"
 
 
 def test_progress_names_every_stage(three: Room, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +16,7 @@ from reconx_pl.evaluation.alignment import AligningEstimator, aligned_frames, ho
 from reconx_pl.evaluation.captures import FILL_FROM
 from reconx_pl.evaluation.frame_confidence import frame_confidence
 from reconx_pl.evaluation.painter import scene_generator
-from reconx_pl.geometry.estimator import PointMapEstimator, Reconstruction
+from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.geometry.point_maps import point_map_from_depth, with_unexplained
 from reconx_pl.reconstruction.painting import read_painted
 from reconx_pl.reconstruction.settings import KEY, ReconstructionConfig
@@ -91,17 +92,44 @@ def prepare_painted(
     made = read_painted(painted)
     frames, cameras, known = made.frames, made.cameras, made.known
     images = frames.float().div_(255)
-    found: Reconstruction | None = None
+    maps: PointMap | None = None
     if aligns(config, estimator):
-        found = aligned_frames(views.scene.name, images, cameras, known, cast(AligningEstimator, estimator))
-        cameras = _with_known(found.cameras.to("cpu", torch.float32), cut.cameras, known)
-        confidence, way = found.point_map.confidence.float().cpu(), "a global alignment with the photographs held fixed"
+        found, maps = _aligned(views.scene.name, images, cameras, known, cast(AligningEstimator, estimator))
+        cameras = _with_known(found, cut.cameras, known)
+        confidence, way = maps.confidence.float(), "a global alignment with the photographs held fixed"
     else:
         confidence = frame_confidence(images, cameras, views.cloud, known, cut.confidence)
         way = "the path that was painted along; their confidence by agreement with the points"
-    start = _start(views, cut, config) if found is None else _aligned_start(found, images, known, config)
+    start = _start(views, cut, config) if maps is None else _aligned_start(maps, images, known, config)
     _write(folder, FitInput(frames, cameras, confidence, known, start))
     return [f"poses of the painted frames by {way}", f"{len(start)} points to start from"]
+
+
+def _aligned(
+    name: str, images: Tensor, cameras: Cameras, known: list[int], estimator: AligningEstimator
+) -> tuple[Cameras, PointMap]:
+    """Cameras and point maps of all frames, on the CPU, aligned from each photograph to the next.
+
+    The photographs hold the world fixed, so that clips need not be aligned together (ours): pairs of frames, each with
+    its point maps in memory, grow with the square of their number.
+    """
+    total = len(images)
+    stops = known if known[-1] == total - 1 else [*known, total]  # the latter goes back to the first
+    world_to_camera, intrinsics = cameras.world_to_camera.clone(), cameras.intrinsics.clone()
+    maps: dict[int, tuple[Tensor, ...]] = {}
+    for start, stop in pairwise(stops):
+        clip = [frame % total for frame in range(start, stop + 1)]
+        found = aligned_frames(
+            f"{name}, frames {start} to {stop}", images[clip], cameras[clip], [0, len(clip) - 1], estimator
+        )
+        parts = found.point_map.points.cpu(), found.point_map.confidence.cpu(), found.point_map.valid.cpu()
+        for place, frame in enumerate(clip):
+            if frame not in maps:  # a photograph ends one clip and begins the next
+                world_to_camera[frame] = found.cameras.world_to_camera[place].to(world_to_camera)
+                intrinsics[frame] = found.cameras.intrinsics[place].to(intrinsics)
+                maps[frame] = tuple(part[place] for part in parts)
+    points, confidence, valid = (torch.stack(part) for part in zip(*(maps[at] for at in range(total)), strict=True))
+    return replace(cameras, world_to_camera=world_to_camera, intrinsics=intrinsics), PointMap(points, confidence, valid)
 
 
 def read_fit_input(folder: Path) -> FitInput:
@@ -154,11 +182,9 @@ def _start(views: Views, cut: CutViews, config: ReconstructionConfig) -> PointCl
     return select_points(views.cloud, chosen, generator)
 
 
-def _aligned_start(found: Reconstruction, images: Tensor, known: list[int], config: ReconstructionConfig) -> PointCloud:
+def _aligned_start(maps: PointMap, images: Tensor, known: list[int], config: ReconstructionConfig) -> PointCloud:
     """Points of the alignment: of the photographs, or of all frames (``PointsConfig.views``)."""
     chosen = list(range(len(images))) if config.points.views == "all" else known
-    maps = PointMap(
-        *(part[chosen] for part in (found.point_map.points, found.point_map.confidence, found.point_map.valid))
-    )
+    maps = PointMap(maps.points[chosen], maps.confidence[chosen], maps.valid[chosen])
     generator = scene_generator(config.seed, KEY, "points")
     return points_from_maps(maps, images[chosen], replace(config.points, views="all"), generator)

@@ -28,7 +28,7 @@ from reconx_pl.errors import (
 )
 from reconx_pl.reconstruction import files, fitting, run
 from reconx_pl.reconstruction.frames import read_fit_input
-from reconx_pl.reconstruction.painting import known_places
+from reconx_pl.reconstruction.painting import known_places, read_painted
 from reconx_pl.reconstruction.run import Reconstructed, reconstruct
 from reconx_pl.reconstruction.settings import STAGES, ReconstructionConfig
 from reconx_pl.reconstruction.views import cut_views
@@ -130,6 +130,39 @@ def test_a_closed_path_is_painted_back_to_the_first_photograph(
     assert read_fit_input(folder_of(left_open, "frames")).frames.shape[0] == 7
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_frames_are_aligned_from_each_photograph_to_the_next(
+    three: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
+    from reconx_pl.geometry.view_order import ViewOrder
+    from reconx_pl.reconstruction import geometry
+
+    monkeypatch.setattr(geometry, "view_order", lambda cameras, cloud: ViewOrder((0, 1, 2), closed))
+    asked: list[tuple[torch.Tensor, list[bool]]] = []
+
+    class Aligner(Surveyor):
+        def estimate(self, images: torch.Tensor, cameras: Any = None, known: Any = None) -> Any:
+            found = super().estimate(images, cameras, known)
+            if known is None:
+                return found
+            asked.append((images, known.tolist()))
+            moved = replace(cameras, world_to_camera=cameras.world_to_camera.clone())
+            moved.world_to_camera[:, 2, 3] += 0.01 * len(asked)
+            return replace(found, cameras=moved)
+
+    around = replace(CONFIG, painting=replace(CONFIG.painting, loop="auto"))
+    result = go(three, tmp_path / "scene", Fader(), around, surveyor=Aligner(three), stages=["frames"])
+    given = read_fit_input(folder_of(result, "frames"))
+    frames = given.frames
+    clips = [[0, 1, 2, 3], [3, 4, 5, 6], *([[6, 7, 8, 0]] if closed else [])]
+    assert len(asked) == len(clips), "pairs grow with the square of the frames, and so does their memory"
+    painted = read_painted(folder_of(result, "painting")).cameras
+    for number, ((images, known), clip) in enumerate(zip(asked, clips, strict=True), start=1):
+        assert torch.equal(images, frames[clip]) and known == [True, False, False, True]
+        moved = given.cameras.world_to_camera[clip] - painted.world_to_camera[clip]
+        torch.testing.assert_close(moved[:, 2, 3], torch.tensor([0, 0.01, 0.01, 0]) * number, atol=1e-5, rtol=0)
+
+
 class Turner(Fader):
     """As a fader, between the first frame and frame ``second``; what comes after stays as the latter."""
 
@@ -174,7 +207,7 @@ def test_the_same_command_again_does_nothing_again(three: Room, tmp_path: Path) 
     go(three, tmp_path / "scene", Fader(), surveyor=surveyor)
     again = Fader()
     result = go(three, tmp_path / "scene", again, surveyor=surveyor)
-    assert made(result) == [] and surveyor.calls == 1 + 1 and again.clips == []  # the second call aligned the frames
+    assert made(result) == [] and surveyor.calls == 1 + 2 and again.clips == []  # the others aligned two clips
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def reconstruct(
     Raises:
         BadDataError: a file that is no photograph, or cannot be read.
         BadSceneError: photographs that cannot be reconstructed together; names them.
-        ConfigurationError: options that contradict each other, or ``out`` is not ours.
+        ConfigurationError: options that contradict each other, or ``out`` is not ours, or another run works there.
         StorageError: ``out`` cannot be written.
         MissingWeightsError, BadWeightsError: of what needs weights.
     """
@@ -117,7 +117,7 @@ def reconstruct(
     if painter is not None:
         aligns(config, estimator)  # refuse early what cannot be
     names = named_files([Path(source) for source in sources], [])
-    with storage(out):
+    with storage(out), files.alone(out):
         chain = _Chain(sources, names, out, config, estimator, painter, torch.device(device), overwrite, progress)
         return chain.run(STAGES[last], claimed)
 
@@ -139,6 +139,7 @@ class _Chain:
     ) -> None:
         self.sources, self.out, self.config = sources, out, config
         self.estimator, self.painter, self.device = estimator, painter, device
+        self.found_by = estimator_identity(estimator)  # once: it may hash gigabytes of weights
         _spare(out, names)
         self.files = [{"name": path.name, "sha256": _sha256(path)} for path in names]
         _claim(out, self.files, overwrite)
@@ -180,7 +181,7 @@ class _Chain:
                 read_photographs(photographs.folder), self.estimator, config.skip_unplaced, folder, step
             )
 
-        inputs = {"estimator": estimator_identity(self.estimator), "skip_unplaced": config.skip_unplaced}
+        inputs = {"estimator": self.found_by, "skip_unplaced": config.skip_unplaced}
         geometry = self.stages.run(GEOMETRY, inputs, make, [photographs])
         self.views = read_views(photographs.folder, geometry.folder, self.name)
         files.write_cameras(self.views, self.out)
@@ -265,7 +266,7 @@ class _Chain:
             "photographs": self.files,
             "views": list(self.views.names) if self.views else [],
             "closed": bool(self.views and self.views.closed),
-            "estimator": estimator_identity(self.estimator),
+            "estimator": self.found_by,
             "painter": self.painter.identity if self.painter else None,
             "device": self.device.type,
             "last_stage": last,

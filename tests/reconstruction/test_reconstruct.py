@@ -316,6 +316,17 @@ def test_it_does_not_write_over_what_is_not_its_own(three: Room, tmp_path: Path)
     assert len(only_scene(go(other, out, overwrite=True).out)) == 2
 
 
+def test_two_runs_do_not_work_in_one_folder(three: Room, tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    out = tmp_path / "scene"
+    go(three, out, stages=["geometry"])
+    with (out / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ConfigurationError, match="another run works in"):
+            go(three, out, stages=["geometry"])
+    assert made(go(three, out, stages=["geometry"])) == []
+
+
 def test_photographs_that_stand_where_results_go_are_not_lost(three: Room, tmp_path: Path) -> None:
     project = tmp_path / "project"  # as COLMAP and nerfstudio have it
     own = room(project / "images", views=3)

@@ -51,6 +51,11 @@ class PaintingConfig:
                 f"painting needs at least 2 frames of 8 x 8 pixels and a positive frame rate, got {self.frames} frames "
                 f"of {self.height} x {self.width} at {self.fps} a second"
             )
+        if self.around < 0 or (self.around and not 0 < self.second < self.frames - 1):
+            raise ConfigurationError(
+                f"painting.around is 0 or more frames, in clips of {self.frames} that extrapolate from a frame "
+                f"painting.second in 1 to {self.frames - 2}; got around {self.around} and second {self.second}"
+            )
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from reconx_pl.reconstruction import files, fitting, run
 from reconx_pl.reconstruction.frames import read_fit_input
 from reconx_pl.reconstruction.painting import known_places, read_painted
 from reconx_pl.reconstruction.run import Reconstructed, reconstruct
-from reconx_pl.reconstruction.settings import STAGES, ReconstructionConfig
+from reconx_pl.reconstruction.settings import STAGES, PaintingConfig, ReconstructionConfig
 from reconx_pl.reconstruction.views import cut_views
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.splatting.ply import load_ply
@@ -413,6 +413,12 @@ def test_what_the_fit_lacks_is_said_before_frames_are_painted(
         go(three, tmp_path / "scene", painter, lpips)
     assert painter.clips == []
     assert made(go(three, tmp_path / "scene", painter, lpips, stages=["frames"]))[-1] == "frames"
+
+
+def test_clips_that_cannot_extrapolate_are_refused_at_once() -> None:
+    with pytest.raises(ConfigurationError, match=r"painting.second in 1 to 6; got around 40 and second 16"):
+        PaintingConfig(frames=8, around=40)
+    assert PaintingConfig(frames=8).second == 16, "which nothing reads without around"
 
 
 def test_progress_names_every_stage(three: Room, tmp_path: Path) -> None:

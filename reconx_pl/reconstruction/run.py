@@ -141,7 +141,14 @@ class _Chain:
         self.estimator, self.painter, self.device = estimator, painter, device
         self.found_by = estimator_identity(estimator)  # once: it may hash gigabytes of weights
         _spare(out, names)
-        self.files = [{"name": path.name, "sha256": _sha256(path)} for path in names]
+        stems = [path.stem.lower() for path in names]  # of equal ones the folder becomes part of the name
+        self.files = [
+            {
+                "name": path.name if stems.count(stem) == 1 else f"{path.resolve().parent.name}/{path.name}",
+                "sha256": _sha256(path),
+            }
+            for path, stem in zip(names, stems, strict=True)
+        ]
         _claim(out, self.files, overwrite)
         self.name = out.resolve().name or "scene"
         self.stages = Stages(out / STAGE_FOLDER, device, progress)

@@ -300,6 +300,19 @@ def test_the_name_of_the_folder_changes_nothing(three: Room, tmp_path: Path) -> 
     assert made(go(three, tmp_path / "holidays", Fader())) == []
 
 
+def test_photographs_of_one_name_follow_their_folders(three: Room, tmp_path: Path) -> None:
+    def photographs(*folders: str) -> Room:
+        paths = [tmp_path / folder / "photo.png" for folder in folders]
+        for path, file in zip(paths, three.files, strict=True):
+            path.parent.mkdir(exist_ok=True)
+            shutil.copy(file, path)
+        return replace(three, files=paths)
+
+    go(photographs("one", "two", "three"), tmp_path / "scene", stages=["geometry"])
+    result = go(photographs("uno", "due", "tre"), tmp_path / "scene", stages=["geometry"])
+    assert result.views is not None and result.views.names == ("uno_photo.png", "due_photo.png", "tre_photo.png")
+
+
 # --- what it refuses
 
 

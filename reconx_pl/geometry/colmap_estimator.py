@@ -38,7 +38,7 @@ from reconx_pl.types import Cameras, PointCloud
 
 log = logging.getLogger(__name__)
 
-EXHAUSTIVE_LIMIT = 60  # images; beyond, "auto" takes them as a sequence
+EXHAUSTIVE_LIMIT = 64  # images, as many as one scene takes in any order; beyond, "auto" takes them as a sequence
 MIN_POINTS = 16  # of a reconstruction; fewer are chance matches
 _MIN_FEATURES = 32  # of an image; fewer cannot give MIN_MATCHES
 _DOUBTFUL = 0.5  # share of all matches; with right poses and overlapping images it is well above
@@ -63,7 +63,7 @@ class ColmapEstimator:
         camera_model: "SIMPLE_PINHOLE" (one focal length) or "PINHOLE" (one for x, one for y); without cameras.
         focal: focal length in pixels of the images given, kept fixed; None finds it. Two or three photographs hardly
             determine it: give it where it is known. Without cameras.
-        matching: "exhaustive" tries every pair, "sequential" takes images in their order, "auto" is exhaustive up to 60
+        matching: "exhaustive" tries every pair, "sequential" takes images in their order, "auto" is exhaustive up to 64
             images.
         overlap: images are matched with so many that follow (sequential).
         features: most SIFT features of an image.

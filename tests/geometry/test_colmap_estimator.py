@@ -14,6 +14,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from reconx_pl.data.photographs import MAX_VIEWS
 from reconx_pl.data.procedural import procedural_scene, procedural_views, render_scene
 from reconx_pl.errors import BadCameraError, BadSceneError, ConfigurationError, MissingDependencyError
 from reconx_pl.geometry import colmap_estimator
@@ -283,3 +284,8 @@ def test_without_pycolmap_the_message_installs_it(views: Views, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "pycolmap", None)
     with pytest.raises(MissingDependencyError, match="pip install"):
         ColmapEstimator().estimate(views.images)
+
+
+def test_as_many_photographs_as_go_into_a_scene_come_in_any_order() -> None:
+    assert ColmapEstimator()._matching(MAX_VIEWS) == "exhaustive"
+    assert ColmapEstimator()._matching(10 * MAX_VIEWS) == "sequential"

@@ -120,7 +120,7 @@ class ReconX:
             progress: called with the stage, what is done and of how much.
         """
         folder = Path(mkdtemp(prefix="reconx-")) if out is None else Path(out)
-        estimator = named_estimator(self.geometry) if isinstance(self.geometry, str) else self.geometry
+        estimator = named_estimator(self.geometry, self.device) if isinstance(self.geometry, str) else self.geometry
         made = reconstruct(
             _files(images, folder),
             folder,

@@ -92,7 +92,7 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
         from reconx_pl.painters import painter_source  # brings Lightning along, which takes its time
 
         painter = painter_source(options["model"], options["sampling"], device)
-    estimator = options["estimator"] or named_estimator(options["geometry"])
+    estimator = options["estimator"] or named_estimator(options["geometry"], device)
     with progress_bar(None) as show:
 
         def progress(stage: str, done: int, of: int | None) -> None:
@@ -113,6 +113,8 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
     for stage in made.stages:
         state = "kept" if stage.reused else f"{stage.seconds:.1f} s"
         console.print(f"{stage.name}: {state}; {'; '.join(stage.notes)}", highlight=False, markup=False)
+    if made.outdated:
+        console.print(f"of an earlier run, and maybe of other cameras: {', '.join(made.outdated)}", markup=False)
     if made.views is not None:
         view = f", or: reconx view {made.scene} --cameras {out}" if made.scene else ""
         console.print(f"Open {out / REPORT}{view}", markup=False)

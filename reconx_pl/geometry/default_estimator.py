@@ -16,22 +16,23 @@ log = logging.getLogger(__name__)
 GeometryName = Literal["auto", "dust3r", "colmap"]
 
 
-def named_estimator(name: GeometryName) -> PointMapEstimator:
+def named_estimator(name: GeometryName, device: str | None = None) -> PointMapEstimator:
     """DUSt3R, structure from motion, or the first of them that can run.
 
     Args:
         name: "dust3r" needs its weights; "colmap" needs none, and finds dense points by a plane sweep; "auto" takes
             DUSt3R if its weights are at hand, or else says so in the log and takes "colmap".
+        device: where DUSt3R and the plane sweep compute; None takes a GPU if there is one.
 
     Raises:
         MissingWeightsError: "dust3r" without weights; says how to get them and how to go without.
         ConfigurationError: another name.
     """
     if name == "colmap":
-        return PlaneSweepEstimator(ColmapEstimator())
+        return PlaneSweepEstimator(ColmapEstimator(), device=device)
     if name == "auto":
         chosen = default_estimator(Path("photographs"), "poses", "--geometry")
-        return PlaneSweepEstimator(chosen) if isinstance(chosen, ColmapEstimator) else chosen
+        return named_estimator("colmap" if isinstance(chosen, ColmapEstimator) else "dust3r", device)
     if name != "dust3r":
         raise ConfigurationError(f"geometry is auto, dust3r or colmap, not {name!r}")
     if not WEIGHTS.is_file():
@@ -40,7 +41,7 @@ def named_estimator(name: GeometryName) -> PointMapEstimator:
             "CC BY-NC-SA 4.0: not for commercial use); or allow structure from motion, which needs no weights: "
             "--geometry colmap, or --geometry auto for whichever is there"
         )
-    return PretrainedDust3r()
+    return PretrainedDust3r(device=device)
 
 
 def default_estimator(source: Path, lacking: str, option: str = "--estimator") -> PointMapEstimator:

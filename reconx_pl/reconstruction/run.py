@@ -18,7 +18,6 @@ from reconx_pl import __version__
 from reconx_pl.data.photograph_headers import named_files
 from reconx_pl.data.photographs import load_photographs
 from reconx_pl.errors import BadDataError, ConfigurationError, StorageError
-from reconx_pl.evaluation.alignment import estimator_identity
 from reconx_pl.evaluation.records import read_json, write_json
 from reconx_pl.evaluation.settings import plain_settings
 from reconx_pl.geometry.estimator import PointMapEstimator
@@ -74,6 +73,13 @@ class Reconstructed:
         """The Gaussians, if they were fitted."""
         path = self.out / fitting.SCENE
         return path if any(stage.name == FIT for stage in self.stages) else None
+
+    @property
+    def outdated(self) -> list[str]:
+        """Results of an earlier run that lie there still, of stages that this run did not come to."""
+        done = {stage.name for stage in self.stages}
+        made = {painting.VIDEO: PAINTING, fitting.SCENE: FIT, fitting.VIDEO: FLIGHT, fitting.DEPTH_VIDEO: FLIGHT}
+        return [name for name, stage in made.items() if stage not in done and (self.out / name).exists()]
 
 
 def reconstruct(
@@ -139,7 +145,7 @@ class _Chain:
     ) -> None:
         self.sources, self.out, self.config = sources, out, config
         self.estimator, self.painter, self.device = estimator, painter, device
-        self.found_by = estimator_identity(estimator)  # once: it may hash gigabytes of weights
+        self.found_by = _identity(estimator)  # once: it may hash gigabytes of weights
         _spare(out, names)
         stems = [path.stem.lower() for path in names]  # of equal ones the folder becomes part of the name
         self.files = [
@@ -283,6 +289,14 @@ class _Chain:
         write_json(self.out / SUMMARY, summary)
         if complete and self.views is not None:
             write_report(self.out, summary)
+
+
+def _identity(estimator: PointMapEstimator) -> str:
+    """What its results follow from: its own word, else its class and attributes, lest other options reuse geometry."""
+    if hasattr(estimator, "identity"):
+        return str(estimator.identity)
+    own = ", ".join(f"{name}={value!r}" for name, value in sorted(vars(estimator).items()))
+    return f"{type(estimator).__module__}.{type(estimator).__qualname__}({own})"
 
 
 def _sha256(path: Path) -> str:

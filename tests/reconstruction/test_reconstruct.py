@@ -313,6 +313,28 @@ def test_photographs_of_one_name_follow_their_folders(three: Room, tmp_path: Pat
     assert result.views is not None and result.views.names == ("uno_photo.png", "due_photo.png", "tre_photo.png")
 
 
+def test_options_of_an_estimator_without_identity_are_part_of_what_geometry_is_kept_under(
+    three: Room, tmp_path: Path
+) -> None:
+    class Own:
+        def __init__(self, far: float) -> None:
+            self.far = far
+
+        def estimate(self, images: torch.Tensor, cameras: Any = None) -> Any:
+            return Surveyor(three).estimate(images)
+
+    assert "geometry" in made(go(three, tmp_path / "scene", surveyor=Own(1.0), stages=["geometry"]))
+    assert made(go(three, tmp_path / "scene", surveyor=Own(1.0), stages=["geometry"])) == []
+    assert made(go(three, tmp_path / "scene", surveyor=Own(2.0), stages=["geometry"])) == ["geometry"]
+
+
+def test_results_of_an_earlier_run_are_told_from_those_of_this_one(three: Room, tmp_path: Path) -> None:
+    assert go(three, tmp_path / "scene", Fader()).outdated == []
+    again = go(three, tmp_path / "scene", stages=["geometry"])
+    assert again.outdated == ["painted.mp4", "scene.ply", "flythrough.mp4", "flythrough_depth.mp4"]
+    assert (tmp_path / "scene" / "scene.ply").exists()
+
+
 # --- what it refuses
 
 

@@ -46,8 +46,8 @@ def refused(*arguments: str | Path) -> str:
 def surveyed(monkeypatch: pytest.MonkeyPatch, two: Room) -> Surveyor:
     """Let --geometry colmap be done by one who knows the room."""
     surveyor = Surveyor(two)
-    monkeypatch.setattr("reconx_pl.reconstruct_commands.named_estimator", lambda name: surveyor)
-    monkeypatch.setattr("reconx_pl.api.named_estimator", lambda name: surveyor)
+    monkeypatch.setattr("reconx_pl.reconstruct_commands.named_estimator", lambda name, device: surveyor)
+    monkeypatch.setattr("reconx_pl.api.named_estimator", lambda name, device: surveyor)
     return surveyor
 
 
@@ -66,7 +66,7 @@ def test_photographs_in_scene_out_and_on_with_resume(
     main(["reconstruct", "--resume", "-o", str(out)])
     assert len(load_ply(out / "scene.ply")) > 500 and surveyor.calls == 1
     said = capsys.readouterr().err
-    assert "geometry: kept" in said and f"reconx view {out}/scene.ply" in " ".join(said.split())
+    assert "geometry: kept" in said and f"reconxview{out}/scene.ply" in "".join(said.split())
     kept = yaml.safe_load((out / "settings.yaml").read_text())
     assert kept["fit"]["steps"] == 10 and kept["photographs"] == [str(file) for file in two.files]
     # the file is a configuration like any other

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from reconx_pl.data.procedural import procedural_scene, render_scene
 from reconx_pl.evaluation.contact_sheet import SheetRow, contact_sheet, error_image
 from reconx_pl.evaluation.metrics import psnr, ssim
 from reconx_pl.evaluation.target_poses import refined_targets
+from reconx_pl.geometry.colmap_estimator import ColmapEstimator
 from reconx_pl.geometry.default_estimator import named_estimator
 from reconx_pl.geometry.similarity import alignment_quality, fit_cameras
 from reconx_pl.painters import painter_source
@@ -55,7 +56,7 @@ class Case:
 CASES = (
     Case("ingp_fox", (10, 14), (11, 12, 13)),
     Case("llff_fern", (6, 9, 13), (7, 8, 10, 11, 12)),
-    Case("banana", (0, 2, 4, 6, 8, 10, 12, 13), (1, 3, 5, 7, 9, 11)),
+    Case("brighton_beach", (2, 4, 6, 8, 10, 12, 14, 16), (3, 5, 7, 9, 11, 13, 15)),
 )
 
 
@@ -174,11 +175,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/reconstruct"))
     parser.add_argument("--config", type=Path, default=Path("configs/reconstruct_cpu.yaml"))
     parser.add_argument("--model", help="who paints; default: nobody")
-    parser.add_argument("--geometry", default="colmap", choices=("auto", "dust3r", "colmap"))
+    parser.add_argument(
+        "--geometry",
+        default="colmap",
+        choices=("auto", "dust3r", "colmap", "sparse"),
+        help="sparse: colmap without the plane sweep",
+    )
+    parser.add_argument("--steps", type=int, help="of the fit; default: the file's")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     config = configuration(options.config)
+    if options.steps is not None:
+        config = replace(config, fit=replace(config.fit, steps=options.steps))
     painter = None if options.model is None else painter_source(options.model)
     if options.procedural is None:
         cases = [
@@ -199,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             [options.out / f"{case.scene}-given"],
             options.out / name,
             config,
-            named_estimator(options.geometry),
+            ColmapEstimator() if options.geometry == "sparse" else named_estimator(options.geometry),
             painter,
         )
         line = score(raw, made, names, case.held_out, options.out / f"{name}.png")

@@ -56,7 +56,7 @@ class Case:
 CASES = (
     Case("ingp_fox", (10, 14), (11, 12, 13)),
     Case("llff_fern", (6, 9, 13), (7, 8, 10, 11, 12)),
-    Case("brighton_beach", (2, 4, 6, 8, 10, 12, 14, 16), (3, 5, 7, 9, 11, 13, 15)),
+    Case("llff_fern", (0, 3, 6, 8, 11, 13, 16, 19), (4, 7, 10, 14)),
 )
 
 
@@ -170,7 +170,7 @@ def _nearest(raw: RawScene, given: Sequence[int], held_out: Sequence[int], heigh
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reconstruct", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("../shared/scenes"), help="folder of posed scenes")
-    parser.add_argument("--scenes", nargs="*", help="of them; default: all three cases")
+    parser.add_argument("--scenes", nargs="*", help="of them, as NAME-COUNT; default: all three cases")
     parser.add_argument("--procedural", type=int, nargs="*", help="seeds of procedural rooms in place of --root")
     parser.add_argument("--out", type=Path, default=Path("runs/reconstruct"))
     parser.add_argument("--config", type=Path, default=Path("configs/reconstruct_cpu.yaml"))
@@ -191,7 +191,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     painter = None if options.model is None else painter_source(options.model)
     if options.procedural is None:
         cases = [
-            (case, options.root / case.scene) for case in CASES if not options.scenes or case.scene in options.scenes
+            (case, options.root / case.scene)
+            for case in CASES
+            if not options.scenes or f"{case.scene}-{len(case.given)}" in options.scenes
         ]
     else:
         cases = []
@@ -202,10 +204,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cases.append((Case(folder.name, (0, 4, 8), (1, 2, 3, 5, 6, 7)), folder))
     for case, folder in cases:
         raw = only_scene(folder)
-        name = f"{case.scene}-{'painted' if painter else 'photographs'}"
-        names = withheld(raw, case.given, options.out / f"{case.scene}-given")
+        name = f"{case.scene}-{len(case.given)}-{'painted' if painter else 'photographs'}"
+        given = options.out / f"{case.scene}-{len(case.given)}-given"
+        names = withheld(raw, case.given, given)
         made = reconstruct(
-            [options.out / f"{case.scene}-given"],
+            [given],
             options.out / name,
             config,
             ColmapEstimator() if options.geometry == "sparse" else named_estimator(options.geometry),

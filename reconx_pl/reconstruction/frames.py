@@ -16,6 +16,7 @@ from reconx_pl.evaluation.alignment import AligningEstimator, aligned_frames, ho
 from reconx_pl.evaluation.captures import FILL_FROM
 from reconx_pl.evaluation.frame_confidence import frame_confidence
 from reconx_pl.evaluation.painter import scene_generator
+from reconx_pl.evaluation.records import write_json
 from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.geometry.point_maps import point_map_from_depth, with_unexplained
 from reconx_pl.reconstruction.painting import read_painted
@@ -32,7 +33,6 @@ from reconx_pl.reconstruction.views import CutViews, Views, cut_views, fit_size
 from reconx_pl.splatting.points import points_from_maps, select_points
 from reconx_pl.types import Cameras, PointCloud, PointMap
 from reconx_pl.weights_file import read_tensors
-from reconx_pl.whole_file import written_whole
 
 _TENSORS, _PLACES = "frames.safetensors", "frames.json"
 
@@ -156,8 +156,7 @@ def _write(folder: Path, made: FitInput) -> None:
         },
         folder / _TENSORS,
     )
-    with written_whole(folder / _PLACES) as partial:
-        partial.write_text(json.dumps({"known": made.known}) + "\n", encoding="utf-8")
+    write_json(folder / _PLACES, {"known": made.known})
 
 
 def _with_known(cameras: Cameras, photographs: Cameras, known: list[int]) -> Cameras:

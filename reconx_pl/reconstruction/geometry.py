@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 
 from reconx_pl.data.photographs import Photographs
 from reconx_pl.errors import BadSceneError, UnplacedViewsError
+from reconx_pl.evaluation.records import write_json
 from reconx_pl.geometry.cameras import resize_cameras
 from reconx_pl.geometry.estimator import PointMapEstimator, Reconstruction, has_dense_maps
 from reconx_pl.geometry.lenses import Lenses
@@ -20,7 +20,6 @@ from reconx_pl.geometry.view_order import view_order
 from reconx_pl.reconstruction.stages import Step
 from reconx_pl.reconstruction.tensors import camera_tensors, cloud_tensors, save_tensors
 from reconx_pl.reconstruction.views import GEOMETRY_FILE, VIEWS_FILE
-from reconx_pl.whole_file import written_whole
 
 
 def find_geometry(
@@ -55,9 +54,7 @@ def find_geometry(
         },
         folder / GEOMETRY_FILE,
     )
-    views = {"photographs": [placed[view] for view in visited], "closed": order.closed}
-    with written_whole(folder / VIEWS_FILE) as partial:
-        partial.write_text(json.dumps(views) + "\n", encoding="utf-8")
+    write_json(folder / VIEWS_FILE, {"photographs": [placed[view] for view in visited], "closed": order.closed})
     lost = [photographs.names[at] for at in range(len(photographs.names)) if at not in placed]
     notes = [f"{len(found.cloud)} points and {len(placed)} cameras, found by {type(estimator).__name__}"]
     if lost:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.geometry.cameras import interpolate_cameras
+from reconx_pl.geometry.cameras import interpolate_cameras, with_views
 from reconx_pl.types import Cameras, Clip
 
 
@@ -144,11 +144,7 @@ def checked_frames(painted: Tensor, clip: Clip, device: torch.device | str) -> T
 
 def with_ends(cameras: Cameras, ends: Cameras) -> Cameras:
     """``cameras`` with the first and the last taken from ``ends`` to the last bit."""
-    world_to_camera, intrinsics = cameras.world_to_camera.clone(), cameras.intrinsics.clone()
-    for index in (0, -1):
-        world_to_camera[index] = ends.world_to_camera[index].to(world_to_camera)
-        intrinsics[index] = ends.intrinsics[index].to(intrinsics)
-    return replace(cameras, world_to_camera=world_to_camera, intrinsics=intrinsics)
+    return with_views(cameras, [0, -1], ends[[0, -1]])
 
 
 def scene_generator(seed: int, key: str, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from reconx_pl.errors import BadSceneError
 from reconx_pl.evaluation.benchmark_views import BenchmarkViews
 from reconx_pl.evaluation.painter import HeldOutViews, with_ends
 from reconx_pl.evaluation.settings import EvaluationConfig
-from reconx_pl.geometry.cameras import in_view, interpolate_cameras
+from reconx_pl.geometry.cameras import in_view, interpolate_cameras, with_views
 from reconx_pl.geometry.estimator import KnownDepth, PointMapEstimator, has_dense_maps
 from reconx_pl.geometry.point_maps import depth_from_point_map
 from reconx_pl.types import AlignmentQuality, Cameras, Clip, PointCloud
@@ -265,7 +265,4 @@ def path_cameras(views: Cameras, frames: int) -> Cameras:
     step = frames - 1
     known = [view * step for view in range(len(views))]
     positions = torch.linspace(0, len(known) - 1, known[-1] + 1, dtype=torch.float64)
-    cameras = interpolate_cameras(views, positions)
-    world_to_camera, intrinsics = cameras.world_to_camera.clone(), cameras.intrinsics.clone()
-    world_to_camera[known], intrinsics[known] = views.world_to_camera, views.intrinsics
-    return replace(cameras, world_to_camera=world_to_camera, intrinsics=intrinsics)
+    return with_views(interpolate_cameras(views, positions), known, views)

@@ -180,6 +180,20 @@ def interpolate_cameras(cameras: Cameras, positions: Tensor | Sequence[float]) -
     )
 
 
+def with_views(cameras: Cameras, places: Sequence[int], views: Cameras) -> Cameras:
+    """A copy of ``cameras`` that has ``views`` at ``places``, to the last bit where both are of one type.
+
+    Args:
+        cameras: V views.
+        places: M of their numbers; negative ones count from the end.
+        views: M views.
+    """
+    world_to_camera, intrinsics = cameras.world_to_camera.clone(), cameras.intrinsics.clone()
+    world_to_camera[list(places)] = views.world_to_camera.to(world_to_camera)
+    intrinsics[list(places)] = views.intrinsics.to(intrinsics)
+    return replace(cameras, world_to_camera=world_to_camera, intrinsics=intrinsics)
+
+
 def fundamental_matrix(cameras: Cameras, i: int, j: int) -> Tensor:
     """F with x_j^T F x_i = 0 for the homogeneous pixels of one world point (Hartley and Zisserman, eq. 9.1).
 

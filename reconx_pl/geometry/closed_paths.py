@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.geometry.cameras import interpolate_cameras
+from reconx_pl.geometry.cameras import interpolate_cameras, with_views
 from reconx_pl.types import Cameras
 
 
@@ -37,7 +37,7 @@ def closed_loop(cameras: Cameras, frames: int) -> tuple[Cameras, list[int]]:
         )
     positions = torch.arange(views * step, dtype=torch.float64) / step
     places = [view * step for view in range(views)]
-    return _pinned(interpolate_cameras(cameras[[*range(views), 0]], positions), cameras, places), places
+    return with_views(interpolate_cameras(cameras[[*range(views), 0]], positions), places, cameras), places
 
 
 def path_through(path: Cameras, cameras: Cameras) -> tuple[Cameras, list[int]]:
@@ -87,7 +87,7 @@ def path_through(path: Cameras, cameras: Cameras) -> tuple[Cameras, list[int]]:
         world_to_camera=(bend.world_to_camera @ path.world_to_camera.double()).to(path.world_to_camera),
         intrinsics=bend.intrinsics.to(path.intrinsics),
     )
-    return _pinned(bent, cameras, places), places
+    return with_views(bent, places, cameras), places
 
 
 def _distance(path: Cameras, cameras: Cameras) -> Tensor:
@@ -98,11 +98,3 @@ def _distance(path: Cameras, cameras: Cameras) -> Tensor:
     one, other = cameras.world_to_camera.double()[:, :3, :3], path.world_to_camera.double()[:, :3, :3]
     turn = torch.einsum("vij,mij->vm", one, other)  # trace of the rotation between them
     return way + ((turn - 1) / 2).clamp(-1, 1).acos()
-
-
-def _pinned(path: Cameras, cameras: Cameras, places: list[int]) -> Cameras:
-    """The path with the photographs' own cameras, to the bit."""
-    world_to_camera, intrinsics = path.world_to_camera.clone(), path.intrinsics.clone()
-    world_to_camera[places] = cameras.world_to_camera.to(world_to_camera)
-    intrinsics[places] = cameras.intrinsics.to(intrinsics)
-    return replace(path, world_to_camera=world_to_camera, intrinsics=intrinsics)

@@ -17,6 +17,7 @@ from reconx_pl.evaluation.captures import FILL_FROM
 from reconx_pl.evaluation.frame_confidence import frame_confidence
 from reconx_pl.evaluation.painter import scene_generator
 from reconx_pl.evaluation.records import write_json
+from reconx_pl.geometry.cameras import with_views
 from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.geometry.point_maps import point_map_from_depth, with_unexplained
 from reconx_pl.reconstruction.painting import read_painted
@@ -95,7 +96,7 @@ def prepare_painted(
     maps: PointMap | None = None
     if aligns(config, estimator):
         found, maps = _aligned(views.scene.name, images, cameras, known, cast(AligningEstimator, estimator))
-        cameras = _with_known(found, cut.cameras, known)
+        cameras = with_views(found, known, cut.cameras)  # whatever an estimator makes of what it holds
         confidence, way = maps.confidence.float(), "a global alignment with the photographs held fixed"
     else:
         confidence = frame_confidence(images, cameras, views.cloud, known, cut.confidence)
@@ -157,13 +158,6 @@ def _write(folder: Path, made: FitInput) -> None:
         folder / _TENSORS,
     )
     write_json(folder / _PLACES, {"known": made.known})
-
-
-def _with_known(cameras: Cameras, photographs: Cameras, known: list[int]) -> Cameras:
-    """``cameras`` with those of the photographs to the last bit, whatever an estimator makes of what it holds."""
-    world_to_camera, intrinsics = cameras.world_to_camera.clone(), cameras.intrinsics.clone()
-    world_to_camera[known], intrinsics[known] = photographs.world_to_camera, photographs.intrinsics
-    return replace(cameras, world_to_camera=world_to_camera, intrinsics=intrinsics)
 
 
 def _start(views: Views, cut: CutViews, config: ReconstructionConfig) -> PointCloud:

@@ -31,9 +31,9 @@ from reconx_pl.geometry.colmap_estimator import ColmapEstimator
 from reconx_pl.geometry.default_estimator import named_estimator
 from reconx_pl.geometry.similarity import alignment_quality, fit_cameras
 from reconx_pl.painters import painter_source
-from reconx_pl.reconstruction.frames import read_fit_input
+from reconx_pl.reconstruction.frames import read_known_cameras
 from reconx_pl.reconstruction.run import Reconstructed, reconstruct
-from reconx_pl.reconstruction.settings import ReconstructionConfig
+from reconx_pl.reconstruction.settings import FRAMES, ReconstructionConfig
 from reconx_pl.reconstruction.views import cut_views
 from reconx_pl.splatting.renderer import default_renderer
 from reconx_pl.splatting.scene_files import load_scene
@@ -114,7 +114,7 @@ def withheld(raw: RawScene, given: Sequence[int], folder: Path) -> dict[str, int
     return names
 
 
-def score(raw: RawScene, made: Reconstructed, names: dict[str, int], held_out: Sequence[int], size: Path | None) -> str:
+def score(raw: RawScene, made: Reconstructed, names: dict[str, int], held_out: Sequence[int], picture: Path) -> str:
     """PSNR and SSIM at the held-out photographs, and how far the found cameras are off."""
     views = made.views
     assert views is not None and made.scene is not None
@@ -123,7 +123,9 @@ def score(raw: RawScene, made: Reconstructed, names: dict[str, int], held_out: S
     found = views.scene.cameras
     placed = fit_cameras(true[numbers], found)  # the data set's world into the one that was found
     quality = alignment_quality(fit_cameras(found, true[numbers]).transform_cameras(found), true[numbers])
-    height, width = _fit_size(made)
+    fitted = next(stage.folder for stage in made.stages if stage.name == FRAMES)
+    size = read_known_cameras(fitted)
+    height, width = size.height, size.width
     images, cameras = cut_images(raw, held_out, height, width)
     moved = placed.transform_cameras(cameras).to(dtype=torch.float32)
     gaussians, renderer = load_scene(made.scene), default_renderer(torch.device("cpu"))
@@ -135,14 +137,13 @@ def score(raw: RawScene, made: Reconstructed, names: dict[str, int], held_out: S
     with torch.no_grad():
         best = renderer.render(gaussians, refined).color.clamp(0, 1)
     nearest = truth.new_tensor(_nearest(raw, numbers, held_out, height, width))
-    if size is not None:
-        rows = [
-            SheetRow("photograph", list(truth)),
-            SheetRow("posed", list(posed)),
-            SheetRow("refined", list(best)),
-            SheetRow(f"error × {GAIN:g}", [error_image(a, b, GAIN) for a, b in zip(best, truth, strict=True)]),
-        ]
-        contact_sheet(rows, [f"view {view}" for view in held_out], gain=GAIN).save(size)
+    rows = [
+        SheetRow("photograph", list(truth)),
+        SheetRow("posed", list(posed)),
+        SheetRow("refined", list(best)),
+        SheetRow(f"error × {GAIN:g}", [error_image(a, b, GAIN) for a, b in zip(best, truth, strict=True)]),
+    ]
+    contact_sheet(rows, [f"view {view}" for view in held_out], gain=GAIN).save(picture)
     parts = [
         f"{label} {float(psnr(pictures, truth).mean()):.2f} dB, SSIM {float(ssim(pictures, truth).mean()):.3f}"
         for label, pictures in (("posed", posed), ("refined", best), ("nearest photograph", nearest))
@@ -151,12 +152,6 @@ def score(raw: RawScene, made: Reconstructed, names: dict[str, int], held_out: S
         f"{stage.name} {stage.seconds:.0f} s {stage.peak_memory / 2**30:.1f} GiB" for stage in made.stages
     )
     return f"{'; '.join(parts)}\n  poses: {quality}\n  order: {numbers}, closed: {views.closed}\n  stages: {stages}"
-
-
-def _fit_size(made: Reconstructed) -> tuple[int, int]:
-    folder = next(stage.folder for stage in made.stages if stage.name == "frames")
-    frames = read_fit_input(folder).frames
-    return frames.shape[-2], frames.shape[-1]
 
 
 def _nearest(raw: RawScene, given: Sequence[int], held_out: Sequence[int], height: int, width: int) -> np.ndarray:

@@ -60,6 +60,20 @@ class Painted:
     known: list[int]
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What both ways of painting need; see ``paint``."""
+
+    views: Views
+    cut: CutViews
+    config: PaintingConfig
+    source: PainterSource
+    seed: int
+    device: torch.device
+    folder: Path
+    step: Step
+
+
 def is_loop(views: Views, config: PaintingConfig) -> bool:
     """Whether the painted frames lead from the last photograph back to the first."""
     return config.around > 0 or (views.closed and config.loop == "auto")
@@ -81,9 +95,8 @@ def paint(
         ConfigurationError: frames or a size that the model does not paint; with ``around`` photographs that no circle
             passes through, or a painter that cannot extrapolate.
     """
-    cut = cut_views(views, config.height, config.width)
-    way = _around if config.around else _between
-    made, note = way(views, cut, config, source, seed, device, folder, step)
+    work = _Work(views, cut_views(views, config.height, config.width), config, source, seed, device, folder, step)
+    made, note = (_around if config.around else _between)(work)
     save_tensors({"frames": made.frames, **camera_tensors(made.cameras)}, folder / SEQUENCE)
     write_json(folder / PLACES, {"known": made.known})
     write_mp4(made.frames.movedim(1, -1), folder / VIDEO, max(config.fps, _SLOWEST))
@@ -102,34 +115,26 @@ def known_places(views: int, frames: int) -> list[int]:
     return [view * (frames - 1) for view in range(views)]
 
 
-def _between(
-    views: Views,
-    cut: CutViews,
-    config: PaintingConfig,
-    source: PainterSource,
-    seed: int,
-    device: torch.device,
-    folder: Path,
-    step: Step,
-) -> tuple[Painted, str]:
+def _between(work: _Work) -> tuple[Painted, str]:
     """From each photograph to the next. Each clip is written as soon as it is there, and not painted again."""
-    loop = is_loop(views, config)
+    cut, config = work.cut, work.config
+    loop = is_loop(work.views, config)
     order = [*range(len(cut.cameras)), *([0] if loop else [])]
-    clips = _clips(views, cut, config, order)
+    clips = _clips(work, order)
     painter: Painter | None = None
     whole = _PARTS * len(clips)
     parts = []
     for number, clip in enumerate(clips):
-        file = folder / f"clip-{number:02d}.safetensors"
+        file = work.folder / f"clip-{number:02d}.safetensors"
         if not file.is_file():
-            painter = painter or source.load()
-            step(_PARTS * number, whole)
+            painter = painter or work.source.load()
+            work.step(_PARTS * number, whole)
 
             def within(done: int, of: int, number: int = number) -> None:
-                step(_PARTS * number + _PARTS * done // of, whole)
+                work.step(_PARTS * number + _PARTS * done // of, whole)
 
             with torch.inference_mode(False):
-                frames = painted_frames(clip, painter, seed, device, within)
+                frames = painted_frames(clip, painter, work.seed, work.device, within)
             save_tensors({"frames": to_bytes(frames)}, file)
         parts.append(load_tensors(file)["frames"])
     frames = torch.cat([parts[0], *(part[1:] for part in parts[1:])])
@@ -165,30 +170,30 @@ class _KeptWindows:
         return self.painter
 
 
-def _around(
-    views: Views,
-    cut: CutViews,
-    config: PaintingConfig,
-    source: PainterSource,
-    seed: int,
-    device: torch.device,
-    folder: Path,
-    step: Step,
-) -> tuple[Painted, str]:
+def _around(work: _Work) -> tuple[Painted, str]:
     """All around, closed on the first photograph (PAPER, section 4). What is there is not painted again."""
-    path, places = path_through(orbit_path(cut.cameras, config.around, views.cloud.points), cut.cameras)
-    settings = AroundConfig(config.frames, config.second, config.fps, config.caption, seed)
+    cut, config, cloud = work.cut, work.config, work.views.cloud
+    path, places = path_through(orbit_path(cut.cameras, config.around, cloud.points), cut.cameras)
+    settings = AroundConfig(config.frames, config.second, config.fps, config.caption, work.seed)
     known = cut.images.float() / 255
     with torch.inference_mode(False):
         frames = paint_around(
-            known, places, path, views.cloud, _KeptWindows(source, folder), settings, device, progress=step
+            known,
+            places,
+            path,
+            cloud,
+            _KeptWindows(work.source, work.folder),
+            settings,
+            work.device,
+            progress=work.step,
         )
     made = to_bytes(frames)
     made[places] = cut.images
     return Painted(made, path, places), f"{len(frames) - len(places)} frames painted all around, closed on the first"
 
 
-def _clips(views: Views, cut: CutViews, config: PaintingConfig, order: list[int]) -> tuple[Clip, ...]:
+def _clips(work: _Work, order: list[int]) -> tuple[Clip, ...]:
+    views, cut, config = work.views, work.cut, work.config
     images = cut.images[order].float() / 255
     contexts = BenchmarkViews(
         key=KEY,

@@ -15,7 +15,8 @@ from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.geometry.default_estimator import GeometryName, named_estimator
 from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.reconstruction.files import REPORT
-from reconx_pl.reconstruction.run import Reconstructed, reconstruct, storage
+from reconx_pl.reconstruction.folder import storage
+from reconx_pl.reconstruction.run import Reconstructed, reconstruct
 from reconx_pl.reconstruction.settings import STAGES, ReconstructionConfig, StageName
 from reconx_pl.splatting.renderer import chosen_device
 from reconx_pl.whole_file import written_whole

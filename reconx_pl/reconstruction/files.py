@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
 from reconx_pl.data.formats.exporting import transforms_content, write_colmap_model, write_images, write_points
 from reconx_pl.data.formats.posed import posed_content, write_cloud
-from reconx_pl.errors import ConfigurationError
 from reconx_pl.reconstruction.views import Views
 from reconx_pl.whole_file import written_whole
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-log = logging.getLogger(__name__)
 SUMMARY, REPORT, STAGE_FOLDER = "reconstruction.json", "report.html", "stages"
 GIVEN = "given"  # folder of photographs that were handed over in memory
 CAMERAS, IMAGES, MODEL, CLOUD, ARCHIVE = "cameras.json", "images", "sparse", "points.ply", "points.npz"
@@ -50,29 +40,6 @@ def write_cameras(views: Views, out: Path) -> None:
             put(partial / name, out / name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Keep other runs out of a folder during the block; a run that is killed frees it.
-
-    Nothing is locked where the system, or the file system, has no such locks (Windows, some network folders).
-
-    Raises:
-        ConfigurationError: another run works there.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w", encoding="utf-8") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigurationError(
-                    f"another run works in {out}; wait for its end, or name another folder"
-                ) from None
-            except OSError as error:
-                log.warning("%s cannot be locked (%s): let no other run work there", out, error.strerror)
-        yield
 
 
 def put(source: Path, target: Path) -> None:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from reconx_pl import __version__
 from reconx_pl.data.photograph_headers import named_files
 from reconx_pl.data.photographs import load_photographs
-from reconx_pl.errors import BadDataError, ConfigurationError, StorageError
-from reconx_pl.evaluation.records import read_json, write_json
+from reconx_pl.errors import BadDataError, ConfigurationError
+from reconx_pl.evaluation.records import write_json
 from reconx_pl.evaluation.settings import plain_settings
 from reconx_pl.geometry.estimator import PointMapEstimator
 from reconx_pl.reconstruction import files, fitting, painting
-from reconx_pl.reconstruction.files import GIVEN, STAGE_FOLDER, SUMMARY
+from reconx_pl.reconstruction.files import STAGE_FOLDER, SUMMARY
+from reconx_pl.reconstruction.folder import alone, claim, spare, storage
 from reconx_pl.reconstruction.frames import (
     aligns,
     prepare_painted,
@@ -47,11 +44,6 @@ from reconx_pl.reconstruction.settings import (
 from reconx_pl.reconstruction.stages import Progress, Stage, Stages, Step, stage_record
 from reconx_pl.reconstruction.tensors import save_tensors, to_bytes
 from reconx_pl.reconstruction.views import PHOTOGRAPHS_FILE, PIXELS_FILE, Views, read_photographs, read_views
-
-RESULTS = (
-    *(files.IMAGES, files.MODEL, files.CLOUD, files.ARCHIVE, files.CAMERAS),
-    *(painting.VIDEO, fitting.SCENE, fitting.VIDEO, fitting.DEPTH_VIDEO),
-)  # what a run puts into its folder, over what is there
 
 
 @dataclass(frozen=True)
@@ -123,7 +115,7 @@ def reconstruct(
     if painter is not None:
         aligns(config, estimator)  # refuse early what cannot be
     names = named_files([Path(source) for source in sources], [])
-    with storage(out), files.alone(out):
+    with storage(out), alone(out):
         chain = _Chain(sources, names, out, config, estimator, painter, torch.device(device), overwrite, progress)
         return chain.run(STAGES[last], claimed)
 
@@ -146,7 +138,7 @@ class _Chain:
         self.sources, self.out, self.config = sources, out, config
         self.estimator, self.painter, self.device = estimator, painter, device
         self.found_by = _identity(estimator)  # once: it may hash gigabytes of weights
-        _spare(out, names)
+        spare(out, names)
         stems = [path.stem.lower() for path in names]  # of equal ones the folder becomes part of the name
         self.files = [
             {
@@ -155,7 +147,7 @@ class _Chain:
             }
             for path, stem in zip(names, stems, strict=True)
         ]
-        _claim(out, self.files, overwrite)
+        claim(out, self.files, overwrite)
         self.name = out.resolve().name or "scene"
         self.stages = Stages(out / STAGE_FOLDER, device, progress)
         self.settings = plain_settings(config)
@@ -307,70 +299,3 @@ def _sha256(path: Path) -> str:
         raise BadDataError(
             f"{path}: cannot be read ({error.strerror}); check its permissions, or leave it out"
         ) from error
-
-
-def _spare(out: Path, photographs: Sequence[Path]) -> None:
-    """Refuse photographs that stand where results go, which are removed first, --overwrite or not.
-
-    Raises:
-        ConfigurationError: names the first of them.
-    """
-    taken = {(out / name).resolve() for name in (*RESULTS, STAGE_FOLDER)}
-    for path in photographs:
-        if taken & {path.resolve(), *path.resolve().parents}:
-            raise ConfigurationError(
-                f"{path} stands where results in {out} go and would be lost: name another folder for the results"
-            )
-
-
-def _claim(out: Path, photographs: list[dict[str, str]], overwrite: bool) -> None:
-    """Make the folder ours, or refuse.
-
-    Raises:
-        ConfigurationError: it holds something else.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    before = read_json(out / SUMMARY)
-    if before is None:
-        foreign = sorted(
-            {path.name for path in out.iterdir() if not path.name.startswith(".")} - {SUMMARY, STAGE_FOLDER, GIVEN}
-        )
-        if foreign and not overwrite:
-            raise ConfigurationError(
-                f"{out} holds files and no reconstruction of ours ({', '.join(foreign[:5])}); name another folder, or "
-                "say --overwrite"
-            )
-    elif before.get("complete") and _digests(before["photographs"]) != _digests(photographs) and not overwrite:
-        raise ConfigurationError(
-            f"{out} holds the reconstruction of other photographs; name another folder, or say --overwrite (stages of "
-            "the same photographs are kept in any case)"
-        )
-
-
-def _digests(photographs: list[dict[str, str]]) -> set[str]:
-    return {entry["sha256"] for entry in photographs}
-
-
-@contextmanager
-def storage(out: Path) -> Iterator[None]:
-    """Say plainly what keeps the block from writing to ``out``.
-
-    Raises:
-        StorageError: in the place of errors of the file system.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        number, text = getattr(error, "errno", None), str(error)
-        where = getattr(error, "filename", None) or out
-        if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in text or "No space left" in text:
-            free = shutil.disk_usage(out if out.exists() else ".").free
-            raise StorageError(
-                f"{out}: the disk is full, this takes more than the {free / 1e6:.0f} MB that are free; make room and "
-                "give the same command again, finished stages are kept"
-            ) from error
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StorageError(f"{where}: no permission to write ({error.strerror}); name a folder of yours") from error  # type: ignore[union-attr]
-        if number in (errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
-            raise StorageError(f"{where}: no folder, and none can be made; name another one for the results") from error
-        raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from reconx_pl.geometry.cameras import resize_cameras
 from reconx_pl.geometry.estimator import Reconstruction
 from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth
 from reconx_pl.reconstruction.painting import PainterSource
+from reconx_pl.reconstruction.run import Reconstructed, reconstruct
 from reconx_pl.reconstruction.settings import PaintingConfig, ReconstructionConfig
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
@@ -94,3 +96,16 @@ class Fader:
 
     def source(self) -> PainterSource:
         return PainterSource("a fader", lambda: self)
+
+
+def made(stages: Reconstructed) -> list[str]:
+    return [stage.name for stage in stages.stages if not stage.reused]
+
+
+def go(three: Room, out: Path, painter: Fader | None = None, config: ReconstructionConfig = CONFIG, **more: Any) -> Any:
+    surveyor = more.pop("surveyor", None) or Surveyor(three)
+    return reconstruct(three.files, out, config, surveyor, painter.source() if painter else None, **more)
+
+
+def folder_of(result: Reconstructed, name: str) -> Path:
+    return next(stage.folder for stage in result.stages if stage.name == name)

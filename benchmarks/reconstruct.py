@@ -11,7 +11,6 @@ import argparse
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,9 @@ from jsonargparse import ArgumentParser
 from PIL import ExifTags, Image
 
 from reconx_pl.data.cutting import cut_images
-from reconx_pl.data.formats import RawFrame, RawScene, only_scene
+from reconx_pl.data.formats import RawScene, only_scene
 from reconx_pl.data.formats.posed import write_posed
+from reconx_pl.data.formats.scene import frames_in_memory
 from reconx_pl.data.procedural import procedural_scene, render_scene
 from reconx_pl.evaluation.contact_sheet import SheetRow, contact_sheet, error_image
 from reconx_pl.evaluation.metrics import psnr, ssim
@@ -75,18 +75,7 @@ def write_room(folder: Path, seed: int) -> None:
     made = procedural_scene(seed, "room", 1.0)
     cameras = made.path.cameras(np.linspace(0.0, 1.0, 9), *ROOM_SIZE)
     images = render_scene(made.scene, cameras, 2).frames.permute(0, 2, 3, 1).numpy()
-    frames = tuple(
-        RawFrame(
-            name=f"view {view}",
-            width=cameras.width,
-            height=cameras.height,
-            intrinsics=cameras.intrinsics[view].double().numpy(),
-            world_to_camera=cameras.world_to_camera[view].double().numpy(),
-            frame_id=view,
-            load=partial(np.array, images[view]),
-        )
-        for view in range(len(images))
-    )
+    frames = frames_in_memory(images, cameras, [f"view {view}" for view in range(len(images))])
     write_posed(RawScene(f"room-{seed}", "procedural", frames, folder), folder)
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from reconx_pl.data.cutting import crop_depth, cut_images
-from reconx_pl.data.formats import RawFrame, RawScene
+from reconx_pl.data.formats import RawScene
+from reconx_pl.data.formats.scene import frames_in_memory
 from reconx_pl.data.photographs import Photographs
 from reconx_pl.geometry.cameras import resize_and_crop
 from reconx_pl.reconstruction.tensors import cameras_of, cloud_of, load_tensors
@@ -81,18 +80,7 @@ def read_views(photographs: Path, geometry: Path, name: str) -> Views:
     tensors = load_tensors(geometry / GEOMETRY_FILE)
     cameras = cameras_of(tensors)
     names = tuple(every[at] for at in chosen["photographs"])
-    frames = tuple(
-        RawFrame(
-            name=file,
-            width=cameras.width,
-            height=cameras.height,
-            intrinsics=cameras.intrinsics[view].double().numpy(),
-            world_to_camera=cameras.world_to_camera[view].double().numpy(),
-            frame_id=at,
-            load=partial(np.array, pixels[at]),
-        )
-        for view, (at, file) in enumerate(zip(chosen["photographs"], names, strict=True))
-    )
+    frames = frames_in_memory(pixels[chosen["photographs"]], cameras, names)
     scene = RawScene(name, "photographs", frames, geometry, cloud=cloud_of(tensors))
     return Views(scene, names, bool(chosen["closed"]), tensors.get("depth"), tensors.get("confidence"))
 

@@ -7,7 +7,7 @@ it is loaded, corner of the image at (0, 0). Each reader converts from its forma
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -158,6 +158,28 @@ class RawScene:
                     f"{frame.name} is {frame.width}x{frame.height}, but {first.name} is {first.width}x{first.height}; "
                     "a clip needs images of one size: resize them, or split the scene by image size"
                 )
+
+
+def frames_in_memory(images: np.ndarray, cameras: Cameras, names: Sequence[str]) -> tuple[RawFrame, ...]:
+    """Frames of images that are loaded already.
+
+    Args:
+        images: [V, H, W, 3] uint8.
+        cameras: V views of that size.
+        names: V, what messages call them.
+    """
+    return tuple(
+        RawFrame(
+            name=name,
+            width=cameras.width,
+            height=cameras.height,
+            intrinsics=cameras.intrinsics[view].double().numpy(),
+            world_to_camera=cameras.world_to_camera[view].double().numpy(),
+            frame_id=view,
+            load=partial(np.array, images[view]),
+        )
+        for view, name in enumerate(names)
+    )
 
 
 def scene_name(folder: Path) -> str:

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
-from jsonargparse import ArgumentParser
 from PIL import ExifTags, Image
 
 from reconx_pl.data.cutting import cut_images
@@ -31,6 +29,7 @@ from reconx_pl.geometry.colmap_estimator import ColmapEstimator
 from reconx_pl.geometry.default_estimator import named_estimator
 from reconx_pl.geometry.similarity import alignment_quality, fit_cameras
 from reconx_pl.painters import painter_source
+from reconx_pl.reconstruct_commands import config_of, reconstruct_parser
 from reconx_pl.reconstruction.frames import read_known_cameras
 from reconx_pl.reconstruction.run import Reconstructed, reconstruct
 from reconx_pl.reconstruction.settings import FRAMES, ReconstructionConfig
@@ -61,13 +60,10 @@ CASES = (
 
 
 def configuration(path: Path) -> ReconstructionConfig:
-    """The part of a file for ``reconx reconstruct --config`` that says how photographs become a scene."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(ReconstructionConfig, "reconstruction")
-    given = {key: value for key, value in yaml.safe_load(path.read_text()).items() if key != "model"}
-    chosen = parser.instantiate_classes(parser.parse_object({"reconstruction": given})).reconstruction
-    assert isinstance(chosen, ReconstructionConfig)
-    return chosen
+    """What a file for ``reconx reconstruct --config`` says."""
+    parser = reconstruct_parser()
+    chosen = parser.parse_args(["photographs", "-o", "out", "--config", str(path)])
+    return config_of(vars(parser.instantiate_classes(chosen)))
 
 
 def write_room(folder: Path, seed: int) -> None:

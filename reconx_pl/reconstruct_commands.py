@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
     out: Path = options["out"]
     if not options["photographs"]:
         raise ConfigurationError("name photographs, a folder of them or a video: reconx reconstruct PHOTOS -o OUT")
-    config = ReconstructionConfig(**{item.name: options[item.name] for item in fields(ReconstructionConfig)})
+    config = config_of(options)
     device = chosen_device(options["device"])
     painter = None
     if not options["no_diffusion"]:
@@ -120,6 +121,11 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
         view = f", or: reconx view {made.scene} --cameras {out}" if made.scene else ""
         console.print(f"Open {out / REPORT}{view}", markup=False)
     return made
+
+
+def config_of(options: Mapping[str, Any]) -> ReconstructionConfig:
+    """The part of the instantiated arguments that says how photographs become a scene."""
+    return ReconstructionConfig(**{item.name: options[item.name] for item in fields(ReconstructionConfig)})
 
 
 def _resumed(parser: ArgumentParser, chosen: Namespace) -> Namespace:

@@ -61,7 +61,7 @@ def aligns(config: ReconstructionConfig, estimator: PointMapEstimator) -> bool:
     """Whether painted frames get their poses from a global alignment.
 
     Raises:
-        ConfigurationError: it was asked for, and the estimator cannot.
+        ConfigurationError: it was asked for, and the estimator cannot; or points that only it could give were.
     """
     able = holds_known_views(estimator)
     if config.painting.poses == "aligned" and not able:
@@ -69,7 +69,13 @@ def aligns(config: ReconstructionConfig, estimator: PointMapEstimator) -> bool:
             f"{type(estimator).__name__} cannot align painted frames with the photographs held fixed; take DUSt3R "
             "(--geometry dust3r), or --painting.poses interpolated"
         )
-    return able and config.painting.poses != "interpolated"
+    aligned = able and config.painting.poses != "interpolated"
+    if config.points.views != "ends" and not aligned:
+        raise ConfigurationError(
+            "points.views 'all' needs point maps of the painted frames, which a global alignment alone makes; take "
+            "'ends'"
+        )
+    return aligned
 
 
 def prepare_photographs(views: Views, config: ReconstructionConfig, folder: Path) -> list[str]:

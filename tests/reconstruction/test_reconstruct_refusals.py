@@ -127,6 +127,14 @@ def test_unknown_stages_and_alignment_that_cannot_be(three: Room, tmp_path: Path
         go(three, tmp_path / "scene", Fader(), aligned, surveyor=Sparse(three))
 
 
+def test_points_of_painted_frames_without_an_alignment_are_refused(three: Room, tmp_path: Path) -> None:
+    everywhere = replace(CONFIG, points=replace(CONFIG.points, views="all"))
+    interpolated = replace(everywhere, painting=replace(CONFIG.painting, poses="interpolated"))
+    with pytest.raises(ConfigurationError, match="points.views 'all' needs point maps"):
+        go(three, tmp_path / "scene", Fader(), interpolated)
+    assert len(go(three, tmp_path / "scene", Fader(), everywhere, stages=["frames"]).stages) == 4
+
+
 def test_what_the_fit_lacks_is_said_before_frames_are_painted(
     three: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,7 +49,6 @@ class PlaneSweepOptions:
             on its own.
         edge: difference of grey in [0, 1] that halves ``jump``.
         min_score: normalised cross-correlation of the best plane, at least.
-        min_margin: cost by which any other peak is worse, at least.
         pixels: a pixel that goes to the depth of another view and back returns within so many pixels.
         relative: and the two depths differ by this share at most.
         agreeing: other views that agree, at least; 0 keeps everything.
@@ -71,7 +70,6 @@ class PlaneSweepOptions:
     jump: float = 0.3
     edge: float = 0.05
     min_score: float = 0.1
-    min_margin: float = 0.0
     pixels: float = 1.0
     relative: float = 0.05
     agreeing: int = 1
@@ -216,7 +214,7 @@ def _sweep(grey: Tensor, cameras: Cameras, points: Tensor, options: PlaneSweepOp
         if options.jump > 0:
             cost = smoothed(cost, grey[view], options.slope, options.jump, options.edge)
         found = winner(cost, scores, inverses)
-        sure = found.inside & (found.score >= options.min_score) & (found.margin >= options.min_margin)
+        sure = found.inside & (found.score >= options.min_score)
         depth[view] = torch.where(sure, 1 / found.inverse, 0.0)
         score[view] = found.score
     if len(blind) == len(grey):

@@ -20,7 +20,6 @@ _NOISE = 1.0 / 255  # standard deviation of grey below which a window shows noth
 _ANGLE, _BELOW, _ABOVE = 8.0, 4.0, 14.0  # degrees: rays that meet under the first match best (ours, after Yao 2018)
 _ELEMENTS = 2**24, 2**18  # of a chunk of planes, on a GPU and in the cache of a processor
 _LEAST_POINTS = 8  # that a view has to see for bounds of its depth
-_SAME_PEAK = 2  # planes around the best one that belong to it
 
 
 class Winner(NamedTuple):
@@ -28,7 +27,6 @@ class Winner(NamedTuple):
 
     inverse: Tensor  # [H, W] inverse depth, between planes
     score: Tensor  # [H, W] NCC of the nearest plane, -1 to 1
-    margin: Tensor  # [H, W] cost by which every other peak is worse
     inside: Tensor  # [H, W] bool: neither the first nor the last plane
 
 
@@ -221,7 +219,7 @@ def winner(cost: Tensor, scores: Tensor, inverses: Tensor) -> Winner:
         inverses: [D] inverse depth, evenly spaced.
     """
     planes = len(inverses)
-    least, at = cost.min(dim=0)  # [H, W]
+    at = cost.argmin(dim=0)  # [H, W]
     middle = at.clamp(1, planes - 2)
     before, here, after = (cost.gather(0, (middle + shift)[None])[0] for shift in (-1, 0, 1))
     bend = before - 2 * here + after
@@ -229,6 +227,4 @@ def winner(cost: Tensor, scores: Tensor, inverses: Tensor) -> Winner:
     inside = (at > 0) & (at < planes - 1)
     step = (inverses[1] - inverses[0]).to(cost)
     inverse = inverses.to(cost)[at] + step * torch.where(inside, shift, 0.0)
-    number = torch.arange(planes, device=cost.device)[:, None, None]
-    others = torch.where((number - at).abs() > _SAME_PEAK, cost, torch.inf).amin(0)
-    return Winner(inverse, scores.gather(0, at[None])[0], others - least, inside)
+    return Winner(inverse, scores.gather(0, at[None])[0], inside)

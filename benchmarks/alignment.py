@@ -27,8 +27,8 @@ from reconx_pl.geometry.alignment.observations import grouped
 from reconx_pl.geometry.alignment.options import AlignmentOptions, KnownViews
 from reconx_pl.geometry.alignment.pixels import centred_pixels
 from reconx_pl.geometry.alignment.state import AlignmentState, Gauge, geometry_of, matrices
-from reconx_pl.geometry.pair_predictions import PairPredictions
-from reconx_pl.geometry.pairs import PairGraph
+from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
+from reconx_pl.geometry.estimators.pairs import PairGraph
 from reconx_pl.geometry.procrustes import Similarity
 
 STEPS = 100

@@ -13,16 +13,16 @@ import torch
 
 from benchmarks.posed_scenes import points_from
 from reconx_pl.data.formats import only_scene
-from reconx_pl.evaluation.capture_runner import save_comparison
-from reconx_pl.evaluation.captures import Capture, CaptureConfig, fit_capture, load_capture
-from reconx_pl.evaluation.metrics import MetricSuite
-from reconx_pl.geometry.colmap_estimator import ColmapEstimator
-from reconx_pl.geometry.estimator import PointMapEstimator
+from reconx_pl.evaluation.posed_scene_runner import save_comparison
+from reconx_pl.evaluation.posed_scenes import Capture, CaptureConfig, fit_capture, load_capture
+from reconx_pl.geometry.estimators.base import PointMapEstimator
+from reconx_pl.geometry.estimators.colmap import ColmapEstimator
+from reconx_pl.metrics.image import MetricSuite
+from reconx_pl.metrics.lpips import LpipsDistance
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
-from reconx_pl.splatting.perceptual import LpipsDistance
 from reconx_pl.splatting.points import select_points
-from reconx_pl.splatting.renderer import default_renderer
+from reconx_pl.splatting.renderers.choose import default_renderer
 
 SCENES = ("llff_fern", "ingp_fox", "dtu_scan24", "mid_templeRing", "banana")
 WINDOW = 17  # photographs in a row around the middle: the few views span them, the held-out ones among them are scored

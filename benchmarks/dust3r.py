@@ -25,7 +25,7 @@ from reconx_pl.geometry.dust3r.config import Dust3rConfig
 from reconx_pl.geometry.dust3r.heads import Fusion, doubled
 from reconx_pl.geometry.dust3r.inference import InferenceOptions, predict_pairs
 from reconx_pl.geometry.dust3r.model import Dust3r
-from reconx_pl.geometry.pairs import PairGraph
+from reconx_pl.geometry.estimators.pairs import PairGraph
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import sys
 import torch
 
 from benchmarks.timing import added_bytes
+from reconx_pl.metrics.lpips import LpipsDistance
 from reconx_pl.splatting.fit import FitConfig, fit, fit_memory
 from reconx_pl.splatting.losses import LossWeights
-from reconx_pl.splatting.perceptual import LpipsDistance
 from reconx_pl.types import Cameras, PointCloud
 
 # points, frames, pixels a side, LPIPS network ("" = none), crop (0 = none)

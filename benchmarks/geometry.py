@@ -15,7 +15,7 @@ import torch
 
 from reconx_pl.data.formats import UnreadableScene, read_scenes
 from reconx_pl.errors import BadSceneError
-from reconx_pl.geometry.colmap_estimator import ColmapEstimator
+from reconx_pl.geometry.estimators.colmap import ColmapEstimator
 from reconx_pl.geometry.similarity import align
 
 HEAD = ("scene", "views", "points", "s", "rotation mean", "max", "translation mean", "max", "focal length")

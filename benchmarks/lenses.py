@@ -18,9 +18,9 @@ import torch
 
 from reconx_pl.data.formats import only_scene
 from reconx_pl.errors import BadSceneError
-from reconx_pl.geometry import colmap_estimator
-from reconx_pl.geometry.colmap_estimator import ColmapEstimator
-from reconx_pl.geometry.lenses import Lenses
+from reconx_pl.geometry.estimators import colmap as colmap_estimator
+from reconx_pl.geometry.estimators.colmap import ColmapEstimator
+from reconx_pl.geometry.estimators.lenses import Lenses
 from reconx_pl.geometry.similarity import align
 
 ROWS = (

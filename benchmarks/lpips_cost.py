@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.posed_scenes import points_from, posed_scene
-from reconx_pl.evaluation.metrics import MetricSuite
+from reconx_pl.metrics.image import MetricSuite
+from reconx_pl.metrics.lpips import LpipsDistance
 from reconx_pl.splatting.fit import FitConfig, fit
 from reconx_pl.splatting.losses import LossWeights
-from reconx_pl.splatting.perceptual import LpipsDistance
-from reconx_pl.splatting.renderer import default_renderer
+from reconx_pl.splatting.renderers.choose import default_renderer
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "no LPIPS": {"loss": LossWeights(lpips=0.0)},

@@ -19,17 +19,17 @@ from torch import Tensor
 
 from benchmarks.posed_scenes import posed_scene
 from reconx_pl.data.formats import only_scene
-from reconx_pl.evaluation.color_maps import depth_colors
-from reconx_pl.evaluation.metrics import psnr, ssim
-from reconx_pl.geometry.colmap_estimator import ColmapEstimator
-from reconx_pl.geometry.estimator import Reconstruction
-from reconx_pl.geometry.plane_sweep_estimator import PlaneSweepEstimator
+from reconx_pl.geometry.estimators.base import Reconstruction
+from reconx_pl.geometry.estimators.colmap import ColmapEstimator
+from reconx_pl.geometry.estimators.plane_sweep_estimator import PlaneSweepEstimator
 from reconx_pl.geometry.point_maps import depth_from_point_map, point_map_from_depth, with_unexplained
+from reconx_pl.metrics.image import psnr, ssim
 from reconx_pl.splatting.fit import FitConfig, fit
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.splatting.points import PointsConfig, points_from_maps
-from reconx_pl.splatting.renderer import default_renderer
+from reconx_pl.splatting.renderers.choose import default_renderer
 from reconx_pl.types import Cameras, PointCloud
+from reconx_pl.visualization.color_maps import depth_colors
 
 
 @dataclass(frozen=True)

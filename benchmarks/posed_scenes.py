@@ -14,10 +14,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reconx_pl.data.estimating import with_points_of
 from reconx_pl.data.formats import RawScene, only_scene
+from reconx_pl.data.photos.unposed import with_points_of
 from reconx_pl.geometry.cameras import resize_cameras
-from reconx_pl.geometry.colmap_estimator import ColmapEstimator
+from reconx_pl.geometry.estimators.colmap import ColmapEstimator
 from reconx_pl.types import Cameras, PointCloud
 
 HOLD_OUT = 8  # every 8th view is scored and never fitted

@@ -25,7 +25,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.evaluation.records import read_json
+from reconx_pl.files.json_files import read_json
 
 ARMS = ("structure", "spatial")
 SETS = {"easy": (1.0, 12_000_000), "hard": (3.0, 13_000_000)}  # gap, first seed

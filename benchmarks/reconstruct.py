@@ -17,25 +17,25 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image
 
-from reconx_pl.data.cutting import cut_images
+from reconx_pl.cli.reconstruct import config_of, reconstruct_parser
 from reconx_pl.data.formats import RawScene, only_scene
 from reconx_pl.data.formats.posed import write_posed
 from reconx_pl.data.formats.scene import frames_in_memory
+from reconx_pl.data.packing.clip_sampling import cut_images
 from reconx_pl.data.procedural import procedural_scene, render_scene
-from reconx_pl.evaluation.contact_sheet import SheetRow, contact_sheet, error_image
-from reconx_pl.evaluation.metrics import psnr, ssim
 from reconx_pl.evaluation.target_poses import refined_targets
-from reconx_pl.geometry.colmap_estimator import ColmapEstimator
-from reconx_pl.geometry.default_estimator import named_estimator
+from reconx_pl.geometry.estimators.colmap import ColmapEstimator
+from reconx_pl.geometry.estimators.default import named_estimator
 from reconx_pl.geometry.similarity import alignment_quality, fit_cameras
-from reconx_pl.painters import painter_source
-from reconx_pl.reconstruct_commands import config_of, reconstruct_parser
+from reconx_pl.metrics.image import psnr, ssim
 from reconx_pl.reconstruction.frames import read_known_cameras
 from reconx_pl.reconstruction.run import Reconstructed, reconstruct
 from reconx_pl.reconstruction.settings import FRAMES, ReconstructionConfig
 from reconx_pl.reconstruction.views import cut_views
-from reconx_pl.splatting.renderer import default_renderer
-from reconx_pl.splatting.scene_files import load_scene
+from reconx_pl.splatting.io.scene_files import load_scene
+from reconx_pl.splatting.renderers.choose import default_renderer
+from reconx_pl.training.runs import painter_source
+from reconx_pl.visualization.contact_sheet import SheetRow, contact_sheet, error_image
 
 GAIN = 4.0  # of the error row
 ROOM_SIZE = 384, 384  # rows, columns of a procedural photograph

@@ -24,14 +24,14 @@ from torchvision.utils import save_image
 
 from benchmarks.corruption import Corrupted, corrupt, corrupted_views, told_apart
 from benchmarks.posed_scenes import PosedScene, points_from, posed_scene
-from reconx_pl.evaluation.metrics import MetricSuite
-from reconx_pl.geometry.estimator import reprojection_confidence
-from reconx_pl.splatting.agreement import Agreement
+from reconx_pl.geometry.estimators.base import reprojection_confidence
+from reconx_pl.metrics.image import MetricSuite
 from reconx_pl.splatting.confidence import ConfidenceMode
 from reconx_pl.splatting.fit import FitConfig, FitResult, fit
 from reconx_pl.splatting.losses import LossWeights, ssim_map
 from reconx_pl.splatting.pose_refinement import PoseRefinement, pose_changes
-from reconx_pl.splatting.renderer import default_renderer
+from reconx_pl.splatting.renderers.choose import default_renderer
+from reconx_pl.splatting.robust_weights import Agreement
 from reconx_pl.types import Cameras, PointCloud
 
 

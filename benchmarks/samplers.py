@@ -12,15 +12,15 @@ import torch
 from jsonargparse import CLI
 from torch import Tensor
 
-from reconx_pl.data.stream import read_clips
-from reconx_pl.diffusion.guidance import Guidance
-from reconx_pl.diffusion.painter import SamplingConfig
-from reconx_pl.diffusion.sampler import SamplerStep
-from reconx_pl.diffusion.schedule import NoiseSchedule
-from reconx_pl.diffusion.solvers import make_sampler
-from reconx_pl.evaluation.metrics import psnr
+from reconx_pl.data.shards.stream import read_clips
+from reconx_pl.diffusion.pipeline import SamplingConfig
+from reconx_pl.diffusion.sampling.ddim import SamplerStep
+from reconx_pl.diffusion.sampling.guidance import Guidance
+from reconx_pl.diffusion.sampling.schedule import NoiseSchedule
+from reconx_pl.diffusion.sampling.solvers import make_sampler
 from reconx_pl.geometry.cameras import relative_to_first
-from reconx_pl.pipeline import load_run
+from reconx_pl.metrics.image import psnr
+from reconx_pl.training.runs import load_run
 
 STEPS = (2, 4, 6, 10, 20, 50)
 SETTINGS = {

@@ -20,11 +20,11 @@ import torch
 from benchmarks import splat_converge, splat_grid, splat_oracle
 from benchmarks.timing import processor_seconds, table
 from reconx_pl.data.procedural import procedural_clip
-from reconx_pl.splatting.cpu import CpuRenderer
+from reconx_pl.metrics.lpips import LpipsDistance
+from reconx_pl.metrics.lpips_weights import Net
 from reconx_pl.splatting.initialise import InitialiseConfig, gaussians_from_points
 from reconx_pl.splatting.losses import LossWeights, TargetStatistics, confidence_loss
-from reconx_pl.splatting.perceptual import LpipsDistance
-from reconx_pl.splatting.perceptual_weights import Net
+from reconx_pl.splatting.renderers.cpu import CpuRenderer
 
 
 def parts() -> None:

@@ -14,15 +14,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reconx_pl.data.cutting import scene_clip
 from reconx_pl.data.formats import UnreadableScene, read_scenes
+from reconx_pl.data.packing.clip_sampling import scene_clip
 from reconx_pl.data.procedural import procedural_clip, procedural_views
 from reconx_pl.errors import BadSceneError
-from reconx_pl.evaluation.metrics import psnr
+from reconx_pl.metrics.image import psnr
 from reconx_pl.splatting.fit import FitConfig, LearningRates, fit
 from reconx_pl.splatting.initialise import InitialiseConfig
 from reconx_pl.splatting.losses import LossWeights
-from reconx_pl.splatting.renderer import Renderer, RenderOutput, default_renderer
+from reconx_pl.splatting.renderers.base import Renderer, RenderOutput
+from reconx_pl.splatting.renderers.choose import default_renderer
 from reconx_pl.types import Cameras, Gaussians, PointCloud
 
 EVERY = 25  # steps between two looks at the held-out views

@@ -22,7 +22,8 @@ from reconx_pl.data.procedural import procedural_clip
 from reconx_pl.geometry.cameras import project, resize_cameras
 from reconx_pl.splatting.initialise import InitialiseConfig, gaussians_from_points
 from reconx_pl.splatting.losses import LossWeights, TargetStatistics, confidence_loss
-from reconx_pl.splatting.renderer import Renderer, default_renderer
+from reconx_pl.splatting.renderers.base import Renderer
+from reconx_pl.splatting.renderers.choose import default_renderer
 from reconx_pl.types import Clip, Gaussians
 
 SIZES = (128, 256, 512)

@@ -15,10 +15,13 @@ import torch
 from torch import Tensor
 
 from benchmarks import torch_renderer
-from reconx_pl.splatting import cpu, gsplat_backend
+from reconx_pl.splatting.renderers import cpu
+from reconx_pl.splatting.renderers import gsplat as gsplat_backend
 
 Kit = Mapping[str, np.ndarray]
-Rasterize = Callable[..., tuple[Tensor, Tensor, Tensor]]  # as ``reconx_pl.splatting.cpu.rasterize``, alpha_max bound
+Rasterize = Callable[
+    ..., tuple[Tensor, Tensor, Tensor]
+]  # as ``reconx_pl.splatting.renderers.cpu.rasterize``, alpha_max bound
 PARAMETERS = ("means", "quats", "scales", "opacities", "sh", "viewmats", "background")
 DEGREES = (0, 2, 3)
 VARIANTS = {0.999: "", 0.99: "_amax099"}  # of the arrays' names, by alpha_max

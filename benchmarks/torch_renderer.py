@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reconx_pl.splatting.renderer import RenderOutput, resolve_background, resolve_degree
+from reconx_pl.splatting.renderers.base import RenderOutput, resolve_background, resolve_degree
 from reconx_pl.types import Cameras, Gaussians
 
 TILE = 16  # pixels
@@ -61,7 +61,7 @@ def rasterize(
     background: Tensor,  # [V, 3]
     alpha_max: float = 0.999,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Color [V, 3, H, W], alpha, expected depth [V, H, W] of linear parameters, as ``reconx_pl.splatting.cpu``'s."""
+    """Color [V, 3, H, W], alpha, expected depth [V, H, W] of linear parameters, as ``reconx_pl.splatting.renderers.cpu``'s."""
     factors = rotations(quaternions) * scales[:, None, :]
     views = []
     for pose, k, behind in zip(world_to_camera, intrinsics, background, strict=True):

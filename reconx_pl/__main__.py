@@ -8,11 +8,11 @@ import sys
 def main() -> None:
     """Entry point of ``reconx``."""
     if sys.argv[1:2] == ["doctor"]:
-        from reconx_pl.doctor.command import main as doctor
+        from reconx_pl.cli.doctor.command import main as doctor
 
         doctor(sys.argv[2:])
         return
-    from reconx_pl.cli import main as command
+    from reconx_pl.cli.main import main as command
 
     command()
 

@@ -9,20 +9,20 @@ from tempfile import mkdtemp
 
 from PIL import Image
 
-from reconx_pl.diffusion.painter import SamplingConfig
+from reconx_pl.devices import chosen_device
+from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.geometry.default_estimator import GeometryName, named_estimator
-from reconx_pl.geometry.estimator import PointMapEstimator
-from reconx_pl.painters import painter_source
+from reconx_pl.files.atomic import written_whole
+from reconx_pl.geometry.estimators.base import PointMapEstimator
+from reconx_pl.geometry.estimators.default import GeometryName, named_estimator
 from reconx_pl.reconstruction.files import GIVEN
-from reconx_pl.reconstruction.painting import PainterSource
 from reconx_pl.reconstruction.run import reconstruct
 from reconx_pl.reconstruction.settings import ReconstructionConfig
 from reconx_pl.reconstruction.stages import Progress
-from reconx_pl.splatting.renderer import chosen_device
-from reconx_pl.splatting.scene_files import load_scene, save_scene
+from reconx_pl.reconstruction.view_generator import PainterSource
+from reconx_pl.splatting.io.scene_files import load_scene, save_scene
+from reconx_pl.training.runs import painter_source
 from reconx_pl.types import Cameras, Gaussians
-from reconx_pl.whole_file import written_whole
 
 _NOT_PNG = ("CMYK", "YCbCr", "LAB", "HSV", "RGBX")  # modes of colours that PNG cannot hold
 Images = str | Path | Sequence[str | Path | Image.Image]

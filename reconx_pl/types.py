@@ -204,7 +204,7 @@ class ClipBatch(TypedDict):
     key: list[str]
     caption: list[str]
     frames: NotRequired[Tensor]  # [B, T, 3, H, W] uint8
-    caches: NotRequired[dict[str, Tensor]]  # by member name: [B, ...] float16, see reconx_pl/data/caches.py
+    caches: NotRequired[dict[str, Tensor]]  # by member name: [B, ...] float16, see reconx_pl/data/shards/caches.py
     folder: NotRequired[str]  # of the shards, with caches
     world_to_camera: Tensor  # [B, T, 4, 4] float32
     intrinsics: Tensor  # [B, T, 3, 3] float32

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.geometry.cameras import interpolate_cameras
-from reconx_pl.geometry.estimator import Reconstruction
+from reconx_pl.geometry.estimators.base import Reconstruction
 from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth
 from reconx_pl.types import Cameras
 

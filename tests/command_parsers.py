@@ -9,8 +9,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningCLI
 
+from reconx_pl.cli.train import PlanCLI, ReconXCLI
 from reconx_pl.data.datamodule import ShardDataModule
-from reconx_pl.training.cli import PlanCLI, ReconXCLI
 from reconx_pl.training.module import ReconXModule
 
 ROOT = Path(__file__).resolve().parents[1]

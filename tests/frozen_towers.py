@@ -9,12 +9,12 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from reconx_pl.conditioning.image_tokens import ClipVisionConfig, ClipVisionTower
-from reconx_pl.conditioning.text_tokens import ClipTextConfig, ClipTextTokens
 from reconx_pl.diffusion.autoencoder import KLAutoencoder, KLAutoencoderConfig
-from reconx_pl.diffusion.caching import frozen_parts
+from reconx_pl.diffusion.conditioning.image_tokens import ClipVisionConfig, ClipVisionTower
+from reconx_pl.diffusion.conditioning.text_tokens import ClipTextConfig, ClipTextTokens
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.model import ReconXDiffusion
+from reconx_pl.training.precompute import frozen_parts
 
 VAE = {"block_out_channels": [32, 32, 32], "layers_per_block": 1}
 VISION = {"image_size": 28, "patch_size": 14, "width": 40, "layers": 2, "head_width": 10, "embed_dim": 24}
@@ -50,11 +50,11 @@ def write_towers(folder: Path, seed: int = 0) -> dict[str, Any]:
             "init_args": {"config": VAE, "weights": files["vae"]},
         },
         "image_tokens": {
-            "class_path": "reconx_pl.conditioning.image_tokens.ClipImageTokens",
+            "class_path": "reconx_pl.diffusion.conditioning.image_tokens.ClipImageTokens",
             "init_args": {"vision": VISION, "resampler": RESAMPLER, "weights": files["vision"]},
         },
         "text_tokens": {
-            "class_path": "reconx_pl.conditioning.text_tokens.ClipTextTokens",
+            "class_path": "reconx_pl.diffusion.conditioning.text_tokens.ClipTextTokens",
             "init_args": {"config": TEXT, "weights": files["text"]},
         },
     }

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from reconx_pl.geometry.alignment.pixels import default_intrinsics
 from reconx_pl.geometry.cameras import pixel_rays
-from reconx_pl.geometry.pair_predictions import PairPredictions
-from reconx_pl.geometry.pairs import PairGraph
+from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
+from reconx_pl.geometry.estimators.pairs import PairGraph
 from reconx_pl.geometry.procrustes import fit_similarity
 from reconx_pl.types import Cameras
 

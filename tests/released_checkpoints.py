@@ -7,14 +7,14 @@ import re
 import torch
 from torch import Tensor
 
-from reconx_pl.conditioning.image_tokens import ClipImageTokens, ClipVisionConfig
-from reconx_pl.conditioning.resampler import ResamplerConfig
-from reconx_pl.conditioning.structure import StructureEncoderConfig
-from reconx_pl.conditioning.text_tokens import ClipTextConfig, ClipTextTokens
 from reconx_pl.diffusion.autoencoder import KLAutoencoder, KLAutoencoderConfig
+from reconx_pl.diffusion.conditioning.image_tokens import ClipImageTokens, ClipVisionConfig
+from reconx_pl.diffusion.conditioning.resampler import ResamplerConfig
+from reconx_pl.diffusion.conditioning.structure import StructureEncoderConfig
+from reconx_pl.diffusion.conditioning.text_tokens import ClipTextConfig, ClipTextTokens
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.model import ReconXDiffusion
-from reconx_pl.diffusion.schedule import ScheduleConfig
+from reconx_pl.diffusion.sampling.schedule import ScheduleConfig
 from reconx_pl.diffusion.weights import to_official_unet
 from reconx_pl.diffusion.weights.released import UNUSED
 from reconx_pl.diffusion.weights.schedule_buffers import official_buffers

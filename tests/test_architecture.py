@@ -61,7 +61,7 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 def test_a_backward_arrow_is_seen() -> None:
-    assert backward_arrows("geometry", ["reconx_pl.data.schema.encode_clip", "torch"]) == ["data"]
+    assert backward_arrows("geometry", ["reconx_pl.data.shards.schema.encode_clip", "torch"]) == ["data"]
     assert backward_arrows("data", ["reconx_pl.splatting.fit"]) == ["splatting"]
 
 
@@ -98,9 +98,9 @@ def unpickling(tree: ast.AST) -> list[str]:
 
 UNPICKLERS = {
     # Reads one archive, whose pinned SHA-256 is verified before it is opened, and builds numpy arrays only.
-    ("splatting/perceptual_weights.py", "class _ArraysOnly(Unpickler)"),
+    ("metrics/lpips_weights.py", "class _ArraysOnly(Unpickler)"),
     # Reads the table of a sharded checkpoint, which torch pickles, and builds a dozen named data classes only.
-    ("training/sharded_checkpoint.py", "class _TableOnly(Unpickler)"),
+    ("training/checkpointing/sharded_checkpoint.py", "class _TableOnly(Unpickler)"),
 }
 
 

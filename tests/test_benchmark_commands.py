@@ -9,8 +9,8 @@ import pytest
 import yaml
 from raw_scenes import write_posed
 
-from reconx_pl.cli import main
-from reconx_pl.evaluation.protocol_files import protocol_names
+from reconx_pl.cli.main import main
+from reconx_pl.evaluation.benchmarks.protocol_files import protocol_names
 
 
 def said(capfd: pytest.CaptureFixture[str]) -> str:

@@ -19,13 +19,13 @@ from golden_kits import REPOSITORY
 from jsonargparse import ArgumentParser
 from tiny_run import tiny_config
 
-from reconx_pl.benchmarking import run_of
-from reconx_pl.cli import evaluate_main, main
+from reconx_pl.cli.evaluate import run_of
+from reconx_pl.cli.main import evaluate_main, main
 from reconx_pl.data.procedural import write_procedural
 from reconx_pl.errors import BadDataError, MissingWeightsError
-from reconx_pl.evaluation.benchmark_run import BenchmarkPlan, benchmark_place
+from reconx_pl.evaluation.benchmarks.run import BenchmarkPlan, benchmark_place
 from reconx_pl.evaluation.settings import EvaluationConfig
-from reconx_pl.training.checkpoints import save_network
+from reconx_pl.training.checkpointing.network_weights import save_network
 from reconx_pl.training.module import ReconXModule
 
 ENTRIES = {
@@ -237,7 +237,7 @@ def test_the_place_of_a_process() -> None:
 
 
 def test_a_plan_comes_back_as_it_was(tmp_path: Path, data: Path) -> None:
-    from reconx_pl.evaluation.protocol_files import load_protocol
+    from reconx_pl.evaluation.benchmarks.protocol_files import load_protocol
 
     config = EvaluationConfig(pose_policy="interpolated", metrics=("psnr",), media=False)
     for name in ("re10k-hard", "mipnerf360-3", data / "own.yaml"):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from reconx_pl import checksums
-from reconx_pl.checksums import SUMS, differing, file_sha256, read_sums, remembered_sha256, write_sums
 from reconx_pl.errors import BadWeightsError
+from reconx_pl.files import checksums
+from reconx_pl.files.checksums import SUMS, differing, file_sha256, read_sums, remembered_sha256, write_sums
 
 
 @pytest.fixture(autouse=True)

@@ -17,15 +17,15 @@ from command_parsers import ROOT
 from PIL import Image
 from safetensors.torch import save_file
 
-from reconx_pl import pipeline
-from reconx_pl.cli import evaluate_main, main
-from reconx_pl.data.manifest import Manifest
+from reconx_pl.cli.main import evaluate_main, main
+from reconx_pl.data.photos import posed_clip as pipeline
 from reconx_pl.data.procedural import procedural_views
-from reconx_pl.data.stream import read_clips
+from reconx_pl.data.shards.manifest import Manifest
+from reconx_pl.data.shards.stream import read_clips
 from reconx_pl.errors import BadWeightsError
 from reconx_pl.evaluation.runner import EvaluationConfig
 from reconx_pl.geometry.cameras import unproject
-from reconx_pl.splatting import perceptual_weights
+from reconx_pl.metrics import lpips_weights as perceptual_weights
 
 SIDE = 32  # of what is packed; the photographs are larger, for the check needs matches
 PHOTO = 128

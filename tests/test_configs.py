@@ -11,10 +11,10 @@ from command_parsers import ROOT, fit_config, train_parser
 from jsonargparse import Namespace
 
 from benchmarks.procedural_v1 import ARMS, RECIPES, SETS, TRAIN_SEED, VAL_CLIPS, VAL_SEED
-from reconx_pl.cli import build_evaluate_parser, build_parser
+from reconx_pl.cli.main import build_evaluate_parser, build_parser
 from reconx_pl.diffusion.config import UNetConfig
-from reconx_pl.diffusion.extrapolation import ExtrapolationConfig
-from reconx_pl.evaluation.all_around import AroundConfig
+from reconx_pl.diffusion.sampling.extrapolation import ExtrapolationConfig
+from reconx_pl.reconstruction.orbit_windows import AroundConfig
 
 DEMO = ("demo_base", "demo_stage1", "demo_stage2")
 PROCEDURAL = ("procedural_v1/base", "procedural_v1/base_gpu")
@@ -107,7 +107,7 @@ def test_overlays_are_tested_and_go_over_any_stage() -> None:
     assert {path.stem for path in (ROOT / "configs" / "trainer").glob("*.yaml")} == {"fsdp", "profile"}
     configs = [str(ROOT / "configs" / name) for name in ("stage2.yaml", "trainer/profile.yaml")]
     config = train_parser().parse_args(["fit", *(part for path in configs for part in ("-c", path))]).fit
-    assert config.trainer.profiler.class_path == "reconx_pl.training.profile.TraceProfiler"
+    assert config.trainer.profiler.class_path == "reconx_pl.training.callbacks.profile.TraceProfiler"
     assert config.trainer.max_steps == 30_000
 
 

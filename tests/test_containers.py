@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reconx_pl.splatting.gsplat_build import version_numbers
+from reconx_pl.splatting.renderers.gsplat_build import version_numbers
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "configs" / "slurm_container.sbatch"

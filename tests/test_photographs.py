@@ -14,21 +14,22 @@ from PIL import Image, ImageOps
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from reconx_pl import pipeline
-from reconx_pl.cli import build_evaluate_parser, main
-from reconx_pl.data import estimating
-from reconx_pl.data.estimating import photograph_files, scene_of_photographs, without_poses
+from reconx_pl.cli.evaluate import evaluation_clips
+from reconx_pl.cli.main import build_evaluate_parser, main
 from reconx_pl.data.formats import RawScene, read_scenes
 from reconx_pl.data.formats.images import read_upright
 from reconx_pl.data.formats.posed import read_points, read_posed
+from reconx_pl.data.photos import posed_clip as pipeline
+from reconx_pl.data.photos import unposed as estimating
+from reconx_pl.data.photos.posed_clip import SceneWindow, find_geometry, posed_clip
+from reconx_pl.data.photos.unposed import photograph_files, scene_of_photographs, without_poses
 from reconx_pl.data.procedural import procedural_views
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import project, resize_cameras, unproject
-from reconx_pl.geometry.colmap_estimator import ColmapEstimator
-from reconx_pl.geometry.estimator import KnownDepth, Reconstruction
+from reconx_pl.geometry.estimators.base import KnownDepth, Reconstruction
+from reconx_pl.geometry.estimators.colmap import ColmapEstimator
 from reconx_pl.geometry.procrustes import Similarity
 from reconx_pl.geometry.similarity import alignment_quality, fit_cameras
-from reconx_pl.pipeline import SceneWindow, evaluation_clips, find_geometry, posed_clip
 from reconx_pl.types import AlignmentQuality, Cameras, Clip
 
 HEIGHT, WIDTH, VIEWS = 240, 320, 5
@@ -236,7 +237,7 @@ def test_geometry_writes_a_scene_that_every_command_reads(
     pytest.importorskip("pycolmap")
     out = tmp_path / "scene"
     focal = float(photographs.cameras.intrinsics[0, 0, 0])
-    estimator = "reconx_pl.geometry.colmap_estimator.ColmapEstimator"
+    estimator = "reconx_pl.geometry.estimators.colmap.ColmapEstimator"
     main(["geometry", str(photographs.folder), str(out), "--estimator", estimator, "--estimator.focal", str(focal)])
     assert "5 views" in " ".join(capfd.readouterr().err.split())
     scene = next(read_scenes(out))
@@ -271,7 +272,7 @@ def test_a_bad_confidence_is_named(tmp_path: Path) -> None:
 
 def test_evaluate_takes_an_estimator_by_its_class_path() -> None:
     parser = build_evaluate_parser()
-    name = "reconx_pl.geometry.colmap_estimator.ColmapEstimator"
+    name = "reconx_pl.geometry.estimators.colmap.ColmapEstimator"
     line = ["--run", "a", "--out", "b", "--scene", "c", "--estimator", name, "--estimator.min_angle", "1"]
     chosen = parser.instantiate_classes(parser.parse_args([*line, "--poses", "estimated", "--views", "clip"]))
     assert isinstance(chosen.estimator, ColmapEstimator) and chosen.estimator.min_angle == 1

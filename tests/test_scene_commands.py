@@ -10,11 +10,11 @@ import pytest
 import torch
 from raw_scenes import HEIGHT, VIEWS, WIDTH, assert_same_cameras, known_cameras, write_posed
 
-from reconx_pl.cli import main
+from reconx_pl.cli.main import main
 from reconx_pl.data.formats import only_scene
-from reconx_pl.evaluation.video import read_mp4
-from reconx_pl.splatting.scene_files import load_scene, save_scene
+from reconx_pl.splatting.io.scene_files import load_scene, save_scene
 from reconx_pl.types import Cameras, Gaussians
+from reconx_pl.visualization.video import read_mp4
 
 
 def ring(views: int = VIEWS) -> Cameras:

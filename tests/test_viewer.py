@@ -29,9 +29,9 @@ from scipy.spatial.transform import Rotation
 from reconx_pl.errors import BadSceneError, ConfigurationError, MissingDependencyError
 from reconx_pl.geometry.cameras import project
 from reconx_pl.splatting.initialise import SH_DC
-from reconx_pl.splatting.scene_files import save_scene
+from reconx_pl.splatting.io.scene_files import save_scene
 from reconx_pl.types import Cameras, Gaussians
-from reconx_pl.viewer import Viewer, _most_important
+from reconx_pl.visualization.viewer import Viewer, _most_important
 
 SIZE = 800, 600  # of the page; the cameras have the same aspect
 TILT = math.radians(30)
@@ -169,7 +169,7 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
     posed = write_posed(tmp_path / "posed")
     # A shell that runs the tests in the background hands down that SIGINT is ignored.
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    program += "from reconx_pl.cli import main; main()"
+    program += "from reconx_pl.cli.main import main; main()"
     arguments = ["view", str(tmp_path / "scene.ply"), "--cameras", str(posed), "--port", str(free_port())]
     log = tmp_path / "log"
     with log.open("wb") as out:

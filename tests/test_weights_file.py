@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from reconx_pl.errors import BadWeightsError, MissingWeightsError
-from reconx_pl.weights_file import load_exactly, read_state
+from reconx_pl.files.weights import load_exactly, read_state
 
 STATE = {"part.weight": torch.ones(2, 3), "part.bias": torch.zeros(2), "other.weight": torch.ones(1)}
 

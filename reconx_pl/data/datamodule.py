@@ -13,11 +13,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from reconx_pl.data.caches import CachedInputs
-from reconx_pl.data.manifest import Manifest
-from reconx_pl.data.position import OnChange, Origin, StreamOrder, position_state, resume_origin
-from reconx_pl.data.stream import ClipPass, ClipStream, read_clips
-from reconx_pl.data.tolerant_loader import TolerantLoader
+from reconx_pl.data.shards.caches import CachedInputs
+from reconx_pl.data.shards.manifest import Manifest
+from reconx_pl.data.shards.position import OnChange, Origin, StreamOrder, position_state, resume_origin
+from reconx_pl.data.shards.stream import ClipPass, ClipStream, read_clips
+from reconx_pl.data.shards.tolerant_loader import TolerantLoader
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.types import Clip, ClipBatch
 

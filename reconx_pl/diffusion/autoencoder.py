@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reconx_pl.conditioning.frozen import FrozenModule
-from reconx_pl.diffusion.noise import standard_normal
+from reconx_pl.diffusion.conditioning.frozen import FrozenModule
+from reconx_pl.diffusion.sampling.noise import standard_normal
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
-from reconx_pl.weights_file import fingerprint, load_exactly, read_state
+from reconx_pl.files.weights import fingerprint, load_exactly, read_state
 
 VAE_PREFIXES = ("first_stage_model.", "autoencoder.vae.", "")
 

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from reconx_pl.conditioning.conditions import Conditions
-from reconx_pl.conditioning.dropout import DropoutConfig, Dropped, draw_dropout, drop_images, drop_tokens
-from reconx_pl.conditioning.structure import StructureEncoder, StructureEncoderConfig
-from reconx_pl.data.caches import CachedInputs, wrong_caches
-from reconx_pl.diffusion.caching import cached_inputs
+from reconx_pl.data.shards.caches import CachedInputs, wrong_caches
+from reconx_pl.diffusion.cached_inputs import cached_inputs
+from reconx_pl.diffusion.conditioning.conditions import Conditions
+from reconx_pl.diffusion.conditioning.dropout import DropoutConfig, Dropped, draw_dropout, drop_images, drop_tokens
+from reconx_pl.diffusion.conditioning.structure import StructureEncoder, StructureEncoderConfig
 from reconx_pl.diffusion.config import UNetConfig
-from reconx_pl.diffusion.extrapolation import seen_in_batch
-from reconx_pl.diffusion.guidance import ConditionSets, Denoise
-from reconx_pl.diffusion.objective import DiffusionLoss, diffusion_loss
-from reconx_pl.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from reconx_pl.diffusion.sampling.extrapolation import seen_in_batch
+from reconx_pl.diffusion.sampling.guidance import ConditionSets, Denoise
+from reconx_pl.diffusion.sampling.objective import DiffusionLoss, diffusion_loss
+from reconx_pl.diffusion.sampling.schedule import NoiseSchedule, ScheduleConfig
 from reconx_pl.diffusion.unet import UNet
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.geometry.cameras import relative_to_first

@@ -7,10 +7,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from reconx_pl.diffusion.painter import SamplingConfig
-from reconx_pl.evaluation.records import SUMMARY, read_json
+from reconx_pl.diffusion.pipeline import SamplingConfig
+from reconx_pl.evaluation.records import SUMMARY
 from reconx_pl.evaluation.settings import EvaluationConfig
-from reconx_pl.whole_file import written_whole
+from reconx_pl.files.atomic import written_whole
+from reconx_pl.files.json_files import read_json
 
 FOLDER, TABLE = "ablation", "ablation.md"
 PARTS = {  # column of the table -> the flag that leaves it out

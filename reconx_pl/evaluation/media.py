@@ -9,17 +9,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reconx_pl.evaluation.color_maps import confidence_colors, depth_colors
-from reconx_pl.evaluation.contact_sheet import SheetRow, contact_sheet, error_image, spread, stacked
-from reconx_pl.evaluation.flight import Flight, fly
 from reconx_pl.evaluation.scene_result import SceneResult
 from reconx_pl.evaluation.settings import EvaluationConfig
-from reconx_pl.evaluation.video import write_mp4
+from reconx_pl.files.atomic import written_whole
 from reconx_pl.geometry.cameras import interpolate_cameras
-from reconx_pl.splatting.ply import save_ply
-from reconx_pl.splatting.renderer import Renderer
+from reconx_pl.splatting.io.ply import save_ply
+from reconx_pl.splatting.renderers.base import Renderer
 from reconx_pl.types import Cameras, Gaussians
-from reconx_pl.whole_file import written_whole
+from reconx_pl.visualization.color_maps import confidence_colors, depth_colors
+from reconx_pl.visualization.contact_sheet import SheetRow, contact_sheet, error_image, spread, stacked
+from reconx_pl.visualization.flythrough import Flight, fly
+from reconx_pl.visualization.video import write_mp4
 
 FLIGHT_FRAMES, FLIGHT_FPS = 60, 24.0
 SLOWEST, FASTEST = 3.0, 30.0  # frames a second at which a painted clip can be watched

@@ -18,31 +18,17 @@ from torch import Tensor
 
 from reconx_pl import __version__
 from reconx_pl.evaluation.baselines import METHODS
-from reconx_pl.evaluation.benchmark_views import BenchmarkViews
-from reconx_pl.evaluation.metrics import SceneMetrics
-from reconx_pl.evaluation.painter import HeldOutViews
+from reconx_pl.evaluation.entry_views import BenchmarkViews
 from reconx_pl.evaluation.scene_result import PARTS, SceneResult, Scores
 from reconx_pl.evaluation.settings import EvaluationConfig
+from reconx_pl.evaluation.task import HeldOutViews
+from reconx_pl.files.json_files import read_json
+from reconx_pl.metrics.image import SceneMetrics
 from reconx_pl.types import AlignmentQuality, Clip
-from reconx_pl.whole_file import written_whole
 
 Record = dict[str, Any]  # what result.json holds
 RESULT, ERROR, SUMMARY = "result.json", "error.json", "results.json"
 GROUPS = {"scores": "mean", "held_out_scores": "mean_held_out"}  # of a scene -> in the summary
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write strict JSON so that the file is always complete: a partial one never carries its name."""
-    with written_whole(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> Record | None:
-    """The content of a JSON file, or None where there is none or it is damaged (it is then made again)."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def alignment_record(quality: AlignmentQuality | None) -> Record | None:

@@ -11,11 +11,12 @@ from PIL import Image
 
 from reconx_pl.errors import BadDataError
 from reconx_pl.evaluation.baselines import METHODS
-from reconx_pl.evaluation.curves import RunCurves, fall, plot_run, read_run
-from reconx_pl.evaluation.metrics import HIGHER_IS_BETTER
-from reconx_pl.evaluation.records import SUMMARY, Record, read_json, scene_folder
+from reconx_pl.evaluation.records import SUMMARY, Record, scene_folder
 from reconx_pl.evaluation.report_notices import alignment_note, introduction, problems, scoring_note
-from reconx_pl.evaluation.report_parts import (
+from reconx_pl.files.json_files import read_json
+from reconx_pl.metrics.image import HIGHER_IS_BETTER
+from reconx_pl.visualization.curves import RunCurves, fall, plot_run, read_run
+from reconx_pl.visualization.html import (
     data_uri,
     duration,
     jpeg_uri,

@@ -15,12 +15,8 @@ import torch
 import torch.distributed as dist
 
 from reconx_pl.errors import BadDataError, ConfigurationError, ReconXError
-from reconx_pl.evaluation.alignment import check_estimator, estimator_identity
-from reconx_pl.evaluation.benchmark_views import LazyViews
+from reconx_pl.evaluation.entry_views import LazyViews
 from reconx_pl.evaluation.media import write_media
-from reconx_pl.evaluation.metrics import MetricSuite
-from reconx_pl.evaluation.painter import HeldOutViews, LazyScene, Painter, RecordedFrames, blind
-from reconx_pl.evaluation.ranks import all_or_none
 from reconx_pl.evaluation.records import (
     ERROR,
     RESULT,
@@ -31,16 +27,22 @@ from reconx_pl.evaluation.records import (
     scene_folder,
     scene_record,
     views_digest,
-    write_json,
 )
-from reconx_pl.evaluation.scene import Progress, evaluate_scene, evaluate_task, loss_network
+from reconx_pl.evaluation.scene import Progress, evaluate_scene, evaluate_task
 from reconx_pl.evaluation.scene_result import SceneResult, stopwatch
 from reconx_pl.evaluation.settings import EvaluationConfig
-from reconx_pl.evaluation.tally import Tally
-from reconx_pl.evaluation.task import SceneTask, clip_task, views_task
-from reconx_pl.geometry.estimator import PointMapEstimator
-from reconx_pl.splatting.perceptual import LpipsDistance
-from reconx_pl.splatting.renderer import Renderer, default_renderer
+from reconx_pl.evaluation.summary import Tally
+from reconx_pl.evaluation.task import HeldOutViews, LazyScene, SceneTask, check_estimator, clip_task, views_task
+from reconx_pl.files.json_files import write_json
+from reconx_pl.files.ranks import all_or_none
+from reconx_pl.geometry.estimators.base import PointMapEstimator
+from reconx_pl.metrics.image import MetricSuite
+from reconx_pl.metrics.lpips import LpipsDistance
+from reconx_pl.reconstruction.alignment import estimator_identity
+from reconx_pl.reconstruction.view_generator import Painter, RecordedFrames, blind
+from reconx_pl.splatting.fit import loss_network
+from reconx_pl.splatting.renderers.base import Renderer
+from reconx_pl.splatting.renderers.choose import default_renderer
 from reconx_pl.types import Clip
 
 __all__ = [

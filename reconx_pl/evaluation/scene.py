@@ -10,24 +10,24 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from reconx_pl.errors import MissingWeightsError
-from reconx_pl.evaluation.alignment import AligningEstimator, aligned_frames, check_estimator
 from reconx_pl.evaluation.baselines import ceiling_split, nearest_view, warped_views
-from reconx_pl.evaluation.frame_confidence import frame_confidence
-from reconx_pl.evaluation.metrics import MetricSuite
-from reconx_pl.evaluation.painter import HeldOutViews, Painter, painted_frames, scene_generator
 from reconx_pl.evaluation.scene_result import SceneResult, stopwatch
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.target_poses import refined_targets
-from reconx_pl.evaluation.task import SceneTask, clip_task, sequence_cameras
-from reconx_pl.geometry.estimator import PointMapEstimator, Reconstruction
+from reconx_pl.evaluation.task import HeldOutViews, SceneTask, check_estimator, clip_task, sequence_cameras
+from reconx_pl.geometry.estimators.base import PointMapEstimator, Reconstruction
 from reconx_pl.geometry.point_maps import point_map_from_depth
-from reconx_pl.splatting.fit import FitConfig, FitResult, fit
-from reconx_pl.splatting.perceptual import LpipsDistance
+from reconx_pl.metrics.image import MetricSuite
+from reconx_pl.metrics.lpips import LpipsDistance
+from reconx_pl.reconstruction.alignment import AligningEstimator, aligned_frames
+from reconx_pl.reconstruction.frame_confidence import frame_confidence
+from reconx_pl.reconstruction.view_generator import Painter, painted_frames, scene_generator
+from reconx_pl.splatting.fit import FitResult, fit, loss_network
 from reconx_pl.splatting.points import points_from_maps, select_points
 from reconx_pl.splatting.pose_refinement import pose_changes
 from reconx_pl.splatting.random_points import random_points
-from reconx_pl.splatting.renderer import Renderer, default_renderer
+from reconx_pl.splatting.renderers.base import Renderer
+from reconx_pl.splatting.renderers.choose import default_renderer
 from reconx_pl.types import Cameras, Clip, Gaussians, PointCloud, PointMap
 
 Progress = Callable[[str, float], None]  # what is done now ("key: stage"), share of this scene that is done
@@ -47,22 +47,6 @@ def _cameras_on(cameras: Cameras, device: torch.device) -> Cameras:
         world_to_camera=cameras.world_to_camera.detach().clone().float().to(device),
         intrinsics=cameras.intrinsics.detach().clone().float().to(device),
     )
-
-
-def loss_network(
-    config: FitConfig, device: torch.device, option: str = "--evaluation.fit.loss.lpips 0"
-) -> LpipsDistance | None:
-    """The LPIPS network of the fit's loss; None where the loss does not use it. ``option`` is how to go without.
-
-    Raises:
-        MissingWeightsError: its weights are not there; the message has both remedies.
-    """
-    if config.loss.lpips == 0:
-        return None
-    try:
-        return LpipsDistance(config.lpips_net).to(device)
-    except MissingWeightsError as error:
-        raise MissingWeightsError(f"{error}, or fit without it: `{option}`") from error
 
 
 def evaluate_scene(

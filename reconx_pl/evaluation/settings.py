@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.evaluation.metrics import METRICS
+from reconx_pl.files.identity import hash_of, plain_settings
+from reconx_pl.metrics.image import METRICS
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.points import PointsConfig
 
 POSE_POLICIES = ("dataset", "interpolated", "aligned")
 CONFIDENCES = ("reprojection", "uniform", "alignment")
 MASKS = ("none", "targets", "white")
-
-
-def plain_settings(config: Any) -> dict[str, Any]:
-    """A dataclass of settings as plain values, ready for JSON."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
-
-
-def hash_of(config: Any) -> str:
-    """SHA-256 of settings as JSON with sorted keys: equal settings, equal hash, on every machine."""
-    text = json.dumps(plain_settings(config), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reconx_pl.splatting.losses import LossWeights, confidence_loss
 from reconx_pl.splatting.pose_refinement import PoseRefinement, RefinedPoses
-from reconx_pl.splatting.renderer import Renderer
+from reconx_pl.splatting.renderers.base import Renderer
 from reconx_pl.types import Cameras, Gaussians
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from reconx_pl.errors import BadSceneError
-from reconx_pl.evaluation.benchmark_views import BenchmarkViews
-from reconx_pl.evaluation.painter import HeldOutViews, with_ends
+from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.evaluation.entry_views import BenchmarkViews
 from reconx_pl.evaluation.settings import EvaluationConfig
-from reconx_pl.geometry.cameras import in_view, interpolate_cameras, with_views
-from reconx_pl.geometry.estimator import KnownDepth, PointMapEstimator, has_dense_maps
+from reconx_pl.geometry.estimators.base import PointMapEstimator, has_dense_maps
 from reconx_pl.geometry.point_maps import depth_from_point_map
+from reconx_pl.reconstruction.alignment import holds_known_views
+from reconx_pl.reconstruction.pair_clips import _cloud_of_depth, pair_clips, path_cameras
 from reconx_pl.types import AlignmentQuality, Cameras, Clip, PointCloud
 
 FROM_DEPTH = "depth of the two input views, as it came with the data"
@@ -157,59 +157,6 @@ def views_task(views: BenchmarkViews, config: EvaluationConfig, estimator: Point
     )
 
 
-def pair_clips(
-    views: BenchmarkViews, frames: int, cloud: PointCloud | None, depth: Tensor | None = None
-) -> tuple[Clip, ...]:
-    """One blind clip for each pair of neighbouring context views, made of nothing but context views.
-
-    Frames between are black, their cameras interpolated. Context images go into a clip as 8-bit values.
-
-    Args:
-        views: the entry.
-        frames: T of each clip.
-        cloud: of the scene; a clip has the points that project into one of its two views, if there are any.
-        depth: [C, H, W] of the context views; a pair with depth has a cloud of its own, as a packed clip has.
-
-    Returns:
-        C - 1 clips; the key of the only one is the entry's, of several it ends in ``+0``, ``+1``, ...
-    """
-    clips = []
-    count = len(views.context_indices)
-    for first in range(count - 1):
-        pair = [first, first + 1]
-        start, end = views.context_indices[first], views.context_indices[first + 1]
-        images, cameras = views.context_images[pair], views.context_cameras[pair]
-        stored = torch.zeros(frames, *images.shape[1:], dtype=torch.uint8, device=images.device)
-        stored[[0, -1]] = (images * 255).round().clamp(0, 255).to(torch.uint8)
-        between = torch.linspace(0, 1, frames, dtype=torch.float64)
-        own = None if depth is None or not bool((depth[pair] > 0).any()) else depth[pair]
-        clips.append(
-            Clip(
-                key=views.key if count == 2 else f"{views.key}+{first}",
-                dataset=views.dataset,
-                scene=views.scene,
-                frames=stored,
-                cameras=with_ends(interpolate_cameras(cameras, between), cameras),
-                frame_indices=tuple(round(start + (end - start) * float(share)) for share in between),
-                fps=views.fps,
-                caption=views.caption,
-                depth=own,
-                cloud=_pair_cloud(images, cameras, own if count > 2 else None, cloud),
-                geometry=views.geometry,
-            )
-        )
-    return tuple(clips)
-
-
-def _pair_cloud(images: Tensor, cameras: Cameras, depth: Tensor | None, cloud: PointCloud | None) -> PointCloud | None:
-    if depth is not None:
-        return _cloud_of_depth(images, cameras, depth)
-    if cloud is None:
-        return None
-    visible = in_view(cloud.points.double(), cameras.to(dtype=torch.float64)).any(dim=0)
-    return cloud[visible] if bool(visible.any()) else cloud
-
-
 @dataclass(frozen=True)
 class _Geometry:
     cloud: PointCloud
@@ -242,27 +189,55 @@ def _geometry(views: BenchmarkViews, estimator: PointMapEstimator | None) -> _Ge
     return _Geometry(found.cloud, note, depth, found.point_map.confidence, measured=False)
 
 
-def _cloud_of_depth(images: Tensor, cameras: Cameras, depth: Tensor) -> PointCloud:
-    single = cameras.to(dtype=torch.float32)
-    return KnownDepth(depth.float(), points=CLOUD_POINTS).estimate(images, single).cloud
-
-
 def sequence_cameras(task: SceneTask) -> Cameras:
     """Cameras of all frames, see ``path_cameras``."""
     return path_cameras(task.cameras, task.clips[0].frames.shape[0])
 
 
-def path_cameras(views: Cameras, frames: int) -> Cameras:
-    """Cameras of all frames, interpolated between neighbouring input views, which keep theirs to the last bit.
+@dataclass(frozen=True)
+class HeldOutViews:
+    """True views beside the clip (a benchmark's targets), never shown to painter or fit."""
+
+    images: Tensor  # [V, 3, H, W] float32 in [0, 1]
+    cameras: Cameras  # V views
+
+    def __post_init__(self) -> None:
+        if self.images.shape[0] != len(self.cameras) or self.images.ndim != 4:
+            raise BadSceneError(
+                f"{tuple(self.images.shape)} held-out images do not go with {len(self.cameras)} held-out cameras"
+            )
+
+
+@dataclass(frozen=True)
+class LazyScene:
+    """A scene that is loaded when its turn comes; a scene that cannot be loaded is then a failed scene with a name.
 
     Args:
-        views: C >= 2 input views in the order of visiting.
-        frames: T of each clip from one to the next, both included.
-
-    Returns:
-        (C - 1) (T - 1) + 1 cameras; input view i is number i (T - 1).
+        key: of the clip that ``load`` returns; unique in an evaluation.
+        load: gives the clip.
+        held_out: gives further views to score, or None.
     """
-    step = frames - 1
-    known = [view * step for view in range(len(views))]
-    positions = torch.linspace(0, len(known) - 1, known[-1] + 1, dtype=torch.float64)
-    return with_views(interpolate_cameras(views, positions), known, views)
+
+    key: str
+    load: Callable[[], Clip]
+    held_out: Callable[[], HeldOutViews] | None = None
+
+
+def check_estimator(config: EvaluationConfig, estimator: PointMapEstimator | None) -> None:
+    """Refuse the pose policy "aligned" without an estimator that can do it, where there are painted frames to align.
+
+    Raises:
+        ConfigurationError: says which one can.
+    """
+    if config.pose_policy != "aligned" or not config.diffusion:
+        return
+    if estimator is None:
+        raise ConfigurationError(
+            "pose_policy 'aligned' needs an estimator that aligns all frames: name one (--estimator), such as DUSt3R "
+            "(PretrainedDust3r), or take 'interpolated'"
+        )
+    if not holds_known_views(estimator):
+        raise ConfigurationError(
+            f"pose_policy 'aligned' holds the cameras of the input views, and {type(estimator).__name__} cannot hold "
+            "some and find others; name DUSt3R (PretrainedDust3r), or take 'interpolated'"
+        )

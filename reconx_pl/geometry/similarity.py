@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.geometry.estimator import Reconstruction
+from reconx_pl.geometry.estimators.base import Reconstruction
 from reconx_pl.geometry.procrustes import Similarity, fit_similarity
 from reconx_pl.types import AlignmentQuality, Cameras
 

@@ -9,8 +9,8 @@ from tempfile import mkdtemp
 
 from reconx_pl.data.formats.exporting import transforms_content, write_colmap_model, write_images, write_points
 from reconx_pl.data.formats.posed import posed_content, write_cloud
+from reconx_pl.files.atomic import written_whole
 from reconx_pl.reconstruction.views import Views
-from reconx_pl.whole_file import written_whole
 
 SUMMARY, REPORT, STAGE_FOLDER = "reconstruction.json", "report.html", "stages"
 GIVEN = "given"  # folder of photographs that were handed over in memory

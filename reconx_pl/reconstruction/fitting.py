@@ -7,23 +7,23 @@ from pathlib import Path
 
 import torch
 
-from reconx_pl.evaluation.color_maps import depth_colors
-from reconx_pl.evaluation.flight import fly
-from reconx_pl.evaluation.metrics import psnr
-from reconx_pl.evaluation.painter import scene_generator
-from reconx_pl.evaluation.records import write_json
-from reconx_pl.evaluation.scene import loss_network
-from reconx_pl.evaluation.video import write_mp4
+from reconx_pl.files.json_files import write_json
+from reconx_pl.files.tensors import save_tensors, to_bytes
 from reconx_pl.geometry.camera_paths import PATHS
+from reconx_pl.metrics.image import psnr
+from reconx_pl.metrics.lpips import LpipsDistance
 from reconx_pl.reconstruction.frames import FitInput
 from reconx_pl.reconstruction.settings import KEY, ReconstructionConfig
 from reconx_pl.reconstruction.stages import Step
-from reconx_pl.reconstruction.tensors import save_tensors, to_bytes
-from reconx_pl.splatting.fit import fit
-from reconx_pl.splatting.perceptual import LpipsDistance
-from reconx_pl.splatting.ply import load_ply, save_ply
-from reconx_pl.splatting.renderer import Renderer, default_renderer
+from reconx_pl.reconstruction.view_generator import scene_generator
+from reconx_pl.splatting.fit import fit, loss_network
+from reconx_pl.splatting.io.ply import load_ply, save_ply
+from reconx_pl.splatting.renderers.base import Renderer
+from reconx_pl.splatting.renderers.choose import default_renderer
 from reconx_pl.types import Cameras, PointCloud
+from reconx_pl.visualization.color_maps import depth_colors
+from reconx_pl.visualization.flythrough import fly
+from reconx_pl.visualization.video import write_mp4
 
 SCENE, VIDEO, DEPTH_VIDEO = "scene.ply", "flythrough.mp4", "flythrough_depth.mp4"
 RENDERED, NUMBERS = "rendered.safetensors", "fit.json"

@@ -12,8 +12,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from reconx_pl.errors import ConfigurationError, StorageError
-from reconx_pl.evaluation.records import read_json
-from reconx_pl.reconstruction import files, fitting, painting
+from reconx_pl.files.json_files import read_json
+from reconx_pl.reconstruction import files, fitting
+from reconx_pl.reconstruction import generation as painting
 from reconx_pl.reconstruction.files import GIVEN, STAGE_FOLDER, SUMMARY
 
 try:

@@ -12,28 +12,21 @@ import torch
 from torch import Tensor
 
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.evaluation.alignment import AligningEstimator, aligned_frames, holds_known_views
-from reconx_pl.evaluation.captures import FILL_FROM
-from reconx_pl.evaluation.frame_confidence import frame_confidence
-from reconx_pl.evaluation.painter import scene_generator
-from reconx_pl.evaluation.records import write_json
+from reconx_pl.evaluation.posed_scenes import FILL_FROM
+from reconx_pl.files.json_files import write_json
+from reconx_pl.files.tensors import camera_tensors, cameras_of, cloud_of, cloud_tensors, load_tensors, save_tensors
+from reconx_pl.files.weights import read_tensors
 from reconx_pl.geometry.cameras import with_views
-from reconx_pl.geometry.estimator import PointMapEstimator
+from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.geometry.point_maps import point_map_from_depth, with_unexplained
-from reconx_pl.reconstruction.painting import read_painted
+from reconx_pl.reconstruction.alignment import AligningEstimator, aligned_frames, holds_known_views
+from reconx_pl.reconstruction.frame_confidence import frame_confidence
+from reconx_pl.reconstruction.generation import read_painted
 from reconx_pl.reconstruction.settings import KEY, ReconstructionConfig
-from reconx_pl.reconstruction.tensors import (
-    camera_tensors,
-    cameras_of,
-    cloud_of,
-    cloud_tensors,
-    load_tensors,
-    save_tensors,
-)
+from reconx_pl.reconstruction.view_generator import scene_generator
 from reconx_pl.reconstruction.views import CutViews, Views, cut_views, fit_size
 from reconx_pl.splatting.points import points_from_maps, select_points
 from reconx_pl.types import Cameras, PointCloud, PointMap
-from reconx_pl.weights_file import read_tensors
 
 _TENSORS, _PLACES = "frames.safetensors", "frames.json"
 

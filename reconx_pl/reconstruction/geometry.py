@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from reconx_pl.data.photographs import Photographs
+from reconx_pl.data.photos.photographs import Photographs
 from reconx_pl.errors import BadSceneError, UnplacedViewsError
-from reconx_pl.evaluation.records import write_json
+from reconx_pl.files.json_files import write_json
+from reconx_pl.files.tensors import camera_tensors, cloud_tensors, save_tensors
 from reconx_pl.geometry.cameras import resize_cameras
-from reconx_pl.geometry.estimator import PointMapEstimator, Reconstruction, has_dense_maps
-from reconx_pl.geometry.lenses import Lenses
+from reconx_pl.geometry.estimators.base import PointMapEstimator, Reconstruction, has_dense_maps
+from reconx_pl.geometry.estimators.lenses import Lenses
 from reconx_pl.geometry.point_maps import depth_from_point_map
 from reconx_pl.geometry.view_order import view_order
 from reconx_pl.reconstruction.stages import Step
-from reconx_pl.reconstruction.tensors import camera_tensors, cloud_tensors, save_tensors
 from reconx_pl.reconstruction.views import GEOMETRY_FILE, VIEWS_FILE
 
 

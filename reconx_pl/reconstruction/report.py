@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from reconx_pl.evaluation.report_parts import duration, plural, settings_table, time_bar, write_page
-from reconx_pl.reconstruction import files, fitting, painting
+from reconx_pl.reconstruction import files, fitting
+from reconx_pl.reconstruction import generation as painting
 from reconx_pl.reconstruction.files import REPORT, STAGE_FOLDER, SUMMARY
 from reconx_pl.reconstruction.report_content import Content
 from reconx_pl.reconstruction.report_pictures import flight, loss, painted, seen_from_above, views
 from reconx_pl.reconstruction.settings import FIT, FLIGHT, GEOMETRY, PAINTING
+from reconx_pl.visualization.html import duration, plural, settings_table, time_bar, write_page
 
 _ABOUT = {  # what is in the folder: the stage that makes it, and what it is
     fitting.SCENE: (FIT, "the scene, 3D Gaussians in the layout that every viewer of splats reads"),

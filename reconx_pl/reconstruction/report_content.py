@@ -10,7 +10,7 @@ from typing import Any
 
 from reconx_pl.data.formats import RawScene
 from reconx_pl.data.formats.posed import read_posed
-from reconx_pl.evaluation.records import read_json
+from reconx_pl.files.json_files import read_json
 from reconx_pl.reconstruction.files import CAMERAS, STAGE_FOLDER
 from reconx_pl.reconstruction.fitting import NUMBERS
 from reconx_pl.reconstruction.settings import FIT, GEOMETRY, PAINTING, STAGES

@@ -10,15 +10,16 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from torch import Tensor
 
-from reconx_pl.evaluation.contact_sheet import COLORMAP, error_image, spread
-from reconx_pl.evaluation.curves import RunCurves, fall, plot_run
-from reconx_pl.evaluation.report_parts import data_uri, jpeg_uri, plural, video_figure
-from reconx_pl.evaluation.video import to_uint8
-from reconx_pl.reconstruction import fitting, painting
+from reconx_pl.files.tensors import load_tensors
+from reconx_pl.reconstruction import fitting
+from reconx_pl.reconstruction import generation as painting
 from reconx_pl.reconstruction.report_content import STAGE_FOLDER, Content
-from reconx_pl.reconstruction.report_plan import plan
 from reconx_pl.reconstruction.settings import FIT, FLIGHT, PAINTING
-from reconx_pl.reconstruction.tensors import load_tensors
+from reconx_pl.visualization.camera_map import plan
+from reconx_pl.visualization.contact_sheet import COLORMAP, error_image, spread
+from reconx_pl.visualization.curves import RunCurves, fall, plot_run
+from reconx_pl.visualization.html import data_uri, jpeg_uri, plural, video_figure
+from reconx_pl.visualization.video import to_uint8
 
 VIDEO_LIMIT = 4 * 1024 * 1024  # bytes; a larger one is linked
 PICTURED, STRIPS, STRIP_FRAMES = 12, 12, 8  # photographs, painted clips, and frames of each that are shown

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 
 from reconx_pl import __version__
-from reconx_pl.data.photograph_headers import named_files
-from reconx_pl.data.photographs import load_photographs
+from reconx_pl.data.photos.headers import named_files
+from reconx_pl.data.photos.photographs import load_photographs
 from reconx_pl.errors import BadDataError, ConfigurationError
-from reconx_pl.evaluation.records import write_json
-from reconx_pl.evaluation.settings import plain_settings
-from reconx_pl.geometry.estimator import PointMapEstimator
-from reconx_pl.reconstruction import files, fitting, painting
+from reconx_pl.files.identity import plain_settings
+from reconx_pl.files.json_files import write_json
+from reconx_pl.files.tensors import save_tensors, to_bytes
+from reconx_pl.geometry.estimators.base import PointMapEstimator
+from reconx_pl.reconstruction import files, fitting
+from reconx_pl.reconstruction import generation as painting
 from reconx_pl.reconstruction.files import STAGE_FOLDER, SUMMARY
 from reconx_pl.reconstruction.folder import alone, claim, spare, storage
 from reconx_pl.reconstruction.frames import (
@@ -27,8 +29,8 @@ from reconx_pl.reconstruction.frames import (
     read_fit_input,
     read_known_cameras,
 )
+from reconx_pl.reconstruction.generation import is_loop
 from reconx_pl.reconstruction.geometry import find_geometry
-from reconx_pl.reconstruction.painting import PainterSource, is_loop
 from reconx_pl.reconstruction.report import write_report
 from reconx_pl.reconstruction.settings import (
     FIT,
@@ -42,7 +44,7 @@ from reconx_pl.reconstruction.settings import (
     StageName,
 )
 from reconx_pl.reconstruction.stages import Progress, Stage, Stages, Step, stage_record
-from reconx_pl.reconstruction.tensors import save_tensors, to_bytes
+from reconx_pl.reconstruction.view_generator import PainterSource
 from reconx_pl.reconstruction.views import PHOTOGRAPHS_FILE, PIXELS_FILE, Views, read_photographs, read_views
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from reconx_pl import __version__
-from reconx_pl.evaluation.records import read_json, write_json
+from reconx_pl.files.json_files import read_json, write_json
 from reconx_pl.reconstruction.memory import peak_memory
 from reconx_pl.reconstruction.settings import STAGES
 

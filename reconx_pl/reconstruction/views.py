@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reconx_pl.data.cutting import crop_depth, cut_images
 from reconx_pl.data.formats import RawScene
 from reconx_pl.data.formats.scene import frames_in_memory
-from reconx_pl.data.photographs import Photographs
+from reconx_pl.data.packing.clip_sampling import crop_depth, cut_images
+from reconx_pl.data.photos.photographs import Photographs
+from reconx_pl.files.tensors import cameras_of, cloud_of, load_tensors
 from reconx_pl.geometry.cameras import resize_and_crop
-from reconx_pl.reconstruction.tensors import cameras_of, cloud_of, load_tensors
 from reconx_pl.types import Cameras, PointCloud
 
 GEOMETRY_FILE, VIEWS_FILE = "geometry.safetensors", "views.json"

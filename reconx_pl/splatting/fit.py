@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsError
+from reconx_pl.metrics.lpips import LpipsDistance, TargetFeatures
 from reconx_pl.splatting.confidence import normalise_confidence
 from reconx_pl.splatting.drawing import drawn_frames
 from reconx_pl.splatting.exposure import Exposures
@@ -20,9 +21,9 @@ from reconx_pl.splatting.fit_memory import check_memory, fit_memory
 from reconx_pl.splatting.fit_parameters import FitOptimizer, SceneParameters, scene_extent
 from reconx_pl.splatting.initialise import gaussians_from_points
 from reconx_pl.splatting.losses import Crop, TargetStatistics, confidence_loss, ssim_map
-from reconx_pl.splatting.perceptual import LpipsDistance, TargetFeatures
 from reconx_pl.splatting.pose_refinement import RefinedPoses, pose_changes
-from reconx_pl.splatting.renderer import Renderer, default_renderer
+from reconx_pl.splatting.renderers.base import Renderer
+from reconx_pl.splatting.renderers.choose import default_renderer
 from reconx_pl.types import Cameras, Gaussians, PointCloud
 
 __all__ = ["FitConfig", "FitResult", "LearningRates", "Progress", "fit", "fit_memory", "scene_extent"]
@@ -222,3 +223,19 @@ def _target_features(targets: Tensor, perceptual: LpipsDistance | None, config: 
         for layer, part in zip(kept, perceptual.features(targets[view : view + 1]).layers, strict=True):
             layer[view] = part[0]
     return TargetFeatures(kept, first.height, first.width)
+
+
+def loss_network(
+    config: FitConfig, device: torch.device, option: str = "--evaluation.fit.loss.lpips 0"
+) -> LpipsDistance | None:
+    """The LPIPS network of the fit's loss; None where the loss does not use it. ``option`` is how to go without.
+
+    Raises:
+        MissingWeightsError: its weights are not there; the message has both remedies.
+    """
+    if config.loss.lpips == 0:
+        return None
+    try:
+        return LpipsDistance(config.lpips_net).to(device)
+    except MissingWeightsError as error:
+        raise MissingWeightsError(f"{error}, or fit without it: `{option}`") from error

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.splatting.agreement import Agreement
+from reconx_pl.metrics.lpips import MIN_SIZE
 from reconx_pl.splatting.confidence import ConfidenceMode
 from reconx_pl.splatting.exposure import ExposureCompensation
 from reconx_pl.splatting.initialise import InitialiseConfig
 from reconx_pl.splatting.losses import LossWeights
-from reconx_pl.splatting.perceptual import MIN_SIZE
 from reconx_pl.splatting.pose_refinement import PoseRefinement
+from reconx_pl.splatting.robust_weights import Agreement
 
 
 @dataclass(frozen=True)

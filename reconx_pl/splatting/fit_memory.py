@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
 
+from reconx_pl.devices import free_memory
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.splatting.fit_config import FitConfig
 
@@ -61,21 +61,6 @@ def check_memory(
         f"about {need / GIB:.3g} GiB, and the budget is {budget / GIB:.3g} GiB ({source}): {remedy}, or raise "
         "max_memory"
     )
-
-
-def free_memory(device: torch.device | str) -> int | None:
-    """Bytes that can be allocated on a device; None where the system does not say."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
-    table = Path("/proc/meminfo")
-    if device.type != "cpu" or not table.is_file():
-        return None
-    for line in table.read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 # Floats, fitted to measured peaks of the CPU backend (benchmarks/README.md).

@@ -12,7 +12,7 @@ from torch import Tensor
 from reconx_pl.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from reconx_pl.splatting.perceptual import LpipsDistance, TargetFeatures
+    from reconx_pl.metrics.lpips import LpipsDistance, TargetFeatures
 
 WINDOW = 11  # pixels
 SIGMA = 1.5  # pixels

@@ -16,20 +16,20 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
-from reconx_pl.conditioning.frozen import FrozenModule
-from reconx_pl.data.caches import CachedInputs
-from reconx_pl.data.tolerant_loader import FAILED
-from reconx_pl.diffusion.extrapolation import ExtrapolationConfig
+from reconx_pl.data.shards.caches import CachedInputs
+from reconx_pl.data.shards.tolerant_loader import FAILED
+from reconx_pl.diffusion.conditioning.frozen import FrozenModule
 from reconx_pl.diffusion.model import ReconXDiffusion
-from reconx_pl.diffusion.objective import DiffusionLoss
-from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
+from reconx_pl.diffusion.pipeline import DiffusionPainter, SamplingConfig
+from reconx_pl.diffusion.sampling.extrapolation import ExtrapolationConfig
+from reconx_pl.diffusion.sampling.objective import DiffusionLoss
 from reconx_pl.diffusion.weights import Queries
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
 from reconx_pl.geometry.cameras import relative_to_first
-from reconx_pl.training.checkpoints import load_weights
-from reconx_pl.training.consolidate import NETWORK
+from reconx_pl.training.callbacks.guards import clip_gradients
+from reconx_pl.training.checkpointing.consolidate import NETWORK
+from reconx_pl.training.checkpointing.network_weights import load_weights
 from reconx_pl.training.ema import AverageConfig, WeightAverage
-from reconx_pl.training.guards import clip_gradients
 from reconx_pl.training.sharding import ShardedStrategy, is_sharded, reshard, shard_network
 from reconx_pl.training.stages import Stage, apply_stage, frozen_names, group_of
 from reconx_pl.types import ClipBatch

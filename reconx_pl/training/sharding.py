@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.unet import Stage
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.training.sharded_checkpoint import restore_file, restore_folder, write_folder
+from reconx_pl.training.checkpointing.sharded_checkpoint import restore_file, restore_folder, write_folder
 from reconx_pl.training.stages import frozen_names
 
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from torch import nn
 
-from reconx_pl.conditioning.frozen import frozen_towers
+from reconx_pl.diffusion.conditioning.frozen import frozen_towers
 from reconx_pl.errors import ConfigurationError
 
 

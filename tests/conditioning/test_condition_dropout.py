@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reconx_pl.conditioning.dropout import DropoutConfig, draw_dropout, drop_images, drop_tokens
+from reconx_pl.diffusion.conditioning.dropout import DropoutConfig, draw_dropout, drop_images, drop_tokens
 from reconx_pl.errors import ConfigurationError
 
 

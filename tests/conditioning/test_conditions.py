@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from reconx_pl.conditioning.conditions import Conditions
+from reconx_pl.diffusion.conditioning.conditions import Conditions
 from reconx_pl.errors import ConfigurationError
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reconx_pl.conditioning.frozen import FrozenModule
-from reconx_pl.conditioning.image_tokens import ClipImageTokens, ClipVisionConfig
-from reconx_pl.conditioning.resampler import ResamplerConfig
-from reconx_pl.conditioning.text_tokens import ClipTextConfig, ClipTextTokens
 from reconx_pl.diffusion.autoencoder import KLAutoencoder, KLAutoencoderConfig, PixelUnshuffleAutoencoder
+from reconx_pl.diffusion.conditioning.frozen import FrozenModule
+from reconx_pl.diffusion.conditioning.image_tokens import ClipImageTokens, ClipVisionConfig
+from reconx_pl.diffusion.conditioning.resampler import ResamplerConfig
+from reconx_pl.diffusion.conditioning.text_tokens import ClipTextConfig, ClipTextTokens
 
 TEXT = ClipTextConfig(width=32, heads=4, layers=3, embed_dim=24)
 VISION = ClipVisionConfig(image_size=56, patch_size=14, width=40, layers=2, head_width=10, embed_dim=24)
@@ -64,7 +64,9 @@ def test_towers_and_autoencoders_have_fingerprints() -> None:
 def test_a_fingerprint_is_computed_once_until_other_weights_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     tower = Tower()
     own = tower.fingerprint()
-    monkeypatch.setattr("reconx_pl.conditioning.frozen.fingerprint", lambda *args: pytest.fail("hashed again"))
+    monkeypatch.setattr(
+        "reconx_pl.diffusion.conditioning.frozen.fingerprint", lambda *args: pytest.fail("hashed again")
+    )
     assert tower.bfloat16().fingerprint() == own
     monkeypatch.undo()
     outer = nn.ModuleDict({"inner": tower.float()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reconx_pl.conditioning.image_tokens import (
+from reconx_pl.diffusion.conditioning.image_tokens import (
     ClipImageTokens,
     ClipVisionConfig,
     ClipVisionTower,
@@ -13,7 +13,7 @@ from reconx_pl.conditioning.image_tokens import (
     SmallImageTokens,
     preprocess,
 )
-from reconx_pl.conditioning.resampler import ResamplerConfig
+from reconx_pl.diffusion.conditioning.resampler import ResamplerConfig
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 
 VISION = ClipVisionConfig(image_size=56, patch_size=14, width=40, layers=2, head_width=10, embed_dim=24)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reconx_pl.conditioning.resampler import Resampler, ResamplerConfig, adapt_latents
+from reconx_pl.diffusion.conditioning.resampler import Resampler, ResamplerConfig, adapt_latents
 from reconx_pl.errors import ConfigurationError
 
 CONFIG = ResamplerConfig(

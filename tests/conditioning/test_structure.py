@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reconx_pl.conditioning.structure import (
+from reconx_pl.diffusion.conditioning.structure import (
     StructureEncoder,
     StructureEncoderConfig,
     normalise_points,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reconx_pl.conditioning.dropout import drop_tokens
-from reconx_pl.conditioning.text_tokens import ClipTextConfig, ClipTextTokens, LearnedTextTokens, tokenize
+from reconx_pl.diffusion.conditioning.dropout import drop_tokens
+from reconx_pl.diffusion.conditioning.text_tokens import ClipTextConfig, ClipTextTokens, LearnedTextTokens, tokenize
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 
 TINY = ClipTextConfig(width=32, heads=4, layers=3, embed_dim=24)

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.ExifTags import IFD, Base
 from raw_scenes import picture
 
-from reconx_pl.data.photographs import Photographs, load_photographs
+from reconx_pl.data.photos.photographs import Photographs, load_photographs
 from reconx_pl.errors import BadDataError, ReconXError
 
 

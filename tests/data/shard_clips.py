@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch.nn.functional import interpolate
 
-from reconx_pl.data.manifest import Manifest, Shard
-from reconx_pl.data.writer import ShardWriter
+from reconx_pl.data.shards.manifest import Manifest, Shard
+from reconx_pl.data.shards.writer import ShardWriter
 from reconx_pl.types import Cameras, Clip, PointCloud
 
 HEIGHT, WIDTH, FRAMES, POINTS = 32, 48, 4, 20

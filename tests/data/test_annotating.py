@@ -13,12 +13,13 @@ import pytest
 import torch
 from shard_clips import corrupt_jpeg, edit_members, pack_numbers
 
-from reconx_pl.data.annotating import AnnotationReport, annotate_shards, process_place
-from reconx_pl.data.caches import CachedInputs, cache_name
-from reconx_pl.data.manifest import MANIFEST, Manifest
-from reconx_pl.data.schema import encode_cache
-from reconx_pl.data.stream import ClipPass, ClipStream, read_clips
+from reconx_pl.data.shards.caches import CachedInputs, cache_name
+from reconx_pl.data.shards.manifest import MANIFEST, Manifest
+from reconx_pl.data.shards.precompute import AnnotationReport, annotate_shards
+from reconx_pl.data.shards.schema import encode_cache
+from reconx_pl.data.shards.stream import ClipPass, ClipStream, read_clips
 from reconx_pl.errors import BadDataError, ConfigurationError
+from reconx_pl.files.ranks import process_place
 from reconx_pl.types import Clip
 
 NAME = cache_name("clip", "0123456789abcdef")

@@ -11,10 +11,10 @@ import pytest
 import torch
 from shard_clips import corrupt_jpeg, edit_header, edit_members, pack_numbers, relist
 
-from reconx_pl.data.manifest import Manifest
-from reconx_pl.data.reader import BadClips, RawClip
-from reconx_pl.data.schema import SCHEMA_VERSION
-from reconx_pl.data.stream import ClipPass, ClipStream, read_clips
+from reconx_pl.data.shards.manifest import Manifest
+from reconx_pl.data.shards.reader import BadClips, RawClip
+from reconx_pl.data.shards.schema import SCHEMA_VERSION
+from reconx_pl.data.shards.stream import ClipPass, ClipStream, read_clips
 from reconx_pl.errors import BadCameraError, BadDataError, SchemaVersionError
 
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from shard_clips import FRAMES, HEIGHT, POINTS, WIDTH, edit_members, pack, pack_numbers, small_clip
 
-from reconx_pl.data.annotating import annotate_shards
-from reconx_pl.data.caches import CachedInputs, cache_name
-from reconx_pl.data.manifest import Manifest
-from reconx_pl.data.reader import read_shard, training_members
-from reconx_pl.data.schema import FRAMES as FRAMES_MEMBER
-from reconx_pl.data.schema import encode_cache
-from reconx_pl.data.stream import ClipPass, ClipStream, read_clips
+from reconx_pl.data.shards.caches import CachedInputs, cache_name
+from reconx_pl.data.shards.manifest import Manifest
+from reconx_pl.data.shards.precompute import annotate_shards
+from reconx_pl.data.shards.reader import read_shard, training_members
+from reconx_pl.data.shards.schema import FRAMES as FRAMES_MEMBER
+from reconx_pl.data.shards.schema import encode_cache
+from reconx_pl.data.shards.stream import ClipPass, ClipStream, read_clips
 from reconx_pl.errors import BadDataError, ConfigurationError
 from reconx_pl.types import Clip
 
@@ -69,7 +69,7 @@ def test_only_frames_without_a_stand_in_are_decoded(
 ) -> None:
     plain = next(iter(ClipPass(folders[0], points=0)))
     decoded: list[int] = []
-    from reconx_pl.data import schema
+    from reconx_pl.data.shards import schema
 
     real = schema.decode_frames
     monkeypatch.setattr(schema, "decode_frames", lambda *args: decoded.append(len(args[-1])) or real(*args))

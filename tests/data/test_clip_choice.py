@@ -10,11 +10,11 @@ import pytest
 import torch
 from raw_scenes import known_cameras, reference, write_posed
 
-from reconx_pl.data.cutting import PackOptions, choose_clips, scene_clip
 from reconx_pl.data.formats import RawScene
-from reconx_pl.data.manifest import Manifest
-from reconx_pl.data.overlap import view_overlap
-from reconx_pl.data.packing import pack
+from reconx_pl.data.packing.clip_sampling import PackOptions, choose_clips, scene_clip
+from reconx_pl.data.packing.overlap import view_overlap
+from reconx_pl.data.packing.packing import pack
+from reconx_pl.data.shards.manifest import Manifest
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.types import Cameras
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from reconx_pl.cli import main
-from reconx_pl.data.annotating import annotate_shards
-from reconx_pl.data.clouds import CloudAnnotator
-from reconx_pl.data.manifest import Manifest
+from reconx_pl.cli.main import main
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.data.schema import decode_clip, encode_clip, encode_geometry
-from reconx_pl.data.stream import ClipStream, read_clips
+from reconx_pl.data.shards.clouds import CloudAnnotator
+from reconx_pl.data.shards.manifest import Manifest
+from reconx_pl.data.shards.precompute import annotate_shards
+from reconx_pl.data.shards.schema import decode_clip, encode_clip, encode_geometry
+from reconx_pl.data.shards.stream import ClipStream, read_clips
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import project
-from reconx_pl.geometry.estimator import KnownDepth, Reconstruction
+from reconx_pl.geometry.estimators.base import KnownDepth, Reconstruction
 from reconx_pl.geometry.procrustes import Similarity
 from reconx_pl.types import Cameras, Clip
 

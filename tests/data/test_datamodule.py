@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from shard_clips import POINTS, corrupt_jpeg, edit_members, pack_numbers
 
 from reconx_pl.data.datamodule import ShardDataModule
-from reconx_pl.data.stream import ClipStream, read_clips
+from reconx_pl.data.shards.stream import ClipStream, read_clips
 from reconx_pl.errors import BadDataError, ConfigurationError
 from reconx_pl.types import ClipBatch
 

@@ -13,9 +13,9 @@ import torch
 from raw_scenes import HEIGHT, WIDTH, assert_same_cameras, known_cameras, numbered, write_images
 from scipy.spatial.transform import Rotation
 
-from reconx_pl.data.cutting import scene_clip
 from reconx_pl.data.formats.colmap import ColmapModel, read_colmap, read_model
 from reconx_pl.data.formats.undistort import distort
+from reconx_pl.data.packing.clip_sampling import scene_clip
 from reconx_pl.errors import BadCameraError, BadDataError
 
 BANANA = "scenes/banana/orig/colmap_sparse0"

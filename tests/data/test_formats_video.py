@@ -12,16 +12,16 @@ import torch
 from raw_scenes import known_cameras, reference, write_video
 from torch import Tensor
 
-from reconx_pl.data.cutting import PackOptions
-from reconx_pl.data.epipolar import epipolar_pairs
 from reconx_pl.data.formats import RawScene, detect_format, read_scenes
 from reconx_pl.data.formats.video import frames_at_rate, read_video
 from reconx_pl.data.formats.video_frames import VideoFrames
-from reconx_pl.data.packing import pack_command
-from reconx_pl.data.stream import read_clips
+from reconx_pl.data.packing.clip_sampling import PackOptions
+from reconx_pl.data.packing.epipolar import epipolar_pairs
+from reconx_pl.data.packing.packing import pack_command
+from reconx_pl.data.shards.stream import read_clips
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError, UnplacedViewsError
 from reconx_pl.geometry.cameras import resize_cameras
-from reconx_pl.geometry.estimator import KnownDepth, Reconstruction
+from reconx_pl.geometry.estimators.base import KnownDepth, Reconstruction
 from reconx_pl.geometry.similarity import alignment_quality, fit_cameras
 from reconx_pl.types import Cameras
 

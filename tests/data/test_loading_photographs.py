@@ -14,8 +14,8 @@ from photograph_files import exif_of, note, refused, write
 from PIL import Image
 from raw_scenes import picture
 
-from reconx_pl.data.photograph_headers import read_header
-from reconx_pl.data.photographs import load_photographs, working_size
+from reconx_pl.data.photos.headers import read_header
+from reconx_pl.data.photos.photographs import load_photographs, working_size
 from reconx_pl.errors import BadSceneError, ConfigurationError
 
 # --- what is read

@@ -9,8 +9,8 @@ import torch
 from photograph_files import note, refused, write
 from raw_scenes import write_video
 
-from reconx_pl.data.photographs import load_photographs
-from reconx_pl.data.sharp_frames import sharp_frames
+from reconx_pl.data.photos.keyframes import sharp_frames
+from reconx_pl.data.photos.photographs import load_photographs
 from reconx_pl.errors import BadSceneError
 
 

@@ -13,9 +13,17 @@ from PIL import Image
 from raw_scenes import HEIGHT, WIDTH, edit_json, known_cameras, picture, reference, write_chunk, write_posed
 
 from reconx_pl.data.formats import RawScene, read_scenes
-from reconx_pl.data.manifest import Manifest
-from reconx_pl.data.packing import PackOptions, PackReport, choose_clips, clip_key, pack, pack_command, scene_clip
-from reconx_pl.data.stream import read_clips
+from reconx_pl.data.packing.packing import (
+    PackOptions,
+    PackReport,
+    choose_clips,
+    clip_key,
+    pack,
+    pack_command,
+    scene_clip,
+)
+from reconx_pl.data.shards.manifest import Manifest
+from reconx_pl.data.shards.stream import read_clips
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import project, unproject
 

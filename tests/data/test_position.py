@@ -12,8 +12,8 @@ from shard_clips import POINTS, pack_numbers
 from test_datamodule import Recorder, fit
 
 from reconx_pl.data.datamodule import ShardDataModule
-from reconx_pl.data.position import Origin, StreamOrder, position_state, resume_origin
-from reconx_pl.data.stream import ClipStream
+from reconx_pl.data.shards.position import Origin, StreamOrder, position_state, resume_origin
+from reconx_pl.data.shards.stream import ClipStream
 from reconx_pl.errors import ConfigurationError
 
 ORDER = {

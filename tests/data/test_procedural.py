@@ -16,7 +16,7 @@ from reconx_pl.data.procedural import (
 from reconx_pl.data.procedural.paths import MIN_OVERLAP, overlap
 from reconx_pl.data.procedural.primitives import Scene, SceneBuilder, rotation
 from reconx_pl.data.procedural.write import gap_of
-from reconx_pl.data.stream import read_clips
+from reconx_pl.data.shards.stream import read_clips
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import project, unproject
 from reconx_pl.geometry.farthest_point import farthest_point_order

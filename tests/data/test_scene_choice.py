@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from raw_scenes import write_posed
 
-from reconx_pl.cli import main
-from reconx_pl.data.cutting import PackOptions
+from reconx_pl.cli.main import main
 from reconx_pl.data.formats import UnreadableScene
-from reconx_pl.data.packing import pack_command
-from reconx_pl.data.scene_choice import SceneChoice, listed_scenes
-from reconx_pl.data.stream import read_clips
+from reconx_pl.data.packing.clip_sampling import PackOptions
+from reconx_pl.data.packing.packing import pack_command
+from reconx_pl.data.packing.scene_choice import SceneChoice, listed_scenes
+from reconx_pl.data.shards.stream import read_clips
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
 
 SMALL = PackOptions(frames=3, height=32, width=32, max_stride=2, points=64, clips_per_shard=2)

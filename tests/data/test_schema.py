@@ -10,8 +10,8 @@ import pytest
 import torch
 from shard_clips import POINTS, small_clip
 
-from reconx_pl.data.jpeg import decode_frames, encode_frames
-from reconx_pl.data.schema import MEMBERS, SCHEMA_VERSION, decode_clip, decode_header, decode_points, encode_clip
+from reconx_pl.data.shards.jpeg import decode_frames, encode_frames
+from reconx_pl.data.shards.schema import MEMBERS, SCHEMA_VERSION, decode_clip, decode_header, decode_points, encode_clip
 from reconx_pl.errors import BadCameraError, BadDataError, ConfigurationError
 from reconx_pl.types import Cameras
 

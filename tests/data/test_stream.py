@@ -11,10 +11,10 @@ import torch
 from shard_clips import FRAMES, HEIGHT, POINTS, WIDTH, pack, pack_numbers, small_clip
 from torch.utils.data import DataLoader, get_worker_info
 
-from reconx_pl.data import stream as stream_module
-from reconx_pl.data.manifest import Manifest
-from reconx_pl.data.reader import read_shards
-from reconx_pl.data.stream import ClipPass, ClipStream, read_clips
+from reconx_pl.data.shards import stream as stream_module
+from reconx_pl.data.shards.manifest import Manifest
+from reconx_pl.data.shards.reader import read_shards
+from reconx_pl.data.shards.stream import ClipPass, ClipStream, read_clips
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.types import ClipBatch
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from shard_clips import pack, pack_numbers, small_clip
 
-from reconx_pl.data.manifest import MANIFEST, Manifest
-from reconx_pl.data.schema import SCHEMA_VERSION, encode_clip
-from reconx_pl.data.stream import read_clips
-from reconx_pl.data.writer import ShardWriter
+from reconx_pl.data.shards.manifest import MANIFEST, Manifest
+from reconx_pl.data.shards.schema import SCHEMA_VERSION, encode_clip
+from reconx_pl.data.shards.stream import read_clips
+from reconx_pl.data.shards.writer import ShardWriter
 from reconx_pl.errors import BadCameraError, BadDataError, ConfigurationError, SchemaVersionError
 from reconx_pl.types import Cameras
 

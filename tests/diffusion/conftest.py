@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reconx_pl.conditioning.image_tokens import SmallImageConfig, SmallImageTokens
-from reconx_pl.conditioning.structure import StructureEncoderConfig
-from reconx_pl.conditioning.text_tokens import LearnedTextTokens
 from reconx_pl.diffusion.autoencoder import PixelUnshuffleAutoencoder
+from reconx_pl.diffusion.conditioning.image_tokens import SmallImageConfig, SmallImageTokens
+from reconx_pl.diffusion.conditioning.structure import StructureEncoderConfig
+from reconx_pl.diffusion.conditioning.text_tokens import LearnedTextTokens
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.model import ReconXDiffusion
 

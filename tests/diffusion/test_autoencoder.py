@@ -7,12 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reconx_pl.diffusion.autoencoder import (
-    Autoencoder,
-    KLAutoencoder,
-    KLAutoencoderConfig,
-    PixelUnshuffleAutoencoder,
-)
+from reconx_pl.diffusion.autoencoder import Autoencoder, KLAutoencoder, KLAutoencoderConfig, PixelUnshuffleAutoencoder
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
 
 TINY = KLAutoencoderConfig(block_out_channels=(32, 64), layers_per_block=1)

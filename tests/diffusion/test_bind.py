@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from reconx_pl.conditioning.conditions import Conditions
 from reconx_pl.diffusion.attention import DualCrossAttention
+from reconx_pl.diffusion.conditioning.conditions import Conditions
 from reconx_pl.diffusion.model import ReconXDiffusion
-from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
+from reconx_pl.diffusion.pipeline import DiffusionPainter, SamplingConfig
 
 FRAMES, SIDE = 3, 8
 

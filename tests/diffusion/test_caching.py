@@ -12,19 +12,19 @@ import yaml
 from frozen_towers import build_network, write_config
 from torch import Tensor
 
-from reconx_pl.cli import main
-from reconx_pl.conditioning.conditions import Conditions
-from reconx_pl.conditioning.dropout import DropoutConfig, Dropped
-from reconx_pl.conditioning.image_tokens import SmallImageConfig, SmallImageTokens
-from reconx_pl.conditioning.text_tokens import LearnedTextTokens
-from reconx_pl.data.manifest import Manifest
+from reconx_pl.cli.main import main
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.data.stream import ClipPass, read_clips
+from reconx_pl.data.shards.manifest import Manifest
+from reconx_pl.data.shards.stream import ClipPass, read_clips
 from reconx_pl.diffusion.autoencoder import PixelUnshuffleAutoencoder
-from reconx_pl.diffusion.caching import cache_shards, frozen_parts, tower_annotators
+from reconx_pl.diffusion.conditioning.conditions import Conditions
+from reconx_pl.diffusion.conditioning.dropout import DropoutConfig, Dropped
+from reconx_pl.diffusion.conditioning.image_tokens import SmallImageConfig, SmallImageTokens
+from reconx_pl.diffusion.conditioning.text_tokens import LearnedTextTokens
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.model import ReconXDiffusion, RecordedDraws
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
+from reconx_pl.training.precompute import cache_shards, frozen_parts, tower_annotators
 from reconx_pl.types import ClipBatch
 
 CLIPS = 4

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from reconx_pl.conditioning.conditions import Conditions
 from reconx_pl.data.procedural import procedural_clip
-from reconx_pl.diffusion.extrapolation import ExtrapolationConfig, seen_in_batch, seen_points
+from reconx_pl.diffusion.conditioning.conditions import Conditions
 from reconx_pl.diffusion.model import ReconXDiffusion
-from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
+from reconx_pl.diffusion.pipeline import DiffusionPainter, SamplingConfig
+from reconx_pl.diffusion.sampling.extrapolation import ExtrapolationConfig, seen_in_batch, seen_points
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import relative_to_first
 from reconx_pl.geometry.visibility import visible_points

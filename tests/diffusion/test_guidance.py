@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from reconx_pl.conditioning.conditions import Conditions
-from reconx_pl.diffusion.guidance import ConditionSets, Guidance, rescale_guidance
+from reconx_pl.diffusion.conditioning.conditions import Conditions
+from reconx_pl.diffusion.sampling.guidance import ConditionSets, Guidance, rescale_guidance
 from reconx_pl.errors import ConfigurationError
 
 

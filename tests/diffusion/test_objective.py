@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reconx_pl.diffusion.objective import diffusion_loss
-from reconx_pl.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from reconx_pl.diffusion.sampling.objective import diffusion_loss
+from reconx_pl.diffusion.sampling.schedule import NoiseSchedule, ScheduleConfig
 from reconx_pl.errors import ConfigurationError
 
 X0 = torch.randn(6, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from reconx_pl.diffusion.offload import resident
-from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
+from reconx_pl.diffusion.pipeline import DiffusionPainter, SamplingConfig
 from reconx_pl.errors import ConfigurationError
 
 

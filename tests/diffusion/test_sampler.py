@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from reconx_pl.diffusion.sampler import DDIMSampler, SamplerStep, ddim_timesteps
-from reconx_pl.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from reconx_pl.diffusion.sampling.ddim import DDIMSampler, SamplerStep, ddim_timesteps
+from reconx_pl.diffusion.sampling.schedule import NoiseSchedule, ScheduleConfig
 from reconx_pl.errors import ConfigurationError
 
 # step counts for which the reference's float32 radicand is negative at eta = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reconx_pl.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from reconx_pl.diffusion.sampling.schedule import NoiseSchedule, ScheduleConfig
 from reconx_pl.errors import ConfigurationError
 
 EPSILON = ScheduleConfig(prediction="epsilon", zero_terminal_snr=False)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from reconx_pl.diffusion.painter import SamplingConfig
-from reconx_pl.diffusion.sampler import DDIMSampler, SamplerStep
-from reconx_pl.diffusion.schedule import NoiseSchedule, ScheduleConfig
-from reconx_pl.diffusion.solvers import SolverSampler, make_sampler
+from reconx_pl.diffusion.pipeline import SamplingConfig
+from reconx_pl.diffusion.sampling.ddim import DDIMSampler, SamplerStep
+from reconx_pl.diffusion.sampling.schedule import NoiseSchedule, ScheduleConfig
+from reconx_pl.diffusion.sampling.solvers import SolverSampler, make_sampler
 from reconx_pl.errors import ConfigurationError
 
 MEAN, STD = 0.7, 0.5

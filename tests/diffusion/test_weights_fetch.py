@@ -15,11 +15,12 @@ import pytest
 from hub_stand_in import Hub, serve
 from huggingface_hub import constants, file_download
 
-from reconx_pl import cli
-from reconx_pl.diffusion.weights import fetch, releases
-from reconx_pl.diffusion.weights.fetch import fetch_release
+from reconx_pl.cli import main as cli
+from reconx_pl.diffusion.weights import releases
 from reconx_pl.diffusion.weights.releases import DUST3R_RELEASES, RELEASES, HubFile, Release
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
+from reconx_pl.pretrained import fetch
+from reconx_pl.pretrained.fetch import fetch_release
 
 RELEASE = Release("Name", "owner/name", "name.ckpt", 320, 512, 0.7, 24.0)
 CONTENT = bytes(range(256)) * 4000

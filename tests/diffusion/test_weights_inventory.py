@@ -12,13 +12,13 @@ import torch
 from released_checkpoints import tiny
 from safetensors.torch import save_file
 
-from reconx_pl.checksums import SUMS
-from reconx_pl.cli import main
-from reconx_pl.diffusion.weights import inventory as module
-from reconx_pl.diffusion.weights.inventory import Weights, chosen, examine, inventory
+from reconx_pl.cli.main import main
 from reconx_pl.diffusion.weights.releases import DUST3R_RELEASES, RELEASES
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.splatting import perceptual_weights
+from reconx_pl.files.checksums import SUMS
+from reconx_pl.metrics import lpips_weights as perceptual_weights
+from reconx_pl.pretrained import inventory as module
+from reconx_pl.pretrained.inventory import Weights, chosen, examine, inventory
 
 CONTENT = b"weights" * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -14,20 +14,20 @@ import yaml
 from released_checkpoints import released, tiny
 from safetensors.torch import load_file
 
-from reconx_pl.cli import main
-from reconx_pl.conditioning.image_tokens import ClipVisionTower, SmallImageConfig, SmallImageTokens
-from reconx_pl.conditioning.text_tokens import ClipTextTokens, LearnedTextTokens
+from reconx_pl.cli.main import main
 from reconx_pl.diffusion import model
 from reconx_pl.diffusion.autoencoder import KLAutoencoder, PixelUnshuffleAutoencoder
+from reconx_pl.diffusion.conditioning.image_tokens import ClipVisionTower, SmallImageConfig, SmallImageTokens
+from reconx_pl.diffusion.conditioning.text_tokens import ClipTextTokens, LearnedTextTokens
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.model import ReconXDiffusion
-from reconx_pl.diffusion.schedule import ScheduleConfig
+from reconx_pl.diffusion.sampling.schedule import ScheduleConfig
 from reconx_pl.diffusion.weights import load_network, pretrained
 from reconx_pl.diffusion.weights.building import build_network, network_config
 from reconx_pl.diffusion.weights.releases import RELEASES, release_config
 from reconx_pl.diffusion.weights.writing import write_safetensors
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
-from reconx_pl.weights_file import read_tensors
+from reconx_pl.files.weights import read_tensors
 
 
 @pytest.fixture(autouse=True)
@@ -181,7 +181,7 @@ def write_config(folder: Path, config: Any) -> Path:
 FOREIGN = [
     "os.system",
     "torch.nn.Linear",
-    "reconx_pl.cli.subprocess",
+    "reconx_pl.cli.main.subprocess",
     "reconx_pl.diffusion.model.nn.Linear",
     "reconx_pl.diffusion.model.torch",
     "reconx_pl.diffusion.model.nn",
@@ -209,7 +209,7 @@ def test_a_config_builds_nothing_from_outside(part: str, path: Any, tmp_path: Pa
     [
         ({"autoencoder": "torch.nn.Identity"}, "no paths and no expressions"),
         ({"autoencoder": "Identity"}, "expected class_path and init_args"),
-        ({"text_tokens": {"class_path": "reconx_pl.conditioning.text_tokens.ClipTextTokens",
+        ({"text_tokens": {"class_path": "reconx_pl.diffusion.conditioning.text_tokens.ClipTextTokens",
                           "init_args": {"weights": "/etc/passwd"}}}, "no paths"),
         ({"unet": {"novel": 1}}, "does not describe a network"),
         ({"unet": {"model_channels": 33}}, "does not describe a network"),

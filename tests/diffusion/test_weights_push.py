@@ -17,16 +17,16 @@ from released_checkpoints import tiny
 from safetensors.torch import save_file
 from tiny_run import tiny_config
 
-from reconx_pl.checksums import SUMS, read_sums
-from reconx_pl.cli import main
+from reconx_pl.cli.main import main
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.weights.card import model_card, run_card, with_licence
-from reconx_pl.diffusion.weights.push import prepare, push
 from reconx_pl.diffusion.weights.releases import RELEASES
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError, PublishingError
-from reconx_pl.pipeline import load_run
-from reconx_pl.training.checkpoints import own_weights, save_network
+from reconx_pl.files.checksums import SUMS, read_sums
+from reconx_pl.pretrained.push import prepare, push
+from reconx_pl.training.checkpointing.network_weights import own_weights, save_network
 from reconx_pl.training.module import ReconXModule
+from reconx_pl.training.runs import load_run
 
 NAME = "owner/network"
 

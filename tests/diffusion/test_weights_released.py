@@ -13,14 +13,14 @@ from released_checkpoints import deepspeed, released, schedule_buffers, tiny
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reconx_pl.conditioning.image_tokens import ClipVisionTower
-from reconx_pl.conditioning.text_tokens import ClipTextTokens
 from reconx_pl.diffusion.autoencoder import KLAutoencoder
-from reconx_pl.diffusion.schedule import ScheduleConfig
+from reconx_pl.diffusion.conditioning.image_tokens import ClipVisionTower
+from reconx_pl.diffusion.conditioning.text_tokens import ClipTextTokens
+from reconx_pl.diffusion.sampling.schedule import ScheduleConfig
 from reconx_pl.diffusion.weights import load_network
 from reconx_pl.diffusion.weights.released import SCHEDULE_BUFFERS, UNUSED, split_released
 from reconx_pl.errors import BadWeightsError
-from reconx_pl.training.checkpoints import own_weights, save_network
+from reconx_pl.training.checkpointing.network_weights import own_weights, save_network
 
 
 @pytest.fixture(scope="module")

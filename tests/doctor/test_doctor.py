@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from command_parsers import ROOT
 
-from reconx_pl import cli
 from reconx_pl.__main__ import main as reconx
-from reconx_pl.doctor import command, examination
-from reconx_pl.doctor.findings import USES, Finding, Need, Use, need_of
-from reconx_pl.splatting import perceptual_weights
+from reconx_pl.cli import main as cli
+from reconx_pl.cli.doctor import command, examination
+from reconx_pl.cli.doctor.findings import USES, Finding, Need, Use, need_of
+from reconx_pl.metrics import lpips_weights as perceptual_weights
 
 
 def doctor(*arguments: str, packages: Path | None = None, home: Path) -> subprocess.CompletedProcess[str]:

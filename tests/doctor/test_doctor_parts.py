@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from reconx_pl.doctor import machine, packages, storage
-from reconx_pl.doctor.findings import Finding, Use
+from reconx_pl.cli.doctor import machine, packages, storage
+from reconx_pl.cli.doctor.findings import Finding, Use
 from reconx_pl.errors import BackendUnavailableError
 
 REQUIRED = [

@@ -9,17 +9,17 @@ import pytest
 import torch
 from tiny_scenes import CONFIG, ENTRIES, MODEL, PROTOCOL, CrossFade, lazily, tiny_clip, tiny_views
 
-from reconx_pl.diffusion.painter import SamplingConfig
+from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.errors import BadSceneError
 from reconx_pl.evaluation.ablation import PAPER, PARTS, Ablation, ablation_table
-from reconx_pl.evaluation.records import write_json
 from reconx_pl.evaluation.runner import evaluate_views
 from reconx_pl.evaluation.scene import evaluate_scene
 from reconx_pl.evaluation.settings import EvaluationConfig
+from reconx_pl.files.json_files import write_json
 from reconx_pl.geometry.cameras import project
-from reconx_pl.splatting.agreement import Agreement
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.random_points import random_points
+from reconx_pl.splatting.robust_weights import Agreement
 
 
 def changed(one: object, other: object, path: str = "") -> set[str]:

@@ -9,14 +9,14 @@ import torch
 from rank_program import tiny_network
 
 from reconx_pl.data.procedural import procedural_clip
-from reconx_pl.diffusion.painter import DiffusionPainter, SamplingConfig
+from reconx_pl.diffusion.pipeline import DiffusionPainter, SamplingConfig
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.evaluation.all_around import AroundConfig, paint_around
 from reconx_pl.geometry.camera_paths import orbit_path
 from reconx_pl.geometry.cameras import interpolate_cameras
 from reconx_pl.geometry.closed_paths import closed_loop, path_through
-from reconx_pl.geometry.estimator import Reconstruction
+from reconx_pl.geometry.estimators.base import Reconstruction
 from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth
+from reconx_pl.reconstruction.orbit_windows import AroundConfig, paint_around
 from reconx_pl.types import Cameras, Clip, PointCloud
 
 CONFIG = AroundConfig(frames=8, second=4)

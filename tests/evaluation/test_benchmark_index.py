@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reconx_pl.errors import BadDataError
-from reconx_pl.evaluation.benchmark_index import BenchmarkEntry, parse_index, read_index
+from reconx_pl.evaluation.benchmarks.index import BenchmarkEntry, parse_index, read_index
 
 PUBLISHED = {  # keys with views, keys without
     "pixelsplat_evaluation_index_re10k": (6474, 720),

@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 from raw_scenes import write_chunk, write_posed
 
-from reconx_pl.data.cutting import scene_clip
 from reconx_pl.data.formats import only_scene
+from reconx_pl.data.packing.clip_sampling import scene_clip
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.data.stream import read_clips
+from reconx_pl.data.shards.stream import read_clips
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
-from reconx_pl.evaluation.benchmark_index import BenchmarkEntry
-from reconx_pl.evaluation.benchmark_scenes import BenchmarkScenes, views_of
-from reconx_pl.evaluation.protocol_files import load_protocol
-from reconx_pl.evaluation.protocols import PosePolicy, Protocol, ViewRule
+from reconx_pl.evaluation.benchmarks.index import BenchmarkEntry
+from reconx_pl.evaluation.benchmarks.protocol_files import load_protocol
+from reconx_pl.evaluation.benchmarks.protocols import PosePolicy, Protocol, ViewRule
+from reconx_pl.evaluation.benchmarks.scenes import BenchmarkScenes, views_of
 from reconx_pl.evaluation.task import FROM_CONTEXT_DEPTH, FROM_POINTS
 
 

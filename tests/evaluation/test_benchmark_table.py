@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from reconx_pl.evaluation.benchmark_table import benchmark_table, write_table
-from reconx_pl.evaluation.protocol_files import load_protocol
+from reconx_pl.evaluation.benchmarks.protocol_files import load_protocol
+from reconx_pl.evaluation.benchmarks.table import benchmark_table, write_table
 
 
 def scene(key: str, psnr: float) -> dict[str, Any]:

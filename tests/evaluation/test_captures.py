@@ -11,17 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from reconx_pl.cli import main
+from reconx_pl.cli.main import main
 from reconx_pl.data.procedural import procedural_views
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.evaluation import captures
-from reconx_pl.evaluation.capture_runner import fit_photographs
-from reconx_pl.evaluation.captures import CaptureConfig, load_capture
+from reconx_pl.evaluation import posed_scenes as captures
+from reconx_pl.evaluation.posed_scene_runner import fit_photographs
+from reconx_pl.evaluation.posed_scenes import CaptureConfig, load_capture
 from reconx_pl.geometry.cameras import unproject
-from reconx_pl.geometry.estimator import KnownDepth, PointMapEstimator, Reconstruction
+from reconx_pl.geometry.estimators.base import KnownDepth, PointMapEstimator, Reconstruction
 from reconx_pl.splatting.fit import FitConfig
+from reconx_pl.splatting.io.ply import load_ply
 from reconx_pl.splatting.losses import LossWeights
-from reconx_pl.splatting.ply import load_ply
 from reconx_pl.splatting.points import PointsConfig
 from reconx_pl.types import Cameras
 

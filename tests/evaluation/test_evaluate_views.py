@@ -12,29 +12,30 @@ from dust3r_networks import tiny_network
 from PIL import Image
 from tiny_scenes import ENTRIES, MODEL, PROTOCOL, QUICK, CrossFade, Oracle, lazily, tiny_clip, tiny_views
 
-from reconx_pl.data.cutting import scene_clip
 from reconx_pl.data.formats import only_scene
+from reconx_pl.data.packing.clip_sampling import scene_clip
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.evaluation import scene as scene_module
-from reconx_pl.evaluation.alignment import holds_known_views
 from reconx_pl.evaluation.baselines import METHODS, nearest_view
-from reconx_pl.evaluation.benchmark_views import BenchmarkViews
-from reconx_pl.evaluation.metrics import psnr
+from reconx_pl.evaluation.entry_views import BenchmarkViews
 from reconx_pl.evaluation.records import Record, scene_folder
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import evaluate_scenes, evaluate_views
 from reconx_pl.evaluation.settings import EvaluationConfig
-from reconx_pl.evaluation.task import FROM_CONTEXT_DEPTH, pair_clips, sequence_cameras, views_task
+from reconx_pl.evaluation.task import FROM_CONTEXT_DEPTH, sequence_cameras, views_task
 from reconx_pl.geometry.alignment.options import AlignmentOptions
-from reconx_pl.geometry.colmap_estimator import ColmapEstimator
 from reconx_pl.geometry.dust3r.estimator import Dust3rEstimator, Dust3rOptions
 from reconx_pl.geometry.dust3r.preprocess import Preprocessing
 from reconx_pl.geometry.dust3r.pretrained import PretrainedDust3r
-from reconx_pl.geometry.estimator import KnownDepth
-from reconx_pl.geometry.pairs import PairGraph
+from reconx_pl.geometry.estimators.base import KnownDepth
+from reconx_pl.geometry.estimators.colmap import ColmapEstimator
+from reconx_pl.geometry.estimators.pairs import PairGraph
 from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth
+from reconx_pl.metrics.image import psnr
+from reconx_pl.reconstruction.alignment import holds_known_views
+from reconx_pl.reconstruction.pair_clips import pair_clips
 from reconx_pl.splatting.fit import FitResult
-from reconx_pl.splatting.ply import load_ply
+from reconx_pl.splatting.io.ply import load_ply
 from reconx_pl.types import Cameras
 
 BARE = replace(ENTRIES, two_views=False, depth_warp=False, nearest_input=False)

@@ -20,7 +20,7 @@ from killed_evaluation import SEEDS
 from tiny_scenes import ENTRIES, MODEL, PROTOCOL, QUICK, CrossFade, lazily, tiny_views
 
 from reconx_pl.errors import BadDataError, ConfigurationError
-from reconx_pl.evaluation.benchmark_views import BenchmarkViews, LazyViews
+from reconx_pl.evaluation.entry_views import BenchmarkViews, LazyViews
 from reconx_pl.evaluation.records import Record
 from reconx_pl.evaluation.runner import evaluate_views
 

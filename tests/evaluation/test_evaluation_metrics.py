@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsError
-from reconx_pl.evaluation.metrics import MetricSuite, SceneMetrics, psnr, ssim
-from reconx_pl.splatting.perceptual_weights import FILE_NAMES, _shapes
+from reconx_pl.metrics.image import MetricSuite, SceneMetrics, psnr, ssim
+from reconx_pl.metrics.lpips_weights import FILE_NAMES, _shapes
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_metrics_reject_what_they_cannot_judge(pair: tuple[torch.Tensor, torch.T
 def test_lpips_without_weights_is_absent_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch, pair: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    perceptual = pytest.importorskip("reconx_pl.splatting.perceptual")
+    perceptual = pytest.importorskip("reconx_pl.metrics.lpips")
 
     def missing(*_args: object, **_kwargs: object) -> None:
         raise MissingWeightsError("no VGG backbone in the cache")
@@ -77,7 +77,7 @@ def test_lpips_without_weights_is_absent_with_the_remedy(
 
 
 def test_real_lpips_ranks_a_worse_image_worse() -> None:
-    pytest.importorskip("reconx_pl.splatting.perceptual")
+    pytest.importorskip("reconx_pl.metrics.lpips")
     suite = MetricSuite(("lpips",))
     if suite.absent:
         pytest.skip(suite.absent["lpips"])

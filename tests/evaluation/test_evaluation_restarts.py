@@ -14,11 +14,12 @@ import torch.multiprocessing as mp
 from tiny_scenes import CONFIG, MODEL, QUICK, CrossFade, tiny_clip
 
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError, MissingWeightsError
-from reconx_pl.evaluation.metrics import MetricSuite, SceneMetrics
-from reconx_pl.evaluation.painter import LazyScene, RecordedFrames
 from reconx_pl.evaluation.records import scene_folder
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scene, evaluate_scenes
-from reconx_pl.splatting.ply import load_ply
+from reconx_pl.evaluation.task import LazyScene
+from reconx_pl.metrics.image import MetricSuite, SceneMetrics
+from reconx_pl.reconstruction.view_generator import RecordedFrames
+from reconx_pl.splatting.io.ply import load_ply
 from reconx_pl.types import Clip
 
 
@@ -179,7 +180,7 @@ def test_two_processes_without_a_group_meet_in_the_folder(clips: list[Clip], tmp
 
 
 def test_absent_lpips_is_in_every_result(clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from reconx_pl.splatting import perceptual
+    from reconx_pl.metrics import lpips as perceptual
 
     def missing(*_args: object, **_kwargs: object) -> None:
         raise MissingWeightsError("no backbone")

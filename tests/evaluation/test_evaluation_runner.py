@@ -14,15 +14,15 @@ from tiny_scenes import CONFIG, MODEL, QUICK, CrossFade, Oracle, tiny_clip
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.evaluation import scene as scene_module
 from reconx_pl.evaluation.baselines import ceiling_split, nearest_view
-from reconx_pl.evaluation.metrics import psnr
-from reconx_pl.evaluation.painter import HeldOutViews, LazyScene, RecordedFrames, blind, scene_generator
 from reconx_pl.evaluation.records import scene_folder
 from reconx_pl.evaluation.runner import evaluate_scene, evaluate_scenes
-from reconx_pl.evaluation.task import FROM_DEPTH, FROM_POINTS
+from reconx_pl.evaluation.task import FROM_DEPTH, FROM_POINTS, HeldOutViews, LazyScene
 from reconx_pl.geometry.cameras import interpolate_cameras
+from reconx_pl.metrics.image import psnr
+from reconx_pl.metrics.lpips_weights import ENVIRONMENT, FILE_NAMES, _shapes
+from reconx_pl.reconstruction.view_generator import RecordedFrames, blind, scene_generator
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
-from reconx_pl.splatting.perceptual_weights import ENVIRONMENT, FILE_NAMES, _shapes
 from reconx_pl.splatting.points import PointsConfig
 from reconx_pl.types import AlignmentQuality, Cameras, Clip
 

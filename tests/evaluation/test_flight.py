@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 
-from reconx_pl.evaluation.color_maps import confidence_colors, depth_colors
-from reconx_pl.evaluation.flight import fly
-from reconx_pl.splatting.cpu import CpuRenderer
+from reconx_pl.splatting.renderers.cpu import CpuRenderer
 from reconx_pl.types import Cameras, Gaussians
+from reconx_pl.visualization.color_maps import confidence_colors, depth_colors
+from reconx_pl.visualization.flythrough import fly
 
 
 def ends(name: str) -> tuple[np.ndarray, np.ndarray]:

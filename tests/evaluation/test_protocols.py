@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
-from reconx_pl.evaluation.benchmark_index import BenchmarkEntry
-from reconx_pl.evaluation.protocol_files import FOLDER, load_protocol, protocol_names
-from reconx_pl.evaluation.protocols import Protocol, ViewRule
+from reconx_pl.evaluation.benchmarks.index import BenchmarkEntry
+from reconx_pl.evaluation.benchmarks.protocol_files import FOLDER, load_protocol, protocol_names
+from reconx_pl.evaluation.benchmarks.protocols import Protocol, ViewRule
 
 ENTRIES = {
     "re10k-easy": 6474,

@@ -16,11 +16,11 @@ from reconx_pl.evaluation.records import alignment_record, scene_folder
 from reconx_pl.evaluation.report import VIDEO_LIMIT, write_report
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.task import FROM_DEPTH, FROM_POINTS
-from reconx_pl.evaluation.video import write_mp4
-from reconx_pl.splatting.agreement import Agreement
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.pose_refinement import PoseRefinement
+from reconx_pl.splatting.robust_weights import Agreement
 from reconx_pl.types import AlignmentQuality
+from reconx_pl.visualization.video import write_mp4
 
 
 def scene_record(out: Path, key: str, scores: dict[str, dict[str, float]]) -> dict[str, Any]:

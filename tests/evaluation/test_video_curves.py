@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from reconx_pl.errors import BadDataError, ConfigurationError
-from reconx_pl.evaluation.contact_sheet import SheetRow, contact_sheet, error_image, sheet_font, spread
-from reconx_pl.evaluation.curves import fall, plot_run, read_run, smooth
-from reconx_pl.evaluation.video import read_mp4, write_mp4
+from reconx_pl.visualization.contact_sheet import SheetRow, contact_sheet, error_image, sheet_font, spread
+from reconx_pl.visualization.curves import fall, plot_run, read_run, smooth
+from reconx_pl.visualization.video import read_mp4, write_mp4
 
 
 def test_a_video_comes_back(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.evaluation.windows import Window, plan_windows
+from reconx_pl.reconstruction.windows import Window, plan_windows
 
 
 def random_plans(count: int) -> list[tuple[int, list[int], int, int]]:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from reconx_pl.data.procedural import procedural_clip, procedural_scene, render_scene
-from reconx_pl.evaluation.benchmark_views import BenchmarkViews, LazyViews
+from reconx_pl.evaluation.entry_views import BenchmarkViews, LazyViews
 from reconx_pl.evaluation.runner import EvaluationConfig
-from reconx_pl.geometry.estimator import Reconstruction
+from reconx_pl.geometry.estimators.base import Reconstruction
 from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights

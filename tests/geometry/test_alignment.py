@@ -17,7 +17,7 @@ from reconx_pl.geometry.alignment.pixels import centred_pixels
 from reconx_pl.geometry.alignment.result import Alignment, cleaned
 from reconx_pl.geometry.alignment.two_views import align_two
 from reconx_pl.geometry.cameras import project, unproject
-from reconx_pl.geometry.pairs import PairGraph
+from reconx_pl.geometry.estimators.pairs import PairGraph
 
 MIXED = ((24, 32), (32, 24), (16, 32), (24, 32))
 VARIED = (34.0, 28.0, 31.0, 26.0)

@@ -23,8 +23,8 @@ from reconx_pl.geometry.alignment.resection import resect
 from reconx_pl.geometry.alignment.spanning_tree import edge_scores, spanning_tree
 from reconx_pl.geometry.alignment.state import AlignmentState, Gauge, geometry_of, matrices, quaternions, unsquashed
 from reconx_pl.geometry.cameras import pixel_rays
-from reconx_pl.geometry.pair_predictions import PairPredictions
-from reconx_pl.geometry.pairs import connected_parts
+from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
+from reconx_pl.geometry.estimators.pairs import connected_parts
 from reconx_pl.types import Cameras
 
 MIXED = ((24, 32), (32, 24), (16, 32), (24, 32))

@@ -14,15 +14,15 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from reconx_pl.data.photographs import MAX_VIEWS
+from reconx_pl.data.photos.photographs import MAX_VIEWS
 from reconx_pl.data.procedural import procedural_scene, procedural_views, render_scene
 from reconx_pl.errors import BadCameraError, BadSceneError, ConfigurationError, MissingDependencyError
-from reconx_pl.geometry import colmap_estimator
 from reconx_pl.geometry.cameras import fundamental_matrix, project, resize_cameras
-from reconx_pl.geometry.colmap_estimator import ColmapEstimator
-from reconx_pl.geometry.colmap_matches import ImageMatches, groups, mutual_matches, sampson_distances
+from reconx_pl.geometry.estimators import colmap as colmap_estimator
+from reconx_pl.geometry.estimators.colmap import ColmapEstimator
+from reconx_pl.geometry.estimators.colmap_matches import ImageMatches, groups, mutual_matches, sampson_distances
+from reconx_pl.geometry.estimators.sparse_cloud import sfm_cloud
 from reconx_pl.geometry.similarity import align
-from reconx_pl.geometry.sparse_cloud import sfm_cloud
 from reconx_pl.types import Cameras, PointCloud
 
 pycolmap = pytest.importorskip("pycolmap", reason="structure from motion needs pycolmap")

@@ -23,8 +23,8 @@ from reconx_pl.geometry.dust3r.preprocess import Preprocessing, Window
 from reconx_pl.geometry.dust3r.pretrained import PretrainedDust3r
 from reconx_pl.geometry.dust3r.resample import to_photograph
 from reconx_pl.geometry.dust3r.weights import save_weights
-from reconx_pl.geometry.pair_predictions import PairPredictions
-from reconx_pl.geometry.pairs import PairGraph
+from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
+from reconx_pl.geometry.estimators.pairs import PairGraph
 from reconx_pl.types import Cameras
 
 SMALL = Preprocessing(size=64)  # a photograph of 72 x 96 becomes 48 x 64

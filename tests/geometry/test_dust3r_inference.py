@@ -12,7 +12,7 @@ from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.dust3r.config import Dust3rConfig
 from reconx_pl.geometry.dust3r.inference import InferenceOptions, _chunk_size, predict_pairs
 from reconx_pl.geometry.dust3r.model import Dust3r
-from reconx_pl.geometry.pairs import PairGraph
+from reconx_pl.geometry.estimators.pairs import PairGraph
 
 SHAPES = ((32, 48), (48, 32), (32, 48), (32, 48))
 

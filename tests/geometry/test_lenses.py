@@ -13,8 +13,8 @@ from torch import Tensor
 from reconx_pl.data.formats.posed import read_posed
 from reconx_pl.data.procedural import procedural_scene, procedural_views, render_scene
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.geometry.colmap_estimator import ColmapEstimator
-from reconx_pl.geometry.lenses import Lenses
+from reconx_pl.geometry.estimators.colmap import ColmapEstimator
+from reconx_pl.geometry.estimators.lenses import Lenses
 from reconx_pl.geometry.similarity import align
 from reconx_pl.types import Cameras
 

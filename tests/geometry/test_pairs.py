@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.geometry.pairs import PairGraph
+from reconx_pl.geometry.estimators.pairs import PairGraph
 
 
 def pairs(graph: PairGraph, views: int) -> list[tuple[int, int]]:

@@ -13,10 +13,10 @@ from reconx_pl.data.procedural import procedural_views
 from reconx_pl.data.procedural.clip import Kind
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import crop_cameras, unproject
-from reconx_pl.geometry.estimator import Reconstruction, has_dense_maps
-from reconx_pl.geometry.plane_sweep import DenseDepth, PlaneSweepOptions, agreement, company, dense_depth
-from reconx_pl.geometry.plane_sweep_estimator import PlaneSweepEstimator
-from reconx_pl.geometry.plane_sweep_matching import box, neighbours, smoothed
+from reconx_pl.geometry.estimators.base import Reconstruction, has_dense_maps
+from reconx_pl.geometry.estimators.plane_sweep import DenseDepth, PlaneSweepOptions, agreement, company, dense_depth
+from reconx_pl.geometry.estimators.plane_sweep_estimator import PlaneSweepEstimator
+from reconx_pl.geometry.estimators.plane_sweep_matching import box, neighbours, smoothed
 from reconx_pl.geometry.point_maps import point_map_from_depth, unexplained
 from reconx_pl.types import Cameras, PointCloud
 

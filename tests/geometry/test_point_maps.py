@@ -4,7 +4,7 @@ import torch
 from reconx_pl.data.procedural import procedural_clip
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import unproject
-from reconx_pl.geometry.estimator import KnownDepth, KnownPoints, reprojection_confidence
+from reconx_pl.geometry.estimators.base import KnownDepth, KnownPoints, reprojection_confidence
 from reconx_pl.geometry.farthest_point import farthest_point_order
 from reconx_pl.geometry.point_maps import cloud_from_maps, neighbour_distance, view_cloud
 from reconx_pl.types import Cameras, Clip, PointCloud, PointMap

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import project, unproject
-from reconx_pl.geometry.estimator import Reconstruction
+from reconx_pl.geometry.estimators.base import Reconstruction
 from reconx_pl.geometry.procrustes import Similarity
 from reconx_pl.geometry.similarity import align, alignment_quality, fit_cameras
 from reconx_pl.types import AlignmentQuality, Cameras, PointCloud, PointMap

@@ -14,7 +14,7 @@ from reconx_pl.data.formats.posed import read_posed
 from reconx_pl.errors import BadSceneError
 from reconx_pl.geometry import view_order as module
 from reconx_pl.geometry.cameras import resize_cameras
-from reconx_pl.geometry.colmap_estimator import ColmapEstimator
+from reconx_pl.geometry.estimators.colmap import ColmapEstimator
 from reconx_pl.geometry.view_order import ViewOrder, pair_costs, view_order
 from reconx_pl.types import Cameras, PointCloud
 

@@ -26,7 +26,7 @@ from reconx_pl.geometry.alignment.result import Alignment, cleaned
 from reconx_pl.geometry.alignment.spanning_tree import edge_scores, spanning_tree
 from reconx_pl.geometry.alignment.state import AlignmentState, Gauge
 from reconx_pl.geometry.alignment.two_views import align_two
-from reconx_pl.geometry.pair_predictions import PairPredictions
+from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
 
 logger = logging.getLogger(__name__)  # figures: pytest --log-cli-level=INFO
 

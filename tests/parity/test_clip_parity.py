@@ -12,8 +12,8 @@ from golden_kits import golden_kits
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reconx_pl.conditioning.image_tokens import ClipVisionConfig, ClipVisionTower, preprocess
-from reconx_pl.conditioning.text_tokens import ClipTextConfig, ClipTextTokens, tokenize
+from reconx_pl.diffusion.conditioning.image_tokens import ClipVisionConfig, ClipVisionTower, preprocess
+from reconx_pl.diffusion.conditioning.text_tokens import ClipTextConfig, ClipTextTokens, tokenize
 
 KITS = golden_kits("clip_*.json")
 needs_kit = pytest.mark.skipif(not KITS, reason="needs the golden kits clip_*.json")

@@ -12,10 +12,10 @@ from golden_kits import golden_kits
 from safetensors.torch import load_file
 from torch import Tensor
 
-from reconx_pl.conditioning.conditions import Conditions
-from reconx_pl.diffusion.guidance import ConditionSets, Guidance
-from reconx_pl.diffusion.sampler import DDIMSampler, SamplerStep
-from reconx_pl.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from reconx_pl.diffusion.conditioning.conditions import Conditions
+from reconx_pl.diffusion.sampling.ddim import DDIMSampler, SamplerStep
+from reconx_pl.diffusion.sampling.guidance import ConditionSets, Guidance
+from reconx_pl.diffusion.sampling.schedule import NoiseSchedule, ScheduleConfig
 
 
 def _runs() -> list[Any]:

@@ -26,7 +26,7 @@ from reconx_pl.geometry.dust3r.names import canonical, to_official_name, unused_
 from reconx_pl.geometry.dust3r.preprocess import Preprocessing, prepare_image
 from reconx_pl.geometry.dust3r.rope import rotation_of
 from reconx_pl.geometry.dust3r.weights import load_state
-from reconx_pl.geometry.pairs import PairGraph
+from reconx_pl.geometry.estimators.pairs import PairGraph
 
 logger = logging.getLogger(__name__)  # figures: pytest --log-cli-level=INFO
 

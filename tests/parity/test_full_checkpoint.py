@@ -16,7 +16,7 @@ from released_checkpoints import schedule_buffers
 from torch import Tensor
 
 from reconx_pl.diffusion.model import ReconXDiffusion
-from reconx_pl.diffusion.schedule import ScheduleConfig
+from reconx_pl.diffusion.sampling.schedule import ScheduleConfig
 from reconx_pl.diffusion.weights.building import build_network
 from reconx_pl.diffusion.weights.load import fitting_state, is_structure, load_network, read_network
 from reconx_pl.diffusion.weights.pretrained import convert

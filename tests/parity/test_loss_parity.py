@@ -11,9 +11,9 @@ from golden_kits import golden_kits
 from safetensors.torch import load_file
 from torch import Tensor
 
-from reconx_pl.conditioning.dropout import DropoutConfig, dropped_at
-from reconx_pl.diffusion.objective import diffusion_loss
-from reconx_pl.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from reconx_pl.diffusion.conditioning.dropout import DropoutConfig, dropped_at
+from reconx_pl.diffusion.sampling.objective import diffusion_loss
+from reconx_pl.diffusion.sampling.schedule import NoiseSchedule, ScheduleConfig
 
 LOSS_KITS = golden_kits("loss_*.json")
 STEP_KITS = golden_kits("train_step_*.json")

@@ -12,7 +12,7 @@ from golden_kits import golden_kits
 from PIL import Image
 
 from reconx_pl.errors import MissingWeightsError
-from reconx_pl.splatting.perceptual import LpipsDistance
+from reconx_pl.metrics.lpips import LpipsDistance
 
 PAIRS = [pair for kit in golden_kits("metrics_*.json") for pair in json.loads(kit.read_text())["pairs"]]
 

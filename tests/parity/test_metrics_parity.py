@@ -12,7 +12,7 @@ from golden_kits import SHARED, golden_kits
 from PIL import Image
 
 from reconx_pl.errors import MissingWeightsError
-from reconx_pl.evaluation.metrics import lpips, psnr, ssim
+from reconx_pl.metrics.image import lpips, psnr, ssim
 
 KITS = golden_kits("metrics_*.json")
 PAIRS = [
@@ -55,7 +55,7 @@ def test_psnr_and_ssim(pair: dict) -> None:
 
 @pytest.fixture(scope="module")
 def distances() -> dict[str, torch.nn.Module]:
-    perceptual = pytest.importorskip("reconx_pl.splatting.perceptual")
+    perceptual = pytest.importorskip("reconx_pl.metrics.lpips")
     found = {}
     for net in ("vgg", "alex"):
         try:

@@ -10,7 +10,7 @@ import torch
 from golden_kits import golden_kits
 from safetensors.torch import load_file
 
-from reconx_pl.conditioning.resampler import Resampler, ResamplerConfig
+from reconx_pl.diffusion.conditioning.resampler import Resampler, ResamplerConfig
 
 KITS = golden_kits("resampler_*.json")
 PREFIX = "image_proj_model."

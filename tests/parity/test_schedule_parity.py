@@ -9,8 +9,8 @@ import torch
 from golden_kits import golden_kits
 from safetensors.torch import load_file
 
-from reconx_pl.diffusion.sampler import ddim_timesteps
-from reconx_pl.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from reconx_pl.diffusion.sampling.ddim import ddim_timesteps
+from reconx_pl.diffusion.sampling.schedule import NoiseSchedule, ScheduleConfig
 from reconx_pl.diffusion.weights.released import SCHEDULE_BUFFERS
 from reconx_pl.diffusion.weights.schedule_buffers import official_buffers
 

@@ -14,7 +14,7 @@ from golden_kits import golden_kits
 
 from benchmarks import torch_renderer
 from benchmarks.splat_oracle import PARAMETERS, Rasterize, gradient_errors, read_kit, render, value_errors
-from reconx_pl.splatting import cpu
+from reconx_pl.splatting.renderers import cpu
 
 KITS = golden_kits("splat_*.json")
 BACKENDS = {"cpu": (cpu.rasterize, False), "torch": (torch_renderer.rasterize, True)}

@@ -20,16 +20,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reconx_pl.conditioning.conditions import Conditions
-from reconx_pl.conditioning.dropout import DropoutConfig, Dropped, dropped_at
-from reconx_pl.conditioning.image_tokens import ClipImageTokens, ClipVisionConfig
-from reconx_pl.conditioning.resampler import ResamplerConfig
-from reconx_pl.conditioning.structure import StructureEncoderConfig
 from reconx_pl.diffusion.autoencoder import KLAutoencoder, KLAutoencoderConfig
+from reconx_pl.diffusion.conditioning.conditions import Conditions
+from reconx_pl.diffusion.conditioning.dropout import DropoutConfig, Dropped, dropped_at
+from reconx_pl.diffusion.conditioning.image_tokens import ClipImageTokens, ClipVisionConfig
+from reconx_pl.diffusion.conditioning.resampler import ResamplerConfig
+from reconx_pl.diffusion.conditioning.structure import StructureEncoderConfig
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.model import ReconXDiffusion, RecordedDraws
-from reconx_pl.diffusion.objective import DiffusionLoss
-from reconx_pl.diffusion.schedule import ScheduleConfig
+from reconx_pl.diffusion.sampling.objective import DiffusionLoss
+from reconx_pl.diffusion.sampling.schedule import ScheduleConfig
 from reconx_pl.diffusion.weights import from_official_name, load_official_unet, load_unet_weights
 from reconx_pl.types import ClipBatch
 

@@ -10,7 +10,7 @@ import pytest
 from command_parsers import ROOT, plan_parser, train_parser
 from jsonargparse import ArgumentParser
 
-from reconx_pl.cli import build_evaluate_parser, build_parser, names_benchmark
+from reconx_pl.cli.main import build_evaluate_parser, build_parser, names_benchmark
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "data").glob("*.md"))]
 COMMAND = re.compile(r"^(?:\.venv/bin/)?(reconx|python train\.py plan|python train\.py|python evaluate\.py) (.+)$")

@@ -10,7 +10,7 @@ from extending import snippets
 
 from reconx_pl.errors import BadSceneError
 from reconx_pl.geometry.cameras import project
-from reconx_pl.splatting.renderer import Renderer
+from reconx_pl.splatting.renderers.base import Renderer
 
 
 @pytest.fixture(scope="module")

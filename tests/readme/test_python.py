@@ -47,6 +47,8 @@ def test_python_is_true(path: Path, block: str) -> None:
 
 def test_untrue_python_is_seen() -> None:
     assert len(SHOWN) >= 8
-    assert wrong("from reconx_pl.pipeline import load_ran") == ["reconx_pl.pipeline has no load_ran"]
-    called = "from reconx_pl.pipeline import SceneWindow\nSceneWindow(frames=8, height=4)\nSceneWindow(frame=8)"
+    assert wrong("from reconx_pl.data.photos.posed_clip import load_ran") == [
+        "reconx_pl.data.photos.posed_clip has no load_ran"
+    ]
+    called = "from reconx_pl.data.photos.posed_clip import SceneWindow\nSceneWindow(frames=8, height=4)\nSceneWindow(frame=8)"
     assert wrong(called) == ["SceneWindow takes no frame"]

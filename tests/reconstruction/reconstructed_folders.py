@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reconx_pl.evaluation.records import write_json
-from reconx_pl.evaluation.settings import plain_settings
-from reconx_pl.evaluation.video import write_mp4
+from reconx_pl.files.identity import plain_settings
+from reconx_pl.files.json_files import write_json
+from reconx_pl.files.tensors import camera_tensors, cloud_tensors, save_tensors
 from reconx_pl.reconstruction.files import copy, write_cameras
 from reconx_pl.reconstruction.settings import FIT, FLIGHT, FRAMES, GEOMETRY, PAINTING, PHOTOGRAPHS, ReconstructionConfig
 from reconx_pl.reconstruction.stages import Stage, stage_record
-from reconx_pl.reconstruction.tensors import camera_tensors, cloud_tensors, save_tensors
 from reconx_pl.reconstruction.views import read_views
-from reconx_pl.splatting.ply import save_ply
+from reconx_pl.splatting.io.ply import save_ply
 from reconx_pl.types import Cameras, Gaussians, PointCloud
+from reconx_pl.visualization.video import write_mp4
 
 HEIGHT, WIDTH, POINTS = 48, 64, 900
 NOTES = {FIT: ["7 Gaussians <fitted> & kept"], PHOTOGRAPHS: ["a.jpg & b.jpg were cropped"]}

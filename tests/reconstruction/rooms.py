@@ -13,11 +13,11 @@ from PIL import Image
 from reconx_pl.data.procedural import procedural_scene, render_scene
 from reconx_pl.errors import UnplacedViewsError
 from reconx_pl.geometry.cameras import resize_cameras
-from reconx_pl.geometry.estimator import Reconstruction
+from reconx_pl.geometry.estimators.base import Reconstruction
 from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth
-from reconx_pl.reconstruction.painting import PainterSource
 from reconx_pl.reconstruction.run import Reconstructed, reconstruct
 from reconx_pl.reconstruction.settings import PaintingConfig, ReconstructionConfig
+from reconx_pl.reconstruction.view_generator import PainterSource
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.types import Cameras, Clip

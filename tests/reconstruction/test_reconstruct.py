@@ -16,15 +16,13 @@ from rooms import CONFIG, Fader, Room, Surveyor, folder_of, go, made
 from reconx_pl.data.formats import only_scene
 from reconx_pl.data.formats.colmap import read_colmap
 from reconx_pl.data.formats.transforms import read_transforms
-from reconx_pl.errors import (
-    ConfigurationError,
-)
+from reconx_pl.errors import ConfigurationError
 from reconx_pl.reconstruction import files, fitting, run
 from reconx_pl.reconstruction.frames import read_fit_input
-from reconx_pl.reconstruction.painting import known_places, read_painted
+from reconx_pl.reconstruction.generation import known_places, read_painted
 from reconx_pl.reconstruction.settings import STAGES
 from reconx_pl.reconstruction.views import cut_views
-from reconx_pl.splatting.ply import load_ply
+from reconx_pl.splatting.io.ply import load_ply
 from reconx_pl.types import Clip
 
 # --- what it leaves

@@ -14,11 +14,11 @@ from rooms import CONFIG, Fader, Room, Surveyor, room
 
 import reconx_pl
 from reconx_pl import api
-from reconx_pl.cli import main
+from reconx_pl.cli.main import main
 from reconx_pl.data.formats import only_scene
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
-from reconx_pl.evaluation.video import write_mp4
-from reconx_pl.splatting.ply import load_ply
+from reconx_pl.splatting.io.ply import load_ply
+from reconx_pl.visualization.video import write_mp4
 
 QUICK = ["--fit.steps", "10", "--fit.loss.lpips", "0", "--short_side", "32", "--flight_frames", "3"]
 SPARSE = ["--no-diffusion", "--geometry", "colmap", *QUICK]
@@ -46,7 +46,7 @@ def refused(*arguments: str | Path) -> str:
 def surveyed(monkeypatch: pytest.MonkeyPatch, two: Room) -> Surveyor:
     """Let --geometry colmap be done by one who knows the room."""
     surveyor = Surveyor(two)
-    monkeypatch.setattr("reconx_pl.reconstruct_commands.named_estimator", lambda name, device: surveyor)
+    monkeypatch.setattr("reconx_pl.cli.reconstruct.named_estimator", lambda name, device: surveyor)
     monkeypatch.setattr("reconx_pl.api.named_estimator", lambda name, device: surveyor)
     return surveyor
 
@@ -79,7 +79,7 @@ def test_a_model_paints(two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     surveyed(monkeypatch, two)
     asked = []
     monkeypatch.setattr(
-        "reconx_pl.painters.painter_source",
+        "reconx_pl.training.runs.painter_source",
         lambda place, sampling, device: asked.append((place, sampling, device)) or Fader().source(),
     )
     out = tmp_path / "scene"
@@ -124,7 +124,7 @@ def test_without_weights_of_dust3r_nothing_else_is_taken_unasked(two: Room, tmp_
 
 
 def test_auto_says_what_it_takes(two: Room, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from reconx_pl.geometry.default_estimator import named_estimator
+    from reconx_pl.geometry.estimators.default import named_estimator
 
     with caplog.at_level("INFO"):
         named_estimator("auto")
@@ -196,7 +196,7 @@ def test_resume_finds_the_model_from_any_folder(two: Room, tmp_path: Path, monke
     surveyed(monkeypatch, two)
     asked = []
     monkeypatch.setattr(
-        "reconx_pl.painters.painter_source", lambda place, *_: asked.append(Path(place)) or Fader().source()
+        "reconx_pl.training.runs.painter_source", lambda place, *_: asked.append(Path(place)) or Fader().source()
     )
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     wanted = ["--model", "runs/mine", "--stages", "geometry"]

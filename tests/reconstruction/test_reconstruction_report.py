@@ -18,9 +18,9 @@ from reconstructed_folders import COLMAP, DUST3R, PAINTED, POINTS, WHOLE, pictur
 
 from reconx_pl.reconstruction import report_pictures
 from reconx_pl.reconstruction.report import write_report
-from reconx_pl.reconstruction.report_plan import DOTS, plan
 from reconx_pl.reconstruction.settings import GEOMETRY, PHOTOGRAPHS
 from reconx_pl.types import PointCloud
+from reconx_pl.visualization.camera_map import DOTS, plan
 
 NAMES = ("a <b>.jpg", 'b&"c.jpg', "c.jpg")
 

@@ -16,9 +16,10 @@ from splat_scenes import random_gaussians, ring_cameras
 from benchmarks.torch_renderer import TorchRenderer
 from reconx_pl import splatting
 from reconx_pl.errors import BackendUnavailableError, ConfigurationError
-from reconx_pl.splatting import cpu, cpu_kernels_raster
-from reconx_pl.splatting.cpu import CpuRenderer
-from reconx_pl.splatting.renderer import Renderer, default_renderer
+from reconx_pl.splatting.renderers import cpu, cpu_kernels_raster
+from reconx_pl.splatting.renderers.base import Renderer
+from reconx_pl.splatting.renderers.choose import default_renderer
+from reconx_pl.splatting.renderers.cpu import CpuRenderer
 from reconx_pl.types import Cameras, Gaussians
 
 PARAMETERS = ("means", "quaternions", "log_scales", "opacity_logits", "sh")
@@ -134,7 +135,7 @@ def test_threads_of_torch_stay_as_they_were() -> None:
     code = (
         "import torch; torch.set_num_threads(1)\n"
         "from splat_scenes import random_gaussians, ring_cameras\n"
-        "from reconx_pl.splatting.cpu import CpuRenderer\n"
+        "from reconx_pl.splatting.renderers.cpu import CpuRenderer\n"
         "scene = random_gaussians(20); scene.means.requires_grad_()\n"
         "CpuRenderer().render(scene, ring_cameras(1, 16)).color.sum().backward()\n"
         "import numba; assert (torch.get_num_threads(), numba.get_num_threads()) == (1, 1)\n"
@@ -208,7 +209,7 @@ def test_without_a_folder_for_its_cache_the_remedy_is_named(tmp_path: Path) -> N
     (tmp_path / "home").touch()
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from reconx_pl.splatting.cpu import _kernels\n"
+        "from reconx_pl.splatting.renderers.cpu import _kernels\n"
         "print(_kernels()[1].rasterise.stats.cache_path)"
     )
     home = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "home"), "IPYTHONDIR": ""}

@@ -9,10 +9,10 @@ import torch
 from splat_scenes import random_gaussians, ring_cameras
 
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.splatting.agreement import Agreement
-from reconx_pl.splatting.cpu import CpuRenderer
 from reconx_pl.splatting.fit import FitConfig, fit
 from reconx_pl.splatting.losses import LossWeights, ssim_map
+from reconx_pl.splatting.renderers.cpu import CpuRenderer
+from reconx_pl.splatting.robust_weights import Agreement
 from reconx_pl.types import PointCloud
 
 

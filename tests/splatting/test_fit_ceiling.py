@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from reconx_pl.data.procedural import procedural_clip, procedural_views
-from reconx_pl.evaluation.metrics import psnr
-from reconx_pl.splatting.cpu import CpuRenderer
+from reconx_pl.metrics.image import psnr
 from reconx_pl.splatting.fit import FitConfig, fit
 from reconx_pl.splatting.losses import LossWeights
+from reconx_pl.splatting.renderers.cpu import CpuRenderer
 
 SIZE = (128, 128)
 

@@ -8,10 +8,10 @@ from splat_scenes import random_gaussians, ring_cameras
 from torch import Tensor
 
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.splatting.cpu import CpuRenderer
 from reconx_pl.splatting.exposure import ExposureCompensation, Exposures
 from reconx_pl.splatting.fit import FitConfig, FitResult, fit
 from reconx_pl.splatting.losses import LossWeights
+from reconx_pl.splatting.renderers.cpu import CpuRenderer
 from reconx_pl.types import Cameras, PointCloud
 
 GAIN, OFFSET = torch.tensor([0.6, 0.75, 0.9]), torch.tensor([0.02, 0.05, 0.1])

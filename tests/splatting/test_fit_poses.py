@@ -12,13 +12,13 @@ from splat_scenes import random_gaussians, ring_cameras
 
 from reconx_pl.data.procedural import procedural_clip
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.splatting.agreement import Agreement
-from reconx_pl.splatting.cpu import CpuRenderer
 from reconx_pl.splatting.exposure import ExposureCompensation
 from reconx_pl.splatting.fit import FitConfig, fit
 from reconx_pl.splatting.fit_parameters import FitOptimizer, SceneParameters
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.splatting.pose_refinement import PoseRefinement, RefinedPoses, pose_changes, se3_exp
+from reconx_pl.splatting.renderers.cpu import CpuRenderer
+from reconx_pl.splatting.robust_weights import Agreement
 from reconx_pl.types import Cameras, PointCloud
 
 NO_LPIPS = LossWeights(lpips=0.0)

@@ -10,10 +10,11 @@ from splat_scenes import random_gaussians, ring_cameras
 
 from benchmarks.splat_oracle import gradient_errors, read_kit, value_errors
 from reconx_pl.errors import BackendUnavailableError
-from reconx_pl.splatting import gsplat_backend
-from reconx_pl.splatting.cpu import CpuRenderer
-from reconx_pl.splatting.gsplat_backend import GsplatRenderer
-from reconx_pl.splatting.renderer import RenderOutput, default_renderer
+from reconx_pl.splatting.renderers import gsplat as gsplat_backend
+from reconx_pl.splatting.renderers.base import RenderOutput
+from reconx_pl.splatting.renderers.choose import default_renderer
+from reconx_pl.splatting.renderers.cpu import CpuRenderer
+from reconx_pl.splatting.renderers.gsplat import GsplatRenderer
 from reconx_pl.types import Cameras, Gaussians
 
 KITS = golden_kits("splat_*.json")

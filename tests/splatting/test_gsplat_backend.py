@@ -14,10 +14,17 @@ import torch
 from splat_scenes import random_gaussians, ring_cameras
 
 from reconx_pl.errors import BackendUnavailableError, ConfigurationError
-from reconx_pl.splatting import gsplat_backend, gsplat_build
-from reconx_pl.splatting.gsplat_backend import GsplatRenderer, gsplat_alpha_max
-from reconx_pl.splatting.gsplat_build import check_gsplat, check_toolkit, compiled_objects, load_kernels, progress
-from reconx_pl.splatting.renderer import default_renderer
+from reconx_pl.splatting.renderers import gsplat as gsplat_backend
+from reconx_pl.splatting.renderers import gsplat_build
+from reconx_pl.splatting.renderers.choose import default_renderer
+from reconx_pl.splatting.renderers.gsplat import GsplatRenderer, gsplat_alpha_max
+from reconx_pl.splatting.renderers.gsplat_build import (
+    check_gsplat,
+    check_toolkit,
+    compiled_objects,
+    load_kernels,
+    progress,
+)
 
 # What nvcc says, in a shell script that needs no other program.
 NVCC = """#!/bin/sh

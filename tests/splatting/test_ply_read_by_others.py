@@ -9,7 +9,7 @@ import pytest
 import torch
 from splat_scenes import random_gaussians
 
-from reconx_pl.splatting.ply import save_ply
+from reconx_pl.splatting.io.ply import save_ply
 from reconx_pl.types import Gaussians
 
 plyfile = pytest.importorskip("plyfile", reason="plyfile is not installed: pip install 'reconx_pl[dev]'")

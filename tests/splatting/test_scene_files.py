@@ -14,11 +14,11 @@ import torch
 from splat_scenes import random_gaussians, ring_cameras
 
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
-from reconx_pl.splatting.cpu import CpuRenderer
 from reconx_pl.splatting.initialise import SH_DC
-from reconx_pl.splatting.ply import load_ply, save_ply
-from reconx_pl.splatting.scene_files import load_scene, save_scene
-from reconx_pl.splatting.splat import by_importance, load_splat, save_splat
+from reconx_pl.splatting.io.ply import load_ply, save_ply
+from reconx_pl.splatting.io.scene_files import load_scene, save_scene
+from reconx_pl.splatting.io.splat import by_importance, load_splat, save_splat
+from reconx_pl.splatting.renderers.cpu import CpuRenderer
 from reconx_pl.types import Cameras, Gaussians
 
 PARTS = ("means", "quaternions", "log_scales", "opacity_logits", "sh")
@@ -70,7 +70,7 @@ def test_ply_round_trip_renders_the_same(tmp_path: Path, degree: int) -> None:
 
 
 def test_a_scene_of_several_blocks_keeps_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reconx_pl.splatting.ply._ROWS", 16)
+    monkeypatch.setattr("reconx_pl.splatting.io.ply._ROWS", 16)
     scene = random_gaussians(37)
     loaded = load_ply(save_ply(scene, tmp_path / "a.ply"))
     assert all(torch.equal(getattr(loaded, name), getattr(scene, name)) for name in PARTS)

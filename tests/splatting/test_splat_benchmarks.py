@@ -10,8 +10,8 @@ from splat_scenes import random_gaussians, ring_cameras
 
 from benchmarks.splat_converge import EVERY, OURS, Scene, convergence, steps_within
 from benchmarks.splat_oracle import GradientError, ValueErrors
-from reconx_pl.splatting.cpu import CpuRenderer
 from reconx_pl.splatting.fit import fit
+from reconx_pl.splatting.renderers.cpu import CpuRenderer
 from reconx_pl.types import PointCloud
 
 

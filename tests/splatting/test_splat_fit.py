@@ -10,9 +10,9 @@ from splat_scenes import random_gaussians, ring_cameras
 from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.splatting.cpu import CpuRenderer
 from reconx_pl.splatting.fit import FitConfig, LearningRates, fit
 from reconx_pl.splatting.losses import LossWeights
+from reconx_pl.splatting.renderers.cpu import CpuRenderer
 from reconx_pl.types import Cameras, PointCloud
 
 NO_LPIPS = LossWeights(lpips=0.0)

@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 from splat_scenes import random_gaussians, ring_cameras
 
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
-from reconx_pl.splatting import perceptual_weights
-from reconx_pl.splatting.cpu import CpuRenderer
+from reconx_pl.metrics import lpips_weights as perceptual_weights
+from reconx_pl.metrics.lpips import LpipsDistance
+from reconx_pl.metrics.lpips_weights import FILE_NAMES, HUB_NAMES, fetch_backbone, find_backbone, load_backbone
 from reconx_pl.splatting.fit import FitConfig, fit
 from reconx_pl.splatting.losses import LossWeights, confidence_loss
-from reconx_pl.splatting.perceptual import LpipsDistance
-from reconx_pl.splatting.perceptual_weights import FILE_NAMES, HUB_NAMES, fetch_backbone, find_backbone, load_backbone
+from reconx_pl.splatting.renderers.cpu import CpuRenderer
 from reconx_pl.types import PointCloud
 
 

@@ -10,9 +10,9 @@ import torch
 from splat_scenes import random_gaussians, ring_cameras
 
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
-from reconx_pl.splatting.cpu import CpuRenderer
 from reconx_pl.splatting.initialise import InitialiseConfig, gaussians_from_points
-from reconx_pl.splatting.ply import load_ply, save_ply
+from reconx_pl.splatting.io.ply import load_ply, save_ply
+from reconx_pl.splatting.renderers.cpu import CpuRenderer
 from reconx_pl.types import Gaussians, PointCloud
 
 

@@ -16,8 +16,8 @@ from golden_kits import REPOSITORY
 from signal_at import order
 from tiny_run import tiny_config
 
-from reconx_pl.training.resume import newest_checkpoint
-from reconx_pl.training.sharded_checkpoint import read_whole
+from reconx_pl.training.checkpointing.resume import newest_checkpoint
+from reconx_pl.training.checkpointing.sharded_checkpoint import read_whole
 
 
 def prepared(folder: Path, shards: Path, steps: int, checkpoint_every: int, **trainer: Any) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 
-from reconx_pl.training.checkpoints import painter_identity
+from reconx_pl.training.runs import painter_identity
 
 
 class KeyRecorder(L.Callback):

@@ -25,21 +25,21 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, IterableDataset
 
-from reconx_pl.conditioning.image_tokens import SmallImageConfig, SmallImageTokens
-from reconx_pl.conditioning.structure import StructureEncoderConfig
-from reconx_pl.conditioning.text_tokens import LearnedTextTokens
 from reconx_pl.diffusion.autoencoder import PixelUnshuffleAutoencoder
+from reconx_pl.diffusion.conditioning.image_tokens import SmallImageConfig, SmallImageTokens
+from reconx_pl.diffusion.conditioning.structure import StructureEncoderConfig
+from reconx_pl.diffusion.conditioning.text_tokens import LearnedTextTokens
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.model import ReconXDiffusion
-from reconx_pl.diffusion.painter import SamplingConfig
-from reconx_pl.evaluation.ranks import all_or_none
+from reconx_pl.diffusion.pipeline import SamplingConfig
+from reconx_pl.files.ranks import all_or_none
+from reconx_pl.training.callbacks.tolerance import tolerated
+from reconx_pl.training.checkpointing.resume import EitherCheckpointIO
+from reconx_pl.training.checkpointing.safe_checkpoint import SafeModelCheckpoint
 from reconx_pl.training.ema import AverageConfig
 from reconx_pl.training.module import OptimizerConfig, ReconXModule
-from reconx_pl.training.resume import EitherCheckpointIO
-from reconx_pl.training.safe_checkpoint import SafeModelCheckpoint
 from reconx_pl.training.sharding import ShardedStrategy, whole_tensors
 from reconx_pl.training.stages import Stage
-from reconx_pl.training.tolerance import tolerated
 
 FRAMES, SIDE, POINTS = 4, 16, 16
 

@@ -13,11 +13,11 @@ from frozen_towers import write_config, write_towers
 from safetensors.torch import load_file
 from tiny_run import logged, tiny_config
 
+from reconx_pl.cli.train import main
 from reconx_pl.data.datamodule import ShardDataModule
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.diffusion.caching import cache_shards
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.training.cli import main
+from reconx_pl.training.precompute import cache_shards
 
 
 @pytest.fixture(scope="module")

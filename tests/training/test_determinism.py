@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import logged, tiny_config
 
+from reconx_pl.cli.train import main
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.training.cli import main
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from rank_program import FRAMES, NumberedBatches, tiny_network
 from safetensors.torch import load_file
 from tiny_run import logged, tiny_config
 
+from reconx_pl.cli.train import main
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.diffusion.extrapolation import ExtrapolationConfig
-from reconx_pl.diffusion.objective import DiffusionLoss
-from reconx_pl.training.cli import main
+from reconx_pl.diffusion.sampling.extrapolation import ExtrapolationConfig
+from reconx_pl.diffusion.sampling.objective import DiffusionLoss
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.training.stages import Stage
 

@@ -7,8 +7,8 @@ import torch
 from rank_program import numbered_batch, tiny_network
 from torch import nn
 
-from reconx_pl.conditioning.frozen import FrozenModule
-from reconx_pl.conditioning.text_tokens import ClipTextConfig, ClipTextTokens
+from reconx_pl.diffusion.conditioning.frozen import FrozenModule
+from reconx_pl.diffusion.conditioning.text_tokens import ClipTextConfig, ClipTextTokens
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.training.module import ReconXModule
 

@@ -22,17 +22,17 @@ from tiny_run import logged, tiny_config
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 
+from reconx_pl.cli.train import main
 from reconx_pl.data.procedural import write_procedural
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.training.callbacks import MediaCallback, ThroughputCallback, limited
-from reconx_pl.training.cli import main
+from reconx_pl.training.callbacks.callbacks import MediaCallback, ThroughputCallback, limited
+from reconx_pl.training.callbacks.observe import ObserveCallback
+from reconx_pl.training.callbacks.profile import TraceProfiler
 from reconx_pl.training.module import OptimizerConfig, ReconXModule
-from reconx_pl.training.observe import ObserveCallback
-from reconx_pl.training.profile import TraceProfiler
+from reconx_pl.training.plan.meta_model import meta_twin
+from reconx_pl.training.plan.step_flops import count_step
 from reconx_pl.training.sharding import shard_network
 from reconx_pl.training.stages import Stage, apply_stage
-from reconx_pl.training.step_flops import count_step
-from reconx_pl.training.twin import meta_twin
 
 
 class Kept(L.Callback):

@@ -14,19 +14,19 @@ from tiny_run import tiny_config
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from reconx_pl.cli.train import PlanCLI, ReconXCLI, main
 from reconx_pl.data.datamodule import ShardDataModule
 from reconx_pl.data.procedural import write_procedural
 from reconx_pl.diffusion.config import BLOCK_KINDS
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.training.cli import PlanCLI, ReconXCLI, main
 from reconx_pl.training.module import ReconXModule
-from reconx_pl.training.peaks import peak_flops
-from reconx_pl.training.plan import Plan, PlanOptions
+from reconx_pl.training.plan.meta_model import BatchShape, blank_batch, meta_twin
+from reconx_pl.training.plan.peaks import peak_flops
+from reconx_pl.training.plan.plan import Plan, PlanOptions
+from reconx_pl.training.plan.step_flops import count_step
+from reconx_pl.training.plan.step_memory import held, kept_for_backward
 from reconx_pl.training.stages import Stage, apply_stage, group_of
-from reconx_pl.training.step_flops import count_step
-from reconx_pl.training.step_memory import held, kept_for_backward
-from reconx_pl.training.twin import BatchShape, blank_batch, meta_twin
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from reconx_pl.training.cli import emulates_bfloat16
+from reconx_pl.cli.train import emulates_bfloat16
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from tiny_run import logged
 
 from reconx_pl.data.datamodule import outlive_signals
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.training.preemption import SignalNote, requeue_job
-from reconx_pl.training.resume import newest_checkpoint
+from reconx_pl.training.callbacks.preemption import SignalNote, requeue_job
+from reconx_pl.training.checkpointing.resume import newest_checkpoint
 
 STEPS, STEP = 6, 3
 SLURM = ("-c", "configs/slurm.yaml", "--trainer.accelerator", "cpu")

@@ -15,12 +15,12 @@ import torch
 import yaml
 from tiny_run import tiny_config
 
+from reconx_pl.cli.train import main
 from reconx_pl.data.procedural import write_procedural
 from reconx_pl.errors import BadWeightsError, CheckpointError, MissingWeightsError
-from reconx_pl.pipeline import weights_of
-from reconx_pl.training.cli import main
-from reconx_pl.training.resume import EitherCheckpointIO, newest_checkpoint
-from reconx_pl.training.sharded_checkpoint import read_rest, read_table, read_whole, write_folder
+from reconx_pl.training.checkpointing.resume import EitherCheckpointIO, newest_checkpoint
+from reconx_pl.training.checkpointing.sharded_checkpoint import read_rest, read_table, read_whole, write_folder
+from reconx_pl.training.runs import weights_of
 
 
 def checkpoint(value: float, step: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rank_program import Job, attempt
 
-from reconx_pl.training.resume import newest_checkpoint
+from reconx_pl.training.checkpointing.resume import newest_checkpoint
 
 RANKS = [
     pytest.param(1, "auto", 0, id="one"),

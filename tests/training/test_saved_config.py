@@ -9,9 +9,9 @@ import pytest
 import yaml
 from tiny_run import tiny_config
 
+from reconx_pl.cli.train import main
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.training.cli import main
-from reconx_pl.training.saved_config import differences
+from reconx_pl.training.callbacks.saved_config import differences
 
 
 def test_differences_are_named_by_their_place() -> None:

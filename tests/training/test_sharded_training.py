@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from reconx_pl.errors import BadWeightsError, ConfigurationError
-from reconx_pl.training.checkpoints import load_weights, own_weights
-from reconx_pl.training.consolidate import consolidate
+from reconx_pl.training.checkpointing.consolidate import consolidate
+from reconx_pl.training.checkpointing.network_weights import load_weights, own_weights
+from reconx_pl.training.checkpointing.sharded_checkpoint import read_table, restore_folder
 from reconx_pl.training.ema import AverageConfig, WeightAverage
 from reconx_pl.training.module import ReconXModule
-from reconx_pl.training.sharded_checkpoint import read_table, restore_folder
 from reconx_pl.training.sharding import ShardedStrategy
 from reconx_pl.training.stages import Stage
 

@@ -9,7 +9,7 @@ import torch
 from golden_kits import golden_kits
 from torch import nn
 
-from reconx_pl.conditioning.frozen import FrozenModule
+from reconx_pl.diffusion.conditioning.frozen import FrozenModule
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.unet import UNet
 from reconx_pl.errors import ConfigurationError

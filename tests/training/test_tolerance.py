@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader
 from reconx_pl.data.datamodule import ShardDataModule
 from reconx_pl.data.procedural import write_procedural
 from reconx_pl.errors import OtherRankError
-from reconx_pl.evaluation.ranks import all_or_none
+from reconx_pl.files.ranks import all_or_none
+from reconx_pl.training.callbacks.safe_logger import SafeTensorBoardLogger
+from reconx_pl.training.callbacks.tolerance import tolerated
 from reconx_pl.training.module import OptimizerConfig, ReconXModule
-from reconx_pl.training.safe_logger import SafeTensorBoardLogger
 from reconx_pl.training.stages import Stage
-from reconx_pl.training.tolerance import tolerated
 
 
 class Fails(L.Callback):

@@ -18,19 +18,20 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import logged, tiny_config
 
+from reconx_pl.cli.evaluate import evaluate
+from reconx_pl.cli.train import ReconXCLI, main
 from reconx_pl.data.datamodule import ShardDataModule
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.data.stream import read_clips
+from reconx_pl.data.shards.stream import read_clips
 from reconx_pl.diffusion.weights import load_network, read_network
 from reconx_pl.errors import BadWeightsError, MissingWeightsError
 from reconx_pl.evaluation.runner import EvaluationConfig
-from reconx_pl.evaluation.video import read_mp4
-from reconx_pl.pipeline import evaluate, load_run
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
-from reconx_pl.training.cli import ReconXCLI, main
 from reconx_pl.training.module import OptimizerConfig, ReconXModule
+from reconx_pl.training.runs import load_run
 from reconx_pl.training.stages import TRAINED, Stage, group_of
+from reconx_pl.visualization.video import read_mp4
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +167,7 @@ def test_validation_paints_fits_and_scores_held_out_clips(two_stages: Path, shar
     fit = {"steps": 10, "loss": {"lpips": 0.0}}
     evaluation = {"fit": fit, "metrics": ["psnr", "ssim"], "media": False}
     callback = {
-        "class_path": "reconx_pl.training.callbacks.EvaluationCallback",
+        "class_path": "reconx_pl.training.callbacks.callbacks.EvaluationCallback",
         "init_args": {"out": str(out), "clips": 1, "config": evaluation},
     }
     config["trainer"]["callbacks"].append(callback)
@@ -201,7 +202,7 @@ def test_prediction_writes_a_video_for_every_clip(two_stages: Path, shards: Path
     config = yaml.safe_load((two_stages / "stage2.yaml").read_text())
     out = two_stages / "painted"
     config["trainer"]["callbacks"] = [
-        {"class_path": "reconx_pl.training.callbacks.PaintedClips", "init_args": {"out": str(out)}}
+        {"class_path": "reconx_pl.training.callbacks.callbacks.PaintedClips", "init_args": {"out": str(out)}}
     ]
     config["ckpt_path"] = str(two_stages / "stage2" / "checkpoints" / "last.ckpt")
     path = two_stages / "predict.yaml"

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from tiny_run import logged, tiny_config
 
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.pipeline import load_run
-from reconx_pl.training.checkpoints import own_weights
-from reconx_pl.training.consolidate import checkpoint_weights
-from reconx_pl.training.resume import newest_checkpoint
+from reconx_pl.training.checkpointing.consolidate import checkpoint_weights
+from reconx_pl.training.checkpointing.network_weights import own_weights
+from reconx_pl.training.checkpointing.resume import newest_checkpoint
+from reconx_pl.training.runs import load_run
 
 
 def test_ranks_see_different_clips_and_end_with_the_same_weights(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_sharded_ranks_train_paint_and_score_and_one_process_goes_on(tmp_path: P
     evaluation = {"fit": {"steps": 2, "loss": {"lpips": 0.0}}, "metrics": ["psnr"], "media": False}
     config["trainer"]["callbacks"].append(
         {
-            "class_path": "reconx_pl.training.callbacks.EvaluationCallback",
+            "class_path": "reconx_pl.training.callbacks.callbacks.EvaluationCallback",
             "init_args": {"clips": 3, "during_fit": True, "config": evaluation},
         }
     )

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from reconx_pl.errors import BadWeightsError, ConfigurationError
-from reconx_pl.training.callbacks import ExportWeights
-from reconx_pl.training.checkpoints import load_weights
-from reconx_pl.training.consolidate import checkpoint_weights
+from reconx_pl.training.callbacks.callbacks import ExportWeights
+from reconx_pl.training.checkpointing.consolidate import checkpoint_weights
+from reconx_pl.training.checkpointing.network_weights import load_weights
 from reconx_pl.training.ema import AverageConfig, WeightAverage
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.training.stages import Stage

@@ -18,7 +18,7 @@ import numpy as np
 from reconx_pl.data.formats.images import image_folder, natural_key
 from reconx_pl.data.formats.scene import RawScene, frame_from_file, log_rescaling, matrix_4x4, pinhole, scene_name
 from reconx_pl.errors import BadCameraError, BadDataError
-from reconx_pl.geometry.sparse_cloud import sfm_cloud
+from reconx_pl.geometry.estimators.sparse_cloud import sfm_cloud
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from reconx_pl.data.formats.posed import write_posed
 from reconx_pl.data.formats.scene import RawFrame, RawScene, invert_rigid
 from reconx_pl.data.formats.transforms import OPENGL_TO_OPENCV
 from reconx_pl.errors import BadCameraError, ConfigurationError
+from reconx_pl.files.atomic import written_whole
 from reconx_pl.types import PointCloud
-from reconx_pl.whole_file import written_whole
 
 ExportFormat = Literal["transforms", "colmap", "posed"]
 Progress = Callable[[int, int], None]  # images written, of all

@@ -22,7 +22,7 @@ from PIL import Image
 
 from reconx_pl.data.formats.scene import RawScene, frame_from_file, invert_rigid, log_rescaling, matrix_4x4
 from reconx_pl.errors import BadCameraError, BadDataError
-from reconx_pl.geometry.sparse_cloud import sfm_cloud
+from reconx_pl.geometry.estimators.sparse_cloud import sfm_cloud
 from reconx_pl.types import PointCloud
 
 DEPTH_FILES = ("depth.npz", "depth_and_poses.npz", "depth_left.npz")

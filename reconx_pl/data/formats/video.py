@@ -13,8 +13,8 @@ import numpy as np
 from reconx_pl.data.formats.scene import RawFrame, RawScene
 from reconx_pl.data.formats.video_frames import VideoFrames, is_video, open_video
 from reconx_pl.errors import BadSceneError, ConfigurationError, UnplacedViewsError
-from reconx_pl.geometry.colmap_estimator import ColmapEstimator
-from reconx_pl.geometry.estimator import PointMapEstimator
+from reconx_pl.geometry.estimators.base import PointMapEstimator
+from reconx_pl.geometry.estimators.colmap import ColmapEstimator
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def read_video(
         )
     if focal is not None and estimator is not None:
         raise ConfigurationError("focal belongs to the reader's own estimator: give it to the one that is named")
-    from reconx_pl.data.estimating import MAX_SIDE, with_found_poses  # it reads scenes itself
+    from reconx_pl.data.photos.unposed import MAX_SIDE, with_found_poses  # it reads scenes itself
 
     video = open_video(path.absolute())
     numbers = frames_at_rate(video, rate, start, end)

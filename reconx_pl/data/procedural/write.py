@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from reconx_pl.data.procedural.clip import Kind, clip_key, procedural_clip
-from reconx_pl.data.writer import ShardWriter
+from reconx_pl.data.shards.writer import ShardWriter
 from reconx_pl.errors import ConfigurationError
 
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from reconx_pl.conditioning.frozen import frozen_towers
-from reconx_pl.conditioning.resampler import adapt_latents
-from reconx_pl.conditioning.structure import StructureEncoder
+from reconx_pl.diffusion.conditioning.frozen import frozen_towers
+from reconx_pl.diffusion.conditioning.resampler import adapt_latents
+from reconx_pl.diffusion.conditioning.structure import StructureEncoder
 from reconx_pl.diffusion.weights.names import STRUCTURE_PARAMETERS
 from reconx_pl.diffusion.weights.released import ReleasedState, is_released, split_released
 from reconx_pl.diffusion.weights.schedule_buffers import check_schedule
 from reconx_pl.errors import BadWeightsError
-from reconx_pl.weights_file import check_fit, read_tensors
+from reconx_pl.files.weights import check_fit, read_tensors
 
 if TYPE_CHECKING:
     from reconx_pl.diffusion.model import ReconXDiffusion

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from reconx_pl.errors import BadWeightsError
-from reconx_pl.weights_file import check_fit, listing
+from reconx_pl.files.weights import check_fit, listing
 
 if TYPE_CHECKING:
     from reconx_pl.diffusion.unet import UNet

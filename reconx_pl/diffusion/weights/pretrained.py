@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from reconx_pl.checksums import SUMS, file_sha256, write_sums
 from reconx_pl.diffusion.weights.building import build_network, network_config
 from reconx_pl.diffusion.weights.card import model_card
 from reconx_pl.diffusion.weights.load import Queries, fitting_state, load_network, read_network
 from reconx_pl.diffusion.weights.releases import Release, ReleaseName, release_config, release_of
 from reconx_pl.diffusion.weights.writing import PRECISIONS, Precision, write_safetensors
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
-from reconx_pl.weights_file import FOLDER_FILE
+from reconx_pl.files.checksums import SUMS, file_sha256, write_sums
+from reconx_pl.files.weights import FOLDER_FILE
 
 if TYPE_CHECKING:
     from reconx_pl.diffusion.model import ReconXDiffusion

@@ -15,7 +15,7 @@ from torch import Tensor
 from reconx_pl.diffusion.autoencoder import diffusers_names
 from reconx_pl.diffusion.weights.names import OFFICIAL_PREFIX, load_official_unet
 from reconx_pl.errors import BadWeightsError
-from reconx_pl.weights_file import listing
+from reconx_pl.files.weights import listing
 
 AUTOENCODER = "first_stage_model."
 # Official prefix to ours, for the parts whose tensors keep their names; U-Net and autoencoder are renamed within.

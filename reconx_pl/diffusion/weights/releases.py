@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from reconx_pl.conditioning.structure import StructureEncoderConfig
+from reconx_pl.diffusion.conditioning.structure import StructureEncoderConfig
 from reconx_pl.diffusion.config import UNetConfig
-from reconx_pl.diffusion.schedule import ScheduleConfig
+from reconx_pl.diffusion.sampling.schedule import ScheduleConfig
 from reconx_pl.errors import ConfigurationError
 
 ReleaseName = Literal["dynamicrafter-512", "dynamicrafter-512-interp", "dynamicrafter-1024", "viewcrafter-25"]
@@ -119,11 +119,11 @@ def release_config(name: str, frames: int) -> dict[str, Any]:
                 "init_args": {"random_init": True},
             },
             "image_tokens": {
-                "class_path": "reconx_pl.conditioning.image_tokens.ClipImageTokens",
+                "class_path": "reconx_pl.diffusion.conditioning.image_tokens.ClipImageTokens",
                 "init_args": {"random_init": True, "resampler": {"video_length": frames}},
             },
             "text_tokens": {
-                "class_path": "reconx_pl.conditioning.text_tokens.ClipTextTokens",
+                "class_path": "reconx_pl.diffusion.conditioning.text_tokens.ClipTextTokens",
                 "init_args": {"random_init": True},
             },
             "structure": asdict(StructureEncoderConfig()),

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from reconx_pl.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from reconx_pl.diffusion.sampling.schedule import NoiseSchedule, ScheduleConfig
 from reconx_pl.diffusion.weights.released import SCHEDULE_BUFFERS
 from reconx_pl.errors import BadWeightsError
 

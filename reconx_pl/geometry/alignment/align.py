@@ -17,7 +17,7 @@ from reconx_pl.geometry.alignment.options import AlignmentOptions, KnownViews
 from reconx_pl.geometry.alignment.pixels import centred_pixels, default_intrinsics
 from reconx_pl.geometry.alignment.result import Alignment
 from reconx_pl.geometry.alignment.state import FOCAL_SCALE, AlignmentState, Gauge, geometry_of, quaternions, squashed
-from reconx_pl.geometry.pair_predictions import PairPredictions
+from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
 
 
 # whatever the caller computes in: gradients are wanted here, and full precision

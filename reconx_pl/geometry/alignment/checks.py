@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.geometry.pair_predictions import PairPredictions
-from reconx_pl.geometry.pairs import connected_parts
+from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
+from reconx_pl.geometry.estimators.pairs import connected_parts
 
 
 def view_names(views: int, names: Sequence[str] | None) -> list[str]:

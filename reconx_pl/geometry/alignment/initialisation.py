@@ -12,7 +12,7 @@ from reconx_pl.geometry.alignment.observations import weights_of
 from reconx_pl.geometry.alignment.options import KnownViews, Weighting
 from reconx_pl.geometry.alignment.resection import resect
 from reconx_pl.geometry.alignment.spanning_tree import chained, edge_scores, spanning_tree
-from reconx_pl.geometry.pair_predictions import PairPredictions
+from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
 from reconx_pl.geometry.procrustes import Similarity, fit_similarity
 
 _NEAREST = 1e-3  # of the median depth; nothing starts nearer to a camera, or behind it

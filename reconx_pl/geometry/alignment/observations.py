@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.geometry.alignment.options import Weighting
-from reconx_pl.geometry.pair_predictions import PairPredictions
+from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
 
 
 @dataclass

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reconx_pl.geometry.pair_predictions import PairPredictions
-from reconx_pl.geometry.pairs import connected_parts
+from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
+from reconx_pl.geometry.estimators.pairs import connected_parts
 from reconx_pl.geometry.procrustes import fit_similarity
 
 

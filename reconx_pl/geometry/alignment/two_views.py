@@ -18,7 +18,7 @@ from reconx_pl.geometry.alignment.pixels import centred_pixels
 from reconx_pl.geometry.alignment.resection import resect
 from reconx_pl.geometry.alignment.result import Alignment
 from reconx_pl.geometry.alignment.spanning_tree import edge_scores
-from reconx_pl.geometry.pair_predictions import PairPredictions
+from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
 from reconx_pl.geometry.procrustes import fit_similarity
 
 

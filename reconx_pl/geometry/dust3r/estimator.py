@@ -20,8 +20,8 @@ from reconx_pl.geometry.dust3r.inference import InferenceOptions, predict_pairs
 from reconx_pl.geometry.dust3r.model import Dust3r
 from reconx_pl.geometry.dust3r.preprocess import Preprocessing, Window, prepare_image
 from reconx_pl.geometry.dust3r.resample import to_photograph
-from reconx_pl.geometry.estimator import Reconstruction
-from reconx_pl.geometry.pairs import PairGraph
+from reconx_pl.geometry.estimators.base import Reconstruction
+from reconx_pl.geometry.estimators.pairs import PairGraph
 from reconx_pl.geometry.point_maps import cloud_from_maps
 from reconx_pl.types import Cameras, PointMap
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.dust3r.config import PATCH, Dust3rConfig
 from reconx_pl.geometry.dust3r.model import Dust3r, ViewTokens
-from reconx_pl.geometry.pair_predictions import PairPredictions
+from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
 
 Progress = Callable[[int, int], None]
 GIB = 2**30

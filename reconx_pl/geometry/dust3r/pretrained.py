@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from reconx_pl.errors import MissingWeightsError
+from reconx_pl.files.weights import fingerprint
 from reconx_pl.geometry.dust3r.estimator import Dust3rEstimator, Dust3rOptions, StageProgress
 from reconx_pl.geometry.dust3r.weights import load_released
-from reconx_pl.geometry.estimator import Reconstruction
+from reconx_pl.geometry.estimators.base import Reconstruction
 from reconx_pl.types import Cameras
-from reconx_pl.weights_file import fingerprint
 
 WEIGHTS = Path("weights/dust3r_512_dpt.safetensors")  # where ``reconx weights fetch dust3r-512-dpt`` puts them
 

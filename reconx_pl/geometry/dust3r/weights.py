@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from reconx_pl.errors import BadWeightsError, ConfigurationError
+from reconx_pl.files.weights import FOLDER_FILE, check_fit, read_tensors, readable
 from reconx_pl.geometry.dust3r.config import Dust3rConfig
 from reconx_pl.geometry.dust3r.model import Dust3r
 from reconx_pl.geometry.dust3r.names import one_name_each, to_official_name
 from reconx_pl.geometry.dust3r.released_config import config_of, parse_model_string, read_hub_config
-from reconx_pl.weights_file import FOLDER_FILE, check_fit, read_tensors, readable
 
 CONFIG_FILE = "config.json"
 METADATA_KEY = "reconx_dust3r"  # of our own files: the configuration, as JSON

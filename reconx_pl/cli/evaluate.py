@@ -1,0 +1,258 @@
+"""A trained model on a benchmark: ``evaluate.py --benchmark`` (docs/benchmarks.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from reconx_pl.data.photos.posed_clip import SceneWindow, posed_clip
+from reconx_pl.data.photos.unposed import (
+    Poses,
+    Views,
+)
+from reconx_pl.data.shards.stream import read_clips
+from reconx_pl.devices import chosen_device
+from reconx_pl.diffusion.pipeline import SamplingConfig
+from reconx_pl.errors import ConfigurationError, MissingWeightsError
+from reconx_pl.evaluation.ablation import Ablation, write_ablation_table
+from reconx_pl.evaluation.benchmarks.fetch import index_folder
+from reconx_pl.evaluation.benchmarks.protocol_files import load_protocol
+from reconx_pl.evaluation.benchmarks.run import BenchmarkPlan, benchmark_place
+from reconx_pl.evaluation.benchmarks.scenes import BenchmarkScenes
+from reconx_pl.evaluation.missing import shortfall
+from reconx_pl.evaluation.report import write_report
+from reconx_pl.evaluation.runner import EvaluationConfig, LazyViews, evaluate_scenes, evaluate_views
+from reconx_pl.geometry.estimators.base import PointMapEstimator
+from reconx_pl.geometry.estimators.default import default_estimator
+from reconx_pl.reconstruction.alignment import estimator_identity
+from reconx_pl.reconstruction.view_generator import NoPainter, Painter
+from reconx_pl.training.runs import load_run, painter_identity
+from reconx_pl.types import Clip
+
+
+def run_of(checkpoint: Path | None) -> tuple[Path | None, Path | None]:
+    """The run of a checkpoint, and the weights to take in the place of the run's own.
+
+    Args:
+        checkpoint: folder of a training run, or a checkpoint or a file of weights in it; None has neither.
+
+    Raises:
+        MissingWeightsError: nothing is there, or no run is around it.
+    """
+    if checkpoint is None:
+        return None, None
+    checkpoint = Path(checkpoint)
+    if (checkpoint / "config.yaml").is_file() or not checkpoint.exists():
+        return checkpoint, None  # where nothing is, load_run says how to train
+    for folder in checkpoint.absolute().parents:
+        if (folder / "config.yaml").is_file():
+            return folder, checkpoint
+    raise MissingWeightsError(f"{checkpoint}: no config.yaml here or above; name the folder of a training run")
+
+
+def evaluate_benchmark(
+    benchmark: str,
+    data: Path,
+    out: Path,
+    ckpt: Path | None = None,
+    indices: Path | None = None,
+    scenes: str | None = None,
+    painted: Literal["aligned", "interpolated"] | None = None,
+    estimator: PointMapEstimator | None = None,
+    sampling: SamplingConfig | None = None,
+    evaluation: EvaluationConfig | None = None,
+    ablation: Ablation | None = None,
+    device: str = "auto",
+    progress: Callable[[str, float], None] | None = None,
+) -> dict[str, Any]:
+    """Evaluate a trained model on a benchmark; write results, a table beside the published rows, and a report.
+
+    Run it again to go on after an interruption. Under torchrun, in a Slurm array, or both, every process takes its
+    share of the entries; whoever finishes last writes the whole table, and so does ``reconx benchmarks gather OUT``.
+
+    Args:
+        benchmark: name of a benchmark (``reconx benchmarks list``), or a protocol file.
+        data: folder of the data sets.
+        out: folder of the results; finished entries in it are kept.
+        ckpt: folder of a training run, or a checkpoint or file of weights in it; an evaluation without video diffusion
+            needs none.
+        indices: folder of the index files; None takes $RECONX_INDICES, else the cache.
+        scenes: names of scenes or entries, separated by commas, or a number of entries, evenly spaced; the table then
+            says that it is of a part of the benchmark.
+        painted: poses of the painted frames in the place of those that the benchmark says; this makes another protocol
+            of it, with another hash.
+        estimator: finds the points of the context views where the benchmark allows no others, and aligns painted
+            frames; None takes DUSt3R if its weights are at hand, else structure from motion.
+        sampling: instead of the run's own sampling settings.
+        evaluation: fit, baselines, frames of a painted clip. Metrics, masks and poses are the benchmark's.
+        ablation: what to leave out; its results go into a folder in ``out``, and a table of all rows into ``out``.
+        device: "auto", "cpu", "cuda".
+        progress: called with what is done now and the share of it that is done.
+
+    Returns:
+        What ``results.json`` holds, but "failed" and "missing" are only those entries that this process answers for.
+    """
+    protocol = load_protocol(benchmark)
+    if painted is not None:
+        protocol = replace(protocol, poses=replace(protocol.poses, painted=painted))
+    source = BenchmarkScenes(protocol, data, index_folder(indices))
+    entries = source.choose([name.strip() for name in scenes.split(",")] if scenes else None)
+    rank, world = benchmark_place()
+    chosen = chosen_device(device)
+    if chosen == "cuda":
+        torch.cuda.set_device(rank % torch.cuda.device_count())
+    if estimator is None and (protocol.geometry == "inputs" or protocol.poses.painted == "aligned"):
+        estimator = default_estimator(Path(data), f"points that {protocol.name} allows")
+    ablation = ablation or Ablation()
+    wanted, folder = ablation.evaluation(evaluation or EvaluationConfig()), ablation.out(Path(out))
+    config = replace(
+        wanted,
+        metrics=protocol.metrics,
+        masks=protocol.masks,
+        pose_policy=protocol.poses.painted,
+        refine_test_poses=wanted.refine_test_poses or protocol.poses.test_pose_refinement,
+    )
+    painter, identity = chosen_painter(*run_of(ckpt), sampling, ablation, chosen)
+    plan = BenchmarkPlan(
+        protocol,
+        tuple(entry.key for entry in entries),
+        len(source.entries),
+        str(ckpt) if ckpt else identity,
+        identity,
+        config,
+        estimator_identity(estimator),
+    )
+    plan.save(folder)
+    results = evaluate_views(
+        [LazyViews(entry.key, partial(source.views, entry)) for entry in entries],
+        painter,
+        config,
+        folder,
+        rank,
+        world,
+        progress,
+        model=plan.model,
+        protocol=plan.named,
+        estimator=estimator,
+        device=chosen,
+    )
+    plan.write_tables(folder, results)
+    write_ablation_table(Path(out))
+    return shortfall(results, plan.entries[rank::world])
+
+
+def evaluation_clips(
+    shards: Path | None,
+    scene: Path | None,
+    window: SceneWindow,
+    clips: int | None,
+    estimator: PointMapEstimator | None = None,
+    poses: Poses = "dataset",
+    views: Views = "inputs",
+) -> Iterator[Clip]:
+    """Held-out clips of packed shards, or one clip of a folder of photographs."""
+    if (shards is None) == (scene is None):
+        raise ConfigurationError("name either shards (a packed folder) or scene (a folder of photographs)")
+    if scene is not None:
+        yield posed_clip(scene, window, estimator, poses, views)
+        return
+    if estimator is not None or poses != "dataset":
+        raise ConfigurationError("clips of shards have their points: estimator and poses belong to a scene")
+    assert shards is not None
+    for number, clip in enumerate(read_clips(Path(shards))):
+        if clips is not None and number >= clips:
+            return
+        yield clip
+
+
+def chosen_painter(
+    run: Path | None, weights: Path | None, sampling: SamplingConfig | None, ablation: Ablation, device: str
+) -> tuple[Painter, str]:
+    """The painter of an evaluation on ``device``, and what identifies it in results.
+
+    Raises:
+        ConfigurationError: no run, and frames are to be painted.
+        MissingWeightsError, BadWeightsError: as ``load_run``.
+    """
+    if ablation.no_diffusion:
+        return NoPainter(), NoPainter.identity
+    if run is None:
+        raise ConfigurationError("name the training run whose model paints, or leave painting out: --no-diffusion")
+    module = load_run(run, weights)
+    settings = ablation.sampling(sampling or module.sampling)
+    if not settings.offload:
+        module.to(device)
+    painter = module.painter(settings, device)
+    return painter, painter_identity(painter)
+
+
+def evaluate(
+    *,
+    out: Path,
+    run: Path | None = None,
+    shards: Path | None = None,
+    scene: Path | None = None,
+    estimator: PointMapEstimator | None = None,
+    poses: Poses = "dataset",
+    views: Views = "inputs",
+    clips: int | None = None,
+    weights: Path | None = None,
+    sampling: SamplingConfig | None = None,
+    evaluation: EvaluationConfig | None = None,
+    window: SceneWindow | None = None,
+    logs: list[Path] | None = None,
+    ablation: Ablation | None = None,
+    device: str = "auto",
+    progress: Callable[[str, float], None] | None = None,
+) -> dict[str, Any]:
+    """Paint, fit and score held-out clips with a trained model, and write the report.
+
+    Args:
+        out: folder of the report; finished scenes in it are kept.
+        run: folder of the training run whose model is evaluated; an evaluation without video diffusion needs none.
+        shards: folder of packed clips.
+        scene: folder of photographs, with poses or without, instead of shards.
+        estimator: finds the points of ``scene``, in the place of depth or points that came with it; None takes those,
+            and structure from motion where there are none. It aligns the painted frames, of clips too, if
+            ``evaluation.pose_policy`` is "aligned".
+        poses: "dataset" gives the poses of ``scene`` to the estimator; "estimated" lets it find its own and records how
+            well they agree.
+        views: photographs of a posed ``scene`` that the estimator sees: the two "inputs", or all of the "clip", which
+            gives more points and shows it the targets.
+        clips: how many clips of the shards; None takes all.
+        weights: file to take instead of the run's own weights.
+        sampling: instead of the run's own sampling settings.
+        evaluation: fit, targets, metrics, baselines.
+        window: which photographs of ``scene``.
+        logs: TensorBoard folders whose loss curves go into the report.
+        ablation: what to leave out; its results go into a folder in ``out``, and a table of all rows into ``out``.
+        device: "auto", "cpu", "cuda".
+        progress: called with what is done now and the share of it that is done.
+
+    Returns:
+        What ``results.json`` holds; ``complete`` is False where a scene failed.
+    """
+    ablation = ablation or Ablation()
+    chosen = chosen_device(device)
+    painter, identity = chosen_painter(run, weights, sampling, ablation, chosen)
+    folder, config = ablation.out(Path(out)), ablation.evaluation(evaluation or EvaluationConfig())
+    only_aligns = shards is not None and config.pose_policy == "aligned"
+    finder = None if only_aligns else estimator
+    results = evaluate_scenes(
+        evaluation_clips(shards, scene, window or SceneWindow(), clips, finder, poses, views),
+        painter,
+        config,
+        folder,
+        model=identity,
+        estimator=estimator,
+        progress=progress,
+        device=chosen,
+    )
+    write_report(folder, results, logs or [])
+    write_ablation_table(Path(out))
+    return results

@@ -1,0 +1,164 @@
+"""The command ``reconx reconstruct``: photographs in, scene out (docs/photographs.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from reconx_pl.cli.console import console, progress_bar
+from reconx_pl.devices import chosen_device
+from reconx_pl.diffusion.pipeline import SamplingConfig
+from reconx_pl.errors import ConfigurationError, MissingWeightsError
+from reconx_pl.files.atomic import written_whole
+from reconx_pl.geometry.estimators.base import PointMapEstimator
+from reconx_pl.geometry.estimators.default import GeometryName, named_estimator
+from reconx_pl.reconstruction.files import REPORT
+from reconx_pl.reconstruction.folder import storage
+from reconx_pl.reconstruction.run import Reconstructed, reconstruct
+from reconx_pl.reconstruction.settings import STAGES, ReconstructionConfig, StageName
+
+SETTINGS = "settings.yaml"  # in the folder of results: what --resume goes on with
+SUMMARY = "Turn photographs into a scene of Gaussians; give it again to go on after an interruption."
+NO_MODEL = (
+    "painting between the photographs needs a model, and none was named (--model). Two ways to one: train it "
+    "(`python train.py fit -c configs/stage2.yaml`, then --model runs/re10k/stage2; docs/training.md), or fetch one "
+    "(`reconx weights list`; the base model, without ReconX's training: `reconx weights fetch "
+    "dynamicrafter-512-interp`, `reconx weights convert`, then --model FOLDER). To go without, with the "
+    "photographs alone: --no-diffusion"
+)
+
+
+def reconstruct_parser() -> ArgumentParser:
+    """The parser of ``reconx reconstruct``."""
+    parser = ArgumentParser(description=SUMMARY)
+    parser.add_argument(
+        "photographs", nargs="*", type=Path, help="2 to 64 image files, folders of images, or one video"
+    )
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    parser.add_argument(
+        "--geometry",
+        type=GeometryName,
+        default="dust3r",
+        help="who finds cameras and points: dust3r needs weights that are not for commercial use; colmap (structure "
+        "from motion) needs none; auto takes dust3r if its weights are there, else colmap",
+    )
+    parser.add_argument(
+        "--estimator", type=PointMapEstimator | None, default=None, help="a class of your own, in place of --geometry"
+    )
+    parser.add_argument(
+        "--model", type=str | None, default=None, help="who paints: folder of a training run, or of converted weights"
+    )
+    parser.add_argument("--no-diffusion", action="store_true", help="paint nothing: fit to the photographs alone")
+    parser.add_class_arguments(ReconstructionConfig)
+    parser.add_argument("--sampling", type=SamplingConfig | None, default=None, help="in place of the model's own")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--stages",
+        nargs="*",
+        type=StageName,
+        default=list(STAGES),
+        help="those wanted, with all that they need: " + ", ".join(STAGES),
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with what --out holds: its photographs and options"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="--out may hold other results")
+    return parser
+
+
+def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
+    """Do what the arguments say; see ``reconstruction.run.reconstruct`` for what is raised.
+
+    Args:
+        parser: see ``reconstruct_parser``.
+        chosen: its arguments, parsed and not instantiated.
+    """
+    if chosen.resume:
+        chosen = _resumed(parser, chosen)
+    options = vars(parser.instantiate_classes(chosen))
+    out: Path = options["out"]
+    if not options["photographs"]:
+        raise ConfigurationError("name photographs, a folder of them or a video: reconx reconstruct PHOTOS -o OUT")
+    config = config_of(options)
+    device = chosen_device(options["device"])
+    painter = None
+    if not options["no_diffusion"]:
+        if options["model"] is None:
+            raise MissingWeightsError(NO_MODEL)
+        from reconx_pl.training.runs import painter_source  # brings Lightning along, which takes its time
+
+        painter = painter_source(options["model"], options["sampling"], device)
+    estimator = options["estimator"] or named_estimator(options["geometry"], device)
+    with progress_bar(None) as show:
+
+        def progress(stage: str, done: int, of: int | None) -> None:
+            show(f"{STAGES.index(stage) + 1}/{len(STAGES)} {stage}", done, of)
+
+        made = reconstruct(
+            options["photographs"],
+            out,
+            config,
+            estimator,
+            painter,
+            device=device,
+            stages=options["stages"] or STAGES,
+            overwrite=options["overwrite"],
+            progress=progress,
+            claimed=lambda: _keep(parser, chosen, out),
+        )
+    for stage in made.stages:
+        state = "kept" if stage.reused else f"{stage.seconds:.1f} s"
+        console.print(f"{stage.name}: {state}; {'; '.join(stage.notes)}", highlight=False, markup=False)
+    if made.outdated:
+        console.print(f"of an earlier run, and maybe of other cameras: {', '.join(made.outdated)}", markup=False)
+    if made.views is not None:
+        view = f", or: reconx view {made.scene} --cameras {out}" if made.scene else ""
+        console.print(f"Open {out / REPORT}{view}", markup=False)
+    return made
+
+
+def config_of(options: Mapping[str, Any]) -> ReconstructionConfig:
+    """The part of the instantiated arguments that says how photographs become a scene."""
+    return ReconstructionConfig(**{item.name: options[item.name] for item in fields(ReconstructionConfig)})
+
+
+def _resumed(parser: ArgumentParser, chosen: Namespace) -> Namespace:
+    """The arguments that an earlier run kept; ``stages`` are those of now."""
+    kept = chosen.out / SETTINGS
+    if chosen.photographs:
+        raise ConfigurationError("--resume takes the photographs of the run that it goes on with; leave them out")
+    if not kept.is_file():
+        raise ConfigurationError(f"{kept} does not exist: there is nothing to go on with; name the photographs")
+    if ignored := _given(parser, chosen):
+        raise ConfigurationError(
+            f"--resume takes the options of the run that it goes on with, and {', '.join(ignored)} would change them; "
+            "give the whole command with photographs instead: what does not change is kept"
+        )
+    earlier = parser.parse_object({**yaml.safe_load(kept.read_text(encoding="utf-8")), "out": str(chosen.out)})
+    earlier.stages, earlier.overwrite = chosen.stages, chosen.overwrite
+    return earlier
+
+
+def _given(parser: ArgumentParser, chosen: Namespace) -> list[str]:
+    """Options that differ from their defaults, but for those that --resume takes."""
+    given, defaults = chosen.as_flat().__dict__, parser.get_defaults().as_flat().__dict__
+    free = ("resume", "out", "stages", "overwrite", "photographs", "config")
+    return [f"--{name}" for name, value in given.items() if name not in free and value != defaults.get(name)]
+
+
+def _keep(parser: ArgumentParser, chosen: Namespace, out: Path) -> None:
+    """Write the arguments down for ``--resume``."""
+    content: dict[str, Any] = yaml.safe_load(parser.dump(chosen, skip_none=False))
+    content["photographs"] = [str(path.absolute()) for path in map(Path, content["photographs"])]
+    if content["model"] is not None and Path(content["model"]).exists():  # else it is a name on the hub
+        content["model"] = str(Path(content["model"]).absolute())
+    for name in ("resume", "stages", "overwrite", "out", "config"):
+        content.pop(name, None)
+    with storage(out), written_whole(out / SETTINGS) as partial:
+        partial.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

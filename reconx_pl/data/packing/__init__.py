@@ -1,0 +1,1 @@
+"""Raw scenes to clips to shards."""

@@ -1,0 +1,1 @@
+"""Photographs as people have them: files, lenses, keyframes, unposed scenes."""

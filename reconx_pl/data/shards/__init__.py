@@ -1,0 +1,1 @@
+"""The shard: schema, writing, reading, streaming, and what is precomputed into it."""

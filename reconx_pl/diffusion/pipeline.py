@@ -1,0 +1,214 @@
+"""Paints the frames between two views, and after them, with a trained model (PAPER: sections 4 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from reconx_pl.diffusion.model import ReconXDiffusion
+from reconx_pl.diffusion.offload import resident
+from reconx_pl.diffusion.sampling.ddim import LastStep, Spacing
+from reconx_pl.diffusion.sampling.extrapolation import seen_points
+from reconx_pl.diffusion.sampling.guidance import Guidance
+from reconx_pl.diffusion.sampling.solvers import SamplerName, check_sampler, make_sampler
+from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.geometry.cameras import relative_to_first
+from reconx_pl.types import Clip
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How frames are sampled. The paper names DDIM and multi-condition guidance, but no numbers: these are the base's.
+
+    Args:
+        steps: evaluations of the guided model.
+        sampler: "ddim" (base model) or a second-order solver, see ``make_sampler`` and docs/sampling.md.
+        eta: of DDIM alone: 0 is deterministic, 1 (base model, and None) adds the full noise back.
+        view_scale: guidance towards text and image (base model: 7.5).
+        structure_scale: guidance towards the point cloud (ours: as strong as towards the views).
+        rescale: guidance rescale against over-saturation (base model: 0.7).
+        last_step: of DDIM alone: "official" (and None) repeats the original's last-step rescale, "corrected" undoes it.
+        spacing: which diffusion steps are visited; None is the sampler's own, "trailing" for DDIM and "quadratic" for
+            the solvers.
+        batched: one pass over all guidance branches (False: one after the other, for small GPUs).
+        structure: False paints without the structure condition (the ablation).
+        precision: "bf16" runs the model in bfloat16 autocast; latents and sampler stay float32.
+        offload: keep the encoders, the U-Net and the decoder on the CPU and bring each to the device only while it
+            works, for GPUs that cannot hold all of them at once.
+    """
+
+    steps: int = 50
+    sampler: SamplerName = "ddim"
+    eta: float | None = None
+    view_scale: float = 7.5
+    structure_scale: float = 7.5
+    rescale: float = 0.7
+    last_step: LastStep | None = None
+    spacing: Spacing | None = None
+    batched: bool = True
+    structure: bool = True
+    precision: Literal["32", "bf16"] = "32"
+    offload: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigurationError(f"sampling.steps must be at least 1, got {self.steps}")
+        check_sampler(self.sampler, self.eta, self.last_step)
+
+
+class DiffusionPainter:
+    """Paints clips: looks at the first and the last frame, at the cloud and at the first camera, and at nothing else.
+
+    Where the second known view is not the last frame, it looks at that view instead, and at its camera.
+
+    Args:
+        network: the trained model; put into eval mode.
+        config: sampling settings.
+        device: where to work; the device of the network by default. Another one needs ``config.offload``.
+
+    Raises:
+        ConfigurationError: the network is elsewhere and is not to be offloaded.
+    """
+
+    def __init__(
+        self,
+        network: ReconXDiffusion,
+        config: SamplingConfig | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.network = network.eval()
+        self.config = config or SamplingConfig()
+        here = next(network.unet.parameters()).device
+        self.device = here if device is None else torch.device(device)
+        if self.device.type != here.type and not self.config.offload:
+            raise ConfigurationError(
+                f"the network is on {here}, painting on {self.device} was asked for: move it there, or set "
+                "sampling.offload"
+            )
+
+    def paint(
+        self,
+        clip: Clip,
+        generator: torch.Generator | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        second: int | None = None,
+    ) -> Tensor:
+        """Frames [T, 3, H, W] in [0, 1] of a clip of which two are known.
+
+        Args:
+            clip: T frames of which only the first and the second known one are looked at.
+            generator: of the model's device; draws the starting noise.
+            progress: called with (step, steps).
+            second: the frame, 1 to T - 1, of the second known view; those after it are extrapolated, which takes a
+                model that was trained so (``ExtrapolationConfig``). The model is then told of no points but those that
+                the two views see. None is the last frame and the whole cloud.
+
+        Raises:
+            BadSceneError: the model has a structure branch and the clip, or what the two views see of its cloud, has
+                too few points.
+            ConfigurationError: ``second`` is no frame of the clip.
+        """
+        count = clip.frames.shape[0]
+        if second is not None and not 0 < second < count:
+            raise ConfigurationError(f"the second known view is one of the frames 1 to {count - 1}, got {second}")
+        views = [0, count - 1 if second is None else second]
+        points = None
+        if self.uses_structure and clip.cloud is not None:
+            points = clip.cloud.points
+            if second is not None:
+                points = self._seen(points, clip, views)
+            points = relative_to_first(points[None], clip.cameras.world_to_camera[:1])  # [1, N, 3]
+        painted = self.paint_views(
+            clip.images[views][None],
+            torch.tensor([clip.fps]),
+            count,
+            points,
+            [clip.key],
+            [clip.caption],
+            generator,
+            progress,
+            second=None if second is None else torch.tensor([second]),
+        )
+        return painted[0].cpu()
+
+    def _seen(self, points: Tensor, clip: Clip, views: list[int]) -> Tensor:
+        tokens = self.network.structure_encoder.config.tokens  # type: ignore[union-attr]
+        seen = seen_points(points, clip.cameras[views], tokens)
+        if seen is None:
+            raise BadSceneError(
+                f"clip {clip.key}: frames {views[0]} and {views[1]} see fewer than {tokens} points of the cloud, which "
+                "the structure encoder needs; give a cloud of these two views, or sample with structure=False"
+            )
+        return seen
+
+    @property
+    def uses_structure(self) -> bool:
+        """Whether painting takes a point cloud."""
+        return self.network.structure_encoder is not None and self.config.structure
+
+    @torch.no_grad()  # sharded weights cannot be gathered in inference mode
+    def paint_views(
+        self,
+        views: Tensor,  # [B, 2, 3, H, W] first frame, and last frame or frame ``second``, in [0, 1]
+        fps: Tensor,  # [B] frames a second
+        frames: int,
+        points: Tensor | None,  # [B, N, 3] in the first camera's frame, farthest-point order
+        keys: Sequence[str],
+        captions: Sequence[str],
+        generator: torch.Generator | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        second: Tensor | None = None,  # [B] int64 frames, see ``paint``; ``points`` are taken as they are
+    ) -> Tensor:
+        """As ``paint`` for a batch of clips: [B, T, 3, H, W] in [0, 1] on the model's device.
+
+        Raises:
+            BadSceneError: the model has a structure branch and there are too few points; names ``keys``.
+            ConfigurationError: ``second`` is no frame of the clips.
+        """
+        if second is not None and not bool(((second > 0) & (second < frames)).all()):
+            raise ConfigurationError(
+                f"second known views are frames 1 to {frames - 1} of their clips, got {second.tolist()}"
+            )
+        network, config = self.network, self.config
+        device, home = self.device, "cpu" if config.offload else None
+        generator = generator or torch.Generator(device).manual_seed(0)
+        cloud = self._points(points, keys, device)
+        encoders = network.autoencoder, network.image_tokens, network.text_tokens, network.structure_encoder
+        with resident(device, home, *encoders):
+            sets = network.condition_sets(
+                views.to(device), fps.to(device), frames, cloud, captions, generator, second=second
+            )
+        guidance = Guidance(config.view_scale, config.structure_scale, config.rescale, config.batched)
+        sampler = make_sampler(
+            network.schedule, config.sampler, config.steps, config.eta, config.last_step, config.spacing
+        )
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        with autocast, resident(device, home, network.unet, network.schedule):
+            latents = sampler.sample(
+                guidance.denoiser(network.bind, sets),
+                tuple(sets.full.concat_latents.shape),
+                generator,
+                device=device,
+                callback=(lambda step: progress(step.index + 1, step.total)) if progress else None,
+            )
+        with resident(device, home, network.autoencoder):
+            return network.decode(latents).float()
+
+    def _points(self, points: Tensor | None, keys: Sequence[str], device: torch.device) -> Tensor | None:
+        """As many points as the structure encoder was made for; None where painting goes without structure."""
+        encoder = self.network.structure_encoder
+        if encoder is None or not self.config.structure:
+            return None
+        have = 0 if points is None else points.shape[1]
+        if points is None or have < encoder.config.tokens:
+            raise BadSceneError(
+                f"clip {', '.join(keys)} has {have} cloud points, the structure encoder needs at least "
+                f"{encoder.config.tokens}; pack it with geometry, or sample with structure=False"
+            )
+        return points[:, : encoder.config.points].to(device)

@@ -1,0 +1,1 @@
+"""Noise schedule, objective, guidance and samplers."""

@@ -1,0 +1,1 @@
+"""Published protocols: their files, indices, scenes and tables."""

@@ -1,0 +1,1 @@
+"""Files: atomic writes, checksums, JSON, tensors and weights without unpickling."""

@@ -1,0 +1,1 @@
+"""Estimators of cameras and point maps."""

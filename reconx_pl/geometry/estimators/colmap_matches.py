@@ -1,0 +1,291 @@
+"""Features and matches of a set of images, by pycolmap, in a database that lives in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reconx_pl.errors import MissingDependencyError
+from reconx_pl.geometry.cameras import fundamental_matrix
+from reconx_pl.geometry.estimators.lenses import Lenses
+from reconx_pl.geometry.estimators.pairs import PairGraph, connected_parts
+from reconx_pl.types import Cameras
+
+Matching = Literal["exhaustive", "sequential"]
+Pairs = dict[tuple[int, int], np.ndarray]  # views (i, j), i < j -> [M, 2, 2] pixels: match, view, (x, y)
+MIN_MATCHES = 15  # that agree with one epipolar geometry: COLMAP's own bound, below which a pair counts as chance
+_GUESS = 1.2  # COLMAP's focal length where none is known, in longer sides of the image
+
+
+def load_pycolmap() -> ModuleType:
+    """The optional package.
+
+    Raises:
+        MissingDependencyError: it is not installed, or its library does not load.
+    """
+    try:
+        import pycolmap
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"structure from motion needs pycolmap, which cannot be imported ({error}); "
+            "install it: pip install 'pycolmap >= 4.2' (ready for Linux on x86-64, macOS and Windows)"
+        ) from error
+    return pycolmap
+
+
+@contextmanager
+def quiet(pycolmap: ModuleType) -> Iterator[None]:
+    """Keep COLMAP's own log, which it writes to stderr past Python, to what aborts the process."""
+    before = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = before
+
+
+class ImageMatches:
+    """SIFT features of V images and the matches between them.
+
+    View i has the COLMAP image ``i + 1``.
+
+    Args:
+        folder: empty; images and database are written into it.
+        images: [V, 3, H, W] in [0, 1].
+        seed: of COLMAP's random choices.
+        threads: with more than one the order of work, and with it the result, may change from run to run.
+    """
+
+    def __init__(self, folder: Path, images: Tensor, seed: int, threads: int) -> None:
+        self.pycolmap = load_pycolmap()
+        self.images, self.database = folder / "images", folder / "database.db"
+        self.views, _, self.height, self.width = images.shape
+        self.seed, self.threads = seed, threads
+        self.names = [f"{view:06d}.png" for view in range(self.views)]
+        self.images.mkdir()
+        pixels = (images.detach().cpu().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        for name, picture in zip(self.names, pixels, strict=True):
+            Image.fromarray(picture).save(self.images / name, compress_level=1)
+
+    def write_lenses(self, lenses: Lenses, model: str) -> dict[int, float]:
+        """Put a camera for every lens into the database, before the features; known focal lengths by its number.
+
+        A focal length that is not known is guessed as COLMAP does, 1.2 x the longer side.
+
+        Args:
+            lenses: of the V views.
+            model: COLMAP's name of the camera model.
+        """
+        colmap = self.pycolmap
+        with self.opened() as database:
+            owner: dict[int, int] = {}
+            known: dict[int, float] = {}
+            for number, (views, focal) in enumerate(lenses.cameras(), start=1):
+                length = _GUESS * max(self.height, self.width) if focal is None else focal
+                camera = colmap.Camera.create_from_model_name(number, model, length, self.width, self.height)
+                camera.has_prior_focal_length = focal is not None
+                database.write_camera(camera, use_camera_id=True)
+                rig = colmap.Rig(rig_id=number)
+                rig.add_ref_sensor(camera.sensor_id)
+                database.write_rig(rig, use_rig_id=True)
+                owner |= dict.fromkeys(views, number)
+                if focal is not None:
+                    known[number] = focal
+            for view, name in enumerate(self.names):
+                image = colmap.Image(name=name, camera_id=owner[view], image_id=view + 1)
+                database.write_image(image, use_image_id=True)
+                frame = colmap.Frame(frame_id=view + 1, rig_id=owner[view])
+                frame.add_data_id(image.data_id)
+                database.write_frame(frame, use_frame_id=True)
+        return known
+
+    def extract(self, features: int, model: str, shared: bool, parameters: Sequence[float] | None = None) -> list[int]:
+        """Find SIFT features: their number in each image.
+
+        Args:
+            features: most in an image.
+            model: COLMAP's name of the camera model.
+            shared: one camera for all images, or one for each; images that have a camera already keep it.
+            parameters: of the camera; None lets COLMAP guess a focal length (1.2 x the longer side), to be refined.
+        """
+        colmap = self.pycolmap
+        reader, extraction = colmap.ImageReaderOptions(), colmap.FeatureExtractionOptions()
+        reader.camera_model = model
+        if parameters is not None:
+            reader.camera_params = ", ".join(repr(float(value)) for value in parameters)
+        extraction.sift.max_num_features = features
+        extraction.use_gpu, extraction.num_threads = False, self.threads
+        colmap.extract_features(
+            self.database,
+            self.images,
+            image_names=self.names,
+            camera_mode=colmap.CameraMode.SINGLE if shared else colmap.CameraMode.PER_IMAGE,
+            reader_options=reader,
+            extraction_options=extraction,
+            device=colmap.Device.cpu,
+        )
+        with self.opened() as database:
+            return [database.num_keypoints_for_image(view + 1) for view in range(self.views)]
+
+    def match(self, matching: Matching, overlap: int) -> None:
+        """Match features between images and keep what agrees with an epipolar geometry that RANSAC finds.
+
+        Args:
+            matching: every pair, or images at most ``overlap`` apart, and 1, 2, 4, ... apart.
+            overlap: see ``matching``.
+        """
+        colmap = self.pycolmap
+        options, verification = colmap.FeatureMatchingOptions(), colmap.TwoViewGeometryOptions()
+        options.use_gpu, options.num_threads = False, self.threads
+        verification.ransac.random_seed = self.seed
+        common = {
+            "matching_options": options,
+            "verification_options": verification,
+            "device": colmap.Device.cpu,
+        }
+        if matching == "exhaustive":
+            colmap.match_exhaustive(self.database, **common)
+            return
+        pairing = colmap.SequentialPairingOptions()
+        pairing.overlap = overlap
+        colmap.match_sequential(self.database, pairing_options=pairing, **common)
+
+    def match_by_poses(self, cameras: Cameras, matching: Matching, overlap: int, max_error: float) -> float:
+        """Match features along the epipolar lines of known cameras.
+
+        A feature has few rivals there, so that more matches pass the test against the second best than among all
+        features of an image (up to twice as many where views are far apart). Pairs in which fewer than MIN_MATCHES of
+        the others agree with the poses are left out.
+
+        Args:
+            cameras: V known cameras.
+            matching: every pair, or images at most ``overlap`` apart.
+            overlap: see ``matching``.
+            max_error: Sampson distance of a match, pixels.
+
+        Returns:
+            the share of the matches found without regard to the poses that agree with them; 1 where there are none.
+        """
+        colmap, free, agreed = self.pycolmap, 0, 0
+        sequence = PairGraph(kind="swin", window=overlap, cyclic=False, symmetric=False)
+        graph = PairGraph(symmetric=False) if matching == "exhaustive" else sequence
+        with self.opened() as database:
+            points = [torch.from_numpy(database.read_keypoints(view + 1)[:, :2].copy()) for view in range(self.views)]
+            descriptors = [self._descriptors(database, view) for view in range(self.views)]
+            for i, j in sorted(tuple(sorted(edge)) for edge in graph.edges(self.views).tolist()):
+                apart = (2 - 2 * descriptors[i] @ descriptors[j].T).clamp(min=0).sqrt()
+                beside = sampson_distances(fundamental_matrix(cameras, i, j), points[i], points[j]) > max_error
+                x, y = mutual_matches(apart)
+                agreeing = int((~beside[x, y]).sum())
+                free, agreed = free + len(x), agreed + agreeing
+                if agreeing < MIN_MATCHES:  # the images share nothing: along lines they would match by chance
+                    continue
+                geometry = colmap.TwoViewGeometry()
+                geometry.config = int(colmap.TwoViewGeometryConfiguration.CALIBRATED)
+                found = torch.stack(mutual_matches(apart.masked_fill_(beside, torch.inf)), 1)
+                geometry.inlier_matches = found.numpy().astype(np.uint32)
+                database.write_two_view_geometry(i + 1, j + 1, geometry)
+        return agreed / free if free else 1.0
+
+    @staticmethod
+    def _descriptors(database: Any, view: int) -> Tensor:  # [N, 128] of length 1
+        stored = torch.from_numpy(database.read_descriptors(view + 1).data.astype(np.float32))
+        return torch.nn.functional.normalize(stored, dim=1)
+
+    def model_of(self, cameras: Cameras) -> Any:
+        """A pycolmap reconstruction of known cameras without points, after features with a "PINHOLE" for each image.
+
+        The database gets the same intrinsics.
+        """
+        colmap = self.pycolmap
+        model = colmap.Reconstruction()
+        poses, intrinsics = cameras.world_to_camera.double().cpu(), cameras.intrinsics.double().cpu()
+        with self.opened() as database:
+            for view, name in enumerate(self.names):
+                camera = database.read_camera(database.read_image(view + 1).camera_id)
+                camera.params = [float(intrinsics[view][at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2))]
+                camera.has_prior_focal_length = True
+                database.update_camera(camera)
+                model.add_camera_with_trivial_rig(camera)
+                image = colmap.Image(name=name, camera_id=camera.camera_id, image_id=view + 1)
+                model.add_image_with_trivial_frame(image, colmap.Rigid3d(poses[view, :3].numpy()))
+        return model
+
+    def verified(self) -> Pairs:
+        """Pixels of the matches of every pair that has at least MIN_MATCHES verified ones."""
+        with self.opened() as database:
+            points = [database.read_keypoints(view + 1)[:, :2] for view in range(self.views)]
+            pairs: Pairs = {}
+            for number, geometry in zip(*database.read_two_view_geometries(), strict=True):
+                i, j = (view - 1 for view in self.pycolmap.pair_id_to_image_pair(number))
+                matches = geometry.inlier_matches
+                if len(matches) >= MIN_MATCHES:
+                    pairs[i, j] = np.stack([points[i][matches[:, 0]], points[j][matches[:, 1]]], axis=1)
+        return pairs
+
+    @contextmanager
+    def opened(self) -> Iterator:
+        """The database, closed at the end."""
+        database = self.pycolmap.Database.open(self.database)
+        try:
+            yield database
+        finally:
+            database.close()
+
+
+def sampson_distances(fundamental: Tensor, x: Tensor, y: Tensor) -> Tensor:  # [N, M] pixels
+    """First-order distance of every pair of pixels x [N, 2], y [M, 2] from fulfilling y^T F x = 0.
+
+    Hartley and Zisserman, eq. 11.9.
+    """
+    matrix = fundamental.float()
+    one, other = (torch.cat([p, torch.ones_like(p[:, :1])], 1).float() for p in (x, y))
+    lines, back = one @ matrix.T, other @ matrix  # [N, 3], [M, 3]
+    slope = lines[:, :2].square().sum(1)[:, None] + back[:, :2].square().sum(1)
+    return (lines @ other.T).abs() / slope.sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def mutual_matches(apart: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns that are each other's nearest, near enough, and nearer than the second nearest by a margin.
+
+    The bounds are COLMAP's: Lowe's ratio of 0.8, and 0.7 between descriptors of length 1.
+
+    Args:
+        apart: [N, M] distances, infinite where no match may be.
+    """
+    if min(apart.shape) < 2:
+        empty = torch.zeros(0, dtype=torch.int64)
+        return empty, empty
+    near, column = apart.topk(2, dim=1, largest=False)
+    back = apart.argmin(0)
+    rows = torch.arange(len(apart))
+    keep = (near[:, 0] <= 0.7) & (near[:, 0] < 0.8 * near[:, 1]) & (back[column[:, 0]] == rows)
+    return rows[keep], column[keep, 0]
+
+
+def groups(views: int, pairs: Pairs) -> list[list[int]]:
+    """Views that hang together by their pairs, the largest group first, in order of view within."""
+    found = connected_parts(torch.tensor(list(pairs), dtype=torch.int64), views)
+    return sorted(found, key=lambda group: (-len(group), group[0]))
+
+
+def largest_motion(pairs: Pairs) -> float:
+    """Over all pairs, the largest median distance between the two pixels of a match."""
+    return max((float(np.median(np.linalg.norm(p[:, 1] - p[:, 0], axis=1))) for p in pairs.values()), default=0.0)
+
+
+def as_cameras(model: Any, views: int, height: int, width: int) -> Cameras:
+    """Cameras of a pycolmap reconstruction in which every view has its pose; COLMAP's convention is ours."""
+    images = [model.images[view + 1] for view in range(views)]
+    poses = np.tile(np.eye(4), (views, 1, 1))
+    poses[:, :3] = [image.cam_from_world().matrix() for image in images]
+    intrinsics = np.stack([image.camera.calibration_matrix() for image in images])
+    return Cameras(torch.from_numpy(poses).float(), torch.from_numpy(intrinsics).float(), height, width)

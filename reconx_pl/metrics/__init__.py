@@ -1,0 +1,1 @@
+"""PSNR, SSIM and LPIPS, for the fit and for the evaluation."""

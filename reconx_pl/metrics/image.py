@@ -1,0 +1,252 @@
+"""PSNR, SSIM and LPIPS as pixelSplat, MVSplat and DepthSplat compute them (PAPER: "Protocols"), and means over scenes.
+
+SSIM differs between libraries in the third digit and more, so this module pins one call and one library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from reconx_pl.errors import BadSceneError, ConfigurationError, MissingDependencyError, MissingWeightsError
+
+METRICS = ("psnr", "ssim", "lpips")
+HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False}
+SSIM_WINDOW = 11
+# Two images that are equal to the last bit would have an infinite PSNR and make every mean infinite.
+SMALLEST_ERROR = 1e-10  # 100 dB
+LPIPS_REMEDY = "get them with: reconx weights fetch lpips"
+
+
+def _check_pair(prediction: Tensor, target: Tensor) -> None:
+    if prediction.shape != target.shape or prediction.ndim != 4 or prediction.shape[1] != 3:
+        raise ConfigurationError(
+            f"metrics compare images [V, 3, H, W] of one size, got {tuple(prediction.shape)} and {tuple(target.shape)}"
+        )
+
+
+def psnr(prediction: Tensor, target: Tensor, masks: Tensor | None = None) -> Tensor:
+    """Peak signal-to-noise ratio of each image: -10 log10 of the mean squared error, values clipped to [0, 1].
+
+    Args:
+        prediction: [V, 3, H, W].
+        target: [V, 3, H, W].
+        masks: [V, H, W] bool; the mean is over their pixels.
+
+    Returns:
+        [V] decibels; at most 100 (equal images).
+    """
+    _check_pair(prediction, target)
+    difference = prediction.double().clamp(0, 1) - target.double().clamp(0, 1)  # double: a mean of 200,000 squares
+    squares = difference.square()
+    error = squares.mean(dim=(1, 2, 3)) if masks is None else _masked_mean(squares.mean(dim=1), masks)  # [V]
+    return -10 * error.clamp_min(SMALLEST_ERROR).log10()
+
+
+def _masked_mean(maps: Tensor, masks: Tensor) -> Tensor:  # [V] of [V, H, W] and bool [V, H, W]
+    return (maps * masks).sum(dim=(1, 2)) / masks.sum(dim=(1, 2))
+
+
+def ssim(prediction: Tensor, target: Tensor, masks: Tensor | None = None) -> Tensor:
+    """Structural similarity of each image: scikit-image with an 11 x 11 Gaussian window on the three channels.
+
+    Args:
+        prediction: [V, 3, H, W], values as they are (the field does not clip here).
+        target: [V, 3, H, W] in [0, 1].
+        masks: [V, H, W] bool; the mean of the map of SSIM is over their pixels, but for the 5 at the border, which
+            scikit-image leaves out of any mean.
+
+    Returns:
+        [V], 1 for equal images.
+
+    Raises:
+        ConfigurationError: an image smaller than the window.
+        BadSceneError: a mask without a pixel off the border.
+    """
+    from skimage.metrics import structural_similarity
+
+    _check_pair(prediction, target)
+    if min(prediction.shape[-2:]) < SSIM_WINDOW:
+        raise ConfigurationError(
+            f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, got {tuple(prediction.shape[-2:])}"
+        )
+    pairs = zip(target.detach().float().cpu().numpy(), prediction.detach().float().cpu().numpy(), strict=True)
+    call = {"win_size": SSIM_WINDOW, "gaussian_weights": True, "channel_axis": 0, "data_range": 1.0}
+    if masks is None:
+        return torch.tensor([structural_similarity(*pair, **call) for pair in pairs], dtype=torch.float64)
+    edge = SSIM_WINDOW // 2
+    inner = masks.cpu()[:, edge:-edge, edge:-edge]
+    if not bool(inner.any(dim=2).any(dim=1).all()):
+        raise BadSceneError(f"a mask has no pixel that is {edge} pixels or more off the border, where SSIM is measured")
+    maps = torch.stack([torch.from_numpy(structural_similarity(*pair, full=True, **call)[1]) for pair in pairs])
+    return _masked_mean(maps[..., edge:-edge, edge:-edge].double().mean(dim=1), inner)
+
+
+def lpips(
+    prediction: Tensor, target: Tensor, distance: nn.Module, batch: int = 4, masks: Tensor | None = None
+) -> Tensor:
+    """Perceptual distance of each image (Zhang et al. 2018).
+
+    Args:
+        prediction: [V, 3, H, W] in [0, 1]; ``distance`` scales it to [-1, 1].
+        target: [V, 3, H, W] in [0, 1].
+        distance: a ``splatting.perceptual.LpipsDistance``; the field reports VGG.
+        batch: images a pass, against memory.
+        masks: [V, H, W] bool; the mean of the map of distances (each layer's enlarged bilinearly) is over their pixels.
+
+    Returns:
+        [V], 0 for equal images.
+    """
+    _check_pair(prediction, target)
+    pairs = zip(prediction.float().split(batch), target.float().split(batch), strict=True)
+    with torch.no_grad():
+        if masks is None:
+            return torch.cat([distance(image, truth) for image, truth in pairs])
+        maps = torch.cat([distance(image, truth, spatial=True) for image, truth in pairs])  # [V, 1, H, W]
+    return _masked_mean(maps[:, 0], masks)
+
+
+class MetricSuite:
+    """The chosen metrics, ready to score images.
+
+    A metric that cannot be computed here (LPIPS without its pretrained weights) is left out and listed in ``absent``
+    with the reason and the remedy; there is never a number from random weights.
+
+    Args:
+        names: any of "psnr", "ssim", "lpips".
+        device: where LPIPS runs.
+        lpips_weights: backbone file for LPIPS; None looks in the documented places.
+
+    Masks come in two ways. "targets" measures the masked pixels and nothing else: outside, the prediction is replaced
+    by the truth, and PSNR, the map of SSIM and the map of LPIPS are averaged over the mask. "white" is how RegNeRF
+    (Niemeyer et al. 2022) scores DTU, and the papers that compare with it: PSNR over the mask; SSIM and LPIPS of whole
+    images that are white outside, which a small object raises.
+
+    Raises:
+        ConfigurationError: an unknown name.
+    """
+
+    def __init__(
+        self, names: Sequence[str] = METRICS, device: torch.device | str = "cpu", lpips_weights: str | None = None
+    ) -> None:
+        unknown = sorted(set(names) - set(METRICS))
+        if unknown or not names:
+            raise ConfigurationError(f"unknown metrics {unknown}; choose from {', '.join(METRICS)}")
+        self.absent: dict[str, str] = {}
+        self._device = torch.device(device)
+        self._lpips: nn.Module | None = None
+        if "lpips" in names:
+            from reconx_pl.metrics.lpips import LpipsDistance
+
+            try:
+                self._lpips = (
+                    LpipsDistance(net="vgg", weights=lpips_weights).to(self._device).eval().requires_grad_(False)
+                )
+            except (MissingWeightsError, MissingDependencyError) as error:
+                reason = str(error).replace(str(Path.home()), "~")  # it goes into reports that are passed on
+                self.absent["lpips"] = reason if "reconx weights fetch lpips" in reason else f"{reason}; {LPIPS_REMEDY}"
+        self.names = tuple(name for name in METRICS if name in names and name not in self.absent)
+
+    def __call__(
+        self, prediction: Tensor, target: Tensor, masks: Tensor | None = None, way: str = "targets"
+    ) -> dict[str, Tensor]:
+        """Scores of each image: metric name to [V] float64 on the CPU.
+
+        Args:
+            prediction: [V, 3, H, W].
+            target: [V, 3, H, W] in [0, 1].
+            masks: [V, H, W] bool, True where a target is scored; None scores all of it.
+            way: "targets" or "white", see the class.
+
+        Raises:
+            BadSceneError: an image with NaN or infinite values, which no metric can judge, or an empty mask.
+        """
+        for what, images in (("prediction", prediction), ("target", target)):
+            if not torch.isfinite(images).all():
+                raise BadSceneError(f"a {what} to be scored has NaN or infinite values; nothing to measure")
+        prediction, target = prediction.detach().to(self._device), target.detach().to(self._device)
+        if masks is not None:
+            masks = _checked_masks(masks, target).to(self._device)
+            if way == "white":
+                target = torch.where(masks[:, None], target, 1.0)
+            prediction = torch.where(masks[:, None], prediction, target)
+        averaged = masks if way == "targets" else None
+        scores: dict[str, Tensor] = {}
+        for name in self.names:
+            if name == "psnr":
+                value = psnr(prediction, target, masks)
+            elif name == "ssim":
+                value = ssim(prediction, target, averaged)
+            else:
+                assert self._lpips is not None
+                value = lpips(prediction, target, self._lpips, masks=averaged)
+            scores[name] = value.double().cpu()
+        return scores
+
+
+def _checked_masks(masks: Tensor, target: Tensor) -> Tensor:
+    if masks.dtype != torch.bool or masks.shape != target[:, 0].shape:
+        raise ConfigurationError(
+            f"masks {masks.dtype} {tuple(masks.shape)} do not go with {tuple(target.shape)} images"
+        )
+    if empty := [view for view in range(len(masks)) if not bool(masks[view].any())]:
+        raise BadSceneError(f"the masks of targets {empty} are empty; nothing to measure")
+    return masks
+
+
+class SceneMetrics(Metric):
+    """Means of scores over scenes, each scene counted once however many targets it has; gathers over ranks.
+
+    Call ``update`` once a scene with the scores of its targets. States are sums, so that the result does not depend
+    on how the scenes are spread over ranks (given the order of addition; float64).
+
+    Args:
+        names: metrics to keep; a metric that some scene lacks is not reported, because its mean would be of other
+            scenes.
+        **kwargs: of ``torchmetrics.Metric``.
+    """
+
+    full_state_update = False
+    scenes: Tensor
+    counts: Tensor
+    totals: Tensor
+
+    def __init__(self, names: Sequence[str] = METRICS, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.names = tuple(names)
+        size = len(self.names)
+        self.add_state("scenes", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")  # scenes per metric
+        self.add_state("totals", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def set_dtype(self, dst_type: torch.dtype | str) -> SceneMetrics:
+        """Keep float64 states: a trainer in half precision must not round the sums."""
+        return self
+
+    def update(self, scores: Mapping[str, Tensor | Sequence[float]]) -> None:
+        """Add one scene.
+
+        Args:
+            scores: metric name to the scores [targets] of this scene.
+        """
+        self.scenes += 1
+        for index, name in enumerate(self.names):
+            if name in scores:
+                values = torch.as_tensor(scores[name], dtype=torch.float64)
+                if values.numel() == 0:
+                    raise ConfigurationError(f"a scene without targets has no {name}")
+                self.totals[index] += values.mean().to(self.totals.device)
+                self.counts[index] += 1
+
+    def compute(self) -> dict[str, Tensor]:
+        """Metric name to its mean over scenes; empty before the first scene."""
+        return {
+            name: self.totals[index] / self.counts[index]
+            for index, name in enumerate(self.names)
+            if self.counts[index] > 0 and self.counts[index] == self.scenes
+        }

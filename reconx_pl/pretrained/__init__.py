@@ -1,0 +1,1 @@
+"""Pretrained weights: which releases there are, fetch, verify and publish them."""

@@ -1,0 +1,1 @@
+"""Callbacks: preemption, guards, monitoring, media, export."""

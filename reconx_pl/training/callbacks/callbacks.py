@@ -1,0 +1,278 @@
+"""Callbacks: throughput, painted clips in TensorBoard, and the evaluation of held-out clips."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from reconx_pl.data.datamodule import ShardDataModule
+from reconx_pl.diffusion.pipeline import DiffusionPainter
+from reconx_pl.errors import ConfigurationError, ReconXError
+from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
+from reconx_pl.files.ranks import all_or_none
+from reconx_pl.reconstruction.view_generator import Painter, RecordedFrames, blind, scene_generator
+from reconx_pl.training.callbacks.tolerance import tolerated
+from reconx_pl.training.checkpointing.network_weights import save_network
+from reconx_pl.training.module import ReconXModule
+from reconx_pl.training.runs import painter_identity
+from reconx_pl.training.sharding import is_sharded
+from reconx_pl.types import Clip
+from reconx_pl.visualization.video import write_mp4
+
+log = logging.getLogger(__name__)
+
+
+class ThroughputCallback(L.Callback):
+    """Logs clips a second over all ranks and the share of time spent waiting for data.
+
+    Args:
+        every_n_steps: window of the measurement, in batches.
+    """
+
+    def __init__(self, every_n_steps: int = 20) -> None:
+        if every_n_steps < 1:
+            raise ConfigurationError(f"every_n_steps is at least 1, got {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self._clips, self._waited, self._seconds = 0, 0.0, 0.0
+        self._ended: float | None = None
+        self._started = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._ended = None
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._started = time.perf_counter()
+        if self._ended is not None:
+            self._waited += self._started - self._ended
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        since = self._ended if self._ended is not None else self._started
+        self._seconds += now - since
+        self._clips += len(batch["key"]) * trainer.world_size
+        self._ended = now
+        if (batch_idx + 1) % self.every_n_steps == 0:
+            values = {
+                "throughput/clips_per_second": self._clips / self._seconds,
+                "throughput/data_wait_share": self._waited / self._seconds,
+            }
+            # straight to the loggers: what self.log has been given once it writes again at every interval, old or new
+            for logger in trainer.loggers:
+                logger.log_metrics(values, max(trainer.global_step - 1, 0))  # beside train/loss, counted from 0
+            self._clips, self._waited, self._seconds = 0, 0.0, 0.0
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._ended = None  # validation is not waiting for data
+
+
+class MediaCallback(L.Callback):
+    """Writes painted clips beside the truth into TensorBoard as animations, after each validation.
+
+    Args:
+        clips: how many validation clips to paint.
+        frames: of an animation at most; of longer clips every second, third ... frame is shown.
+        side: of an animation at most, pixels, truth and painting side by side. Each is a whole GIF in the event file,
+            at every validation.
+    """
+
+    def __init__(self, clips: int = 1, frames: int = 16, side: int = 512) -> None:
+        if min(clips, frames, side) < 1:
+            raise ConfigurationError(f"clips, frames and side are at least 1, got {clips}, {frames}, {side}")
+        self.clips, self.frames, self.side = clips, frames, side
+
+    @tolerated("painting clips for the log")
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        module, data = cast(ReconXModule, pl_module), _data(trainer)
+        # the parts of a sharded model are useless without each other: its ranks paint together, and rank 0 writes
+        paints = trainer.is_global_zero or is_sharded(module.network)
+        if trainer.sanity_checking or not paints or not isinstance(trainer.logger, TensorBoardLogger):
+            return
+        with all_or_none() if is_sharded(module.network) else nullcontext():
+            clips = list(data.clips("val", self.clips))
+        with module.averaged():
+            painter = module.painter()
+            painted = [painter.paint(clip, torch.Generator(module.device).manual_seed(0)) for clip in clips]
+        # nothing that rank 0 does alone comes between two clips: if it failed there the others would wait for it
+        for clip, frames in zip(clips, painted, strict=True) if trainer.is_global_zero else ():
+            both = torch.cat([clip.images, frames], dim=-1)  # [T, 3, H, 2 W]: truth | painted
+            shown, fps = limited(both, clip.fps, self.frames, self.side)
+            add_animation(trainer.logger, f"painted/{clip.key}", shown, fps, trainer.global_step)
+
+
+def _data(trainer: L.Trainer) -> ShardDataModule:
+    data: Any = trainer  # Lightning declares the attribute on no class
+    return cast(ShardDataModule, data.datamodule)
+
+
+def limited(frames: Tensor, fps: float, count: int, side: int) -> tuple[Tensor, float]:
+    """Frames [T, 3, H, W] and their rate, thinned out to ``count`` and shrunk to a longest ``side`` of pixels."""
+    every = -(-len(frames) // count)
+    frames = frames[::every]
+    share = side / max(frames.shape[-2:])
+    if share < 1:
+        sides = [max(round(share * length), 1) for length in frames.shape[-2:]]
+        frames = functional.interpolate(frames, size=sides, mode="bilinear", antialias=True)
+    return frames, fps / every
+
+
+def add_animation(logger: TensorBoardLogger, tag: str, frames: Tensor, fps: float, step: int) -> None:
+    """Log frames [T, 3, H, W] in [0, 1] as an animated GIF; ``SummaryWriter.add_video`` would need moviepy."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    pixels = (frames.permute(0, 2, 3, 1) * 255).round().clamp(0, 255).byte().cpu().numpy()
+    first, *others = [Image.fromarray(frame) for frame in pixels]
+    encoded = io.BytesIO()
+    first.save(encoded, format="GIF", save_all=True, append_images=others, duration=round(1000 / max(fps, 1)), loop=0)
+    image = Summary.Image(
+        height=pixels.shape[1], width=pixels.shape[2], colorspace=3, encoded_image_string=encoded.getvalue()
+    )
+    writer = logger.experiment._get_file_writer()
+    writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+
+class EvaluationCallback(L.Callback):
+    """Paints, fits and scores held-out clips in ``validate`` and ``test``, through the runner of ``evaluate.py``.
+
+    Args:
+        out: folder of results, with a sub-folder for each step; None takes ``evaluation`` in the run's folder.
+        config: fit, targets, metrics, baselines.
+        clips: how many held-out clips; None takes all.
+        during_fit: also after each validation of a training run (the fit takes its time).
+    """
+
+    def __init__(
+        self,
+        out: Path | None = None,
+        config: EvaluationConfig | None = None,
+        clips: int | None = None,
+        during_fit: bool = False,
+    ) -> None:
+        self.out = out
+        self.config = config or EvaluationConfig()
+        self.clips = clips
+        self.during_fit = during_fit
+
+    @tolerated("the evaluation of held-out clips")
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        fitting = trainer.state.fn == "fit"
+        if not trainer.sanity_checking and (self.during_fit or not fitting):
+            self._evaluate(trainer, cast(ReconXModule, pl_module), "val")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._evaluate(trainer, cast(ReconXModule, pl_module), "test")
+
+    def _evaluate(self, trainer: L.Trainer, module: ReconXModule, split: Literal["val", "test"]) -> None:
+        clips: Iterable[Clip] = _data(trainer).clips(split, self.clips)
+        training = module.training
+        out = (self.out or Path(trainer.log_dir or ".") / "evaluation") / f"{split}-step{module.step:07d}"
+        with module.averaged():
+            own = module.painter()
+            model = painter_identity(own)
+            painter: Painter = own
+            if is_sharded(module.network):
+                with all_or_none():
+                    clips = list(clips)
+                painter = paint_together(clips, own, self.config.seed, module.device)
+            results = evaluate_scenes(
+                clips,
+                painter,
+                self.config,
+                out,
+                rank=trainer.global_rank,
+                world=trainer.world_size,
+                model=model,
+                device=module.device,
+            )
+        module.train(training)
+        if trainer.is_global_zero and trainer.logger is not None:
+            trainer.logger.log_metrics(flatten_scores(results, split), module.step)
+
+
+def paint_together(clips: Iterable[Clip], painter: DiffusionPainter, seed: int, device: torch.device) -> RecordedFrames:
+    """Paint every clip with a sharded model, all ranks the same one at the same time, as an evaluation would.
+
+    A clip that cannot be painted is left out, and fails when its turn in the evaluation comes.
+    """
+    frames: dict[str, Tensor] = {}
+    for clip in clips:
+        try:
+            frames[clip.key] = painter.paint(blind(clip), scene_generator(seed, clip.key, "paint", device))
+        except ReconXError as error:  # about the clip, and thus the same on every rank
+            log.error("clip %s cannot be painted: %s", clip.key, error)
+    return RecordedFrames(frames)
+
+
+def flatten_scores(results: Mapping[str, Any], split: str) -> dict[str, float]:
+    """``{"mean": {method: {metric: value}}}`` as ``split/method/metric`` scalars."""
+    return {
+        f"{split}/{method}/{metric}": float(value)
+        for method, scores in results["mean"].items()
+        for metric, value in scores.items()
+    }
+
+
+class ExportWeights(L.Callback):
+    """Writes the network as one ``.safetensors`` file when training has reached its last step.
+
+    Args:
+        path: the file; the next stage's ``init_from``, and what ``evaluate.py`` looks for.
+        ema: the averaged weights, where the module keeps an average (``model.ema``), as in validation.
+    """
+
+    def __init__(self, path: Path, ema: bool = True) -> None:
+        self.path = Path(path)
+        self.ema = ema
+
+    # also called where a run that was stopped after its last step is started again, which trains nothing any more
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        done = 0 < trainer.max_steps <= trainer.global_step
+        if not done:
+            return
+        module = cast(ReconXModule, pl_module)
+        average = self.ema and module.ema is not None
+        facts = {"stage": module.stage.value, "step": str(trainer.global_step), "average": str(average)}
+        with module.averaged() if average else nullcontext():
+            save_network(module.network, self.path, facts, writes=trainer.is_global_zero)
+        if trainer.is_global_zero:
+            log.info("weights of stage %s at step %d: %s", module.stage.value, trainer.global_step, self.path)
+
+
+class PaintedClips(L.Callback):
+    """Writes what ``train.py predict`` painted: ``<key>.mp4`` for each clip, given views at both ends included.
+
+    Args:
+        out: folder of the videos.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = Path(out)
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for key, fps, painted, given in zip(batch["key"], batch["fps"].tolist(), outputs, batch["frames"], strict=True):
+            frames = painted.clone()  # [T, 3, H, W]
+            frames[[0, -1]] = given[[0, -1]].float().to(frames) / 255.0
+            write_mp4(frames, self.out / f"{key}.mp4", fps)

@@ -1,0 +1,1 @@
+"""Checkpoints: write, resume, consolidate, sharded or not."""

@@ -1,0 +1,102 @@
+"""Lightning's ModelCheckpoint for runs that may be stopped, and disks that may be full."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from reconx_pl.errors import CheckpointError
+from reconx_pl.training.checkpointing.checkpoint_writing import PARTIAL, remove
+from reconx_pl.training.checkpointing.resume import newest_checkpoint
+from reconx_pl.training.sharding import ShardedStrategy
+
+log = logging.getLogger(__name__)
+
+
+class SafeModelCheckpoint(ModelCheckpoint):
+    """As Lightning's ``ModelCheckpoint``, with its options; but a checkpoint that cannot be written stops no run.
+
+    A checkpoint is written beside its place, read back, and moved there; only then is the one before it removed. Where
+    that fails (a full disk) nothing is removed, all ranks know of it, the error is logged, and training goes on as long
+    as there is a complete checkpoint in the folder. At the end of training it is tried once more, and an error then is
+    one. What killed runs left half written in the folder is removed when training starts.
+    """
+
+    failure: CheckpointError | None = None
+
+    def save_now(self, trainer: L.Trainer) -> None:
+        """Save at this step, on all ranks together, under the usual name; ``last`` follows. Nothing if that is done.
+
+        A checkpoint that a monitored metric would not have chosen is kept beside the chosen ones.
+
+        Raises:
+            CheckpointError: on every rank.
+        """
+        if self._last_global_step_saved == trainer.global_step:
+            return
+        candidates = self._monitor_candidates(trainer)
+        # the public way, trainer.save_checkpoint, would leave files that nobody ever removes
+        if self.monitor is None:
+            self._save_topk_checkpoint(trainer, candidates)
+        else:
+            self._save_checkpoint(trainer, self.format_checkpoint_name(candidates))
+        self._save_last_checkpoint(trainer, candidates)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if trainer.is_global_zero and self.dirpath:  # the run has read its checkpoint by now
+            for left in Path(self.dirpath).glob(f"*.ckpt{PARTIAL}"):
+                remove(left)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        with self._going_on(trainer):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        with self._going_on(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        with self._going_on(trainer):
+            super().on_validation_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.failure is not None:
+            self.save_now(trainer)
+        super().on_train_end(trainer, pl_module)
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        failure: CheckpointError | None = None
+        try:
+            super()._save_checkpoint(trainer, filepath)
+        except CheckpointError as error:
+            failure = error
+            if not isinstance(trainer.strategy, ShardedStrategy):
+                # rank 0 alone writes here, and the others wait where it would have come to; sharded ranks fail together
+                trainer.strategy.barrier()
+        if trainer.strategy.reduce_boolean_decision(failure is not None, all=False):
+            raise failure or CheckpointError(f"{filepath} could not be written by rank 0")
+        self.failure = None
+
+    @contextmanager
+    def _going_on(self, trainer: L.Trainer) -> Iterator[None]:
+        known = {name: dict(value) if isinstance(value, dict) else value for name, value in vars(self).items()}
+        try:
+            yield
+        except CheckpointError as error:
+            known["_last_time_checked"] = self._last_time_checked  # the next try is due after the usual time
+            vars(self).update(known)  # what is not there must be neither linked nor removed for another
+            earlier = newest_checkpoint(Path(str(self.dirpath))) if trainer.is_global_zero else None
+            earlier = trainer.strategy.broadcast(earlier)
+            if earlier is None:
+                raise
+            self.failure = error
+            log.error("%s. Training goes on; its newest checkpoint is %s", error, earlier)

@@ -1,0 +1,1 @@
+"""What a run needs, said beforehand: memory, computation, trained parameters."""

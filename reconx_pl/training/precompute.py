@@ -1,0 +1,178 @@
+"""What frozen networks make of clips, computed once and kept in the shards: ``reconx cache``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+from torch import Tensor, nn
+
+from reconx_pl.data.shards.caches import cache_name
+from reconx_pl.data.shards.clouds import CloudAnnotator, NamedEstimator, Poses
+from reconx_pl.data.shards.precompute import AnnotationReport, Annotator, Progress, annotate_shards
+from reconx_pl.data.shards.schema import encode_cache
+from reconx_pl.diffusion.autoencoder import PosteriorAutoencoder
+from reconx_pl.diffusion.cached_inputs import cached_inputs
+from reconx_pl.diffusion.conditioning.image_tokens import ClipImageTokens, ClipVisionTower
+from reconx_pl.errors import ConfigurationError
+from reconx_pl.files.ranks import process_place
+from reconx_pl.geometry.estimators.base import PointMapEstimator
+from reconx_pl.types import Clip
+
+Precision = Literal["32", "bf16"]
+
+
+class MomentsAnnotator:
+    """Mean and log variance [T, 2 C, h, w] of every frame's posterior.
+
+    Args:
+        autoencoder: splits the frames into chunks by itself.
+        device: of its weights.
+        precision: "bf16" computes in bfloat16 autocast.
+    """
+
+    def __init__(self, autoencoder: PosteriorAutoencoder, device: torch.device, precision: Precision = "32") -> None:
+        self.autoencoder, self.device, self.precision = autoencoder, device, precision
+        self.names = (cache_name("moments", autoencoder.fingerprint()),)
+
+    @torch.inference_mode()
+    def __call__(self, clip: Clip) -> dict[str, bytes]:
+        frames = clip.images.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            mean, log_variance = self.autoencoder.moments(frames).float().chunk(2, dim=1)
+        # no sample is drawn from outside this range either, and float16 can hold it
+        moments = torch.cat([mean, log_variance.clamp(-30, 20)], dim=1)
+        return _members(self.names[0], moments, clip)
+
+
+class FirstFrameAnnotator:
+    """Tokens [M, D] of the first frame from the frozen image tower.
+
+    Args:
+        As for :class:`MomentsAnnotator`.
+    """
+
+    def __init__(self, tower: ClipVisionTower, device: torch.device, precision: Precision = "32") -> None:
+        self.tower, self.device, self.precision = tower, device, precision
+        self.names = (cache_name("clip", tower.fingerprint()),)
+
+    @torch.inference_mode()
+    def __call__(self, clip: Clip) -> dict[str, bytes]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            tokens = self.tower(clip.images[:1].to(self.device))
+        return _members(self.names[0], tokens[0].float(), clip)
+
+
+def _members(name: str, values: Tensor, clip: Clip) -> dict[str, bytes]:
+    return {name: encode_cache(values, f"clip {clip.key}: {name}")}
+
+
+def tower_annotators(
+    autoencoder: nn.Module, image_tokens: nn.Module, device: torch.device, precision: Precision = "32"
+) -> list[Annotator]:
+    """One annotator for each frozen tower that the two parts have; they are moved to the device."""
+    cached_inputs(autoencoder, image_tokens)  # refuses two parts without any
+    annotators: list[Annotator] = []
+    if isinstance(autoencoder, PosteriorAutoencoder):
+        annotators.append(MomentsAnnotator(autoencoder.to(device), device, precision))
+    if isinstance(image_tokens, ClipImageTokens):
+        annotators.append(FirstFrameAnnotator(image_tokens.tower.to(device), device, precision))
+    return annotators
+
+
+def frozen_parts(config: Path) -> tuple[nn.Module, nn.Module]:
+    """Autoencoder and image tokens of a training configuration; nothing else of the network is built.
+
+    Args:
+        config: YAML of ``train.py``, such as ``configs/stage1.yaml`` or a run's ``config.yaml``.
+
+    Raises:
+        ConfigurationError: no such file, or no such parts in it.
+        MissingWeightsError, BadWeightsError: from the parts.
+    """
+    parts = ("autoencoder", "image_tokens")
+    try:
+        network = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["network"]
+        described = {part: network.get("init_args", network)[part] for part in parts}
+    except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{config}: has no model.network with an autoencoder and image_tokens ({error!r}); give the YAML file of a "
+            "training run"
+        ) from error
+    parser = ArgumentParser(exit_on_error=False)
+    for part in parts:
+        parser.add_argument(f"--{part}", type=nn.Module, required=True)
+    try:
+        parsed = parser.parse_object(described)
+    except ArgumentError as error:
+        raise ConfigurationError(f"{config}: {error}") from error
+    built: Any = parser.instantiate_classes(parsed)
+    return built.autoencoder, built.image_tokens
+
+
+def cache_shards(
+    shards: Path,
+    out: Path,
+    config: Path | None = None,
+    estimator: PointMapEstimator | None = None,
+    points: int = 16384,
+    min_confidence: float = 1.0,
+    poses: Poses = "dataset",
+    precision: Precision = "32",
+    device: str | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
+    progress: Progress | None = None,
+) -> AnnotationReport:
+    """Copy shards into a new folder, with clouds of every clip and what the frozen towers make of it.
+
+    Run it again to go on after an interruption. Several processes share the work by shards: a Slurm array, torchrun, or
+    rank and world_size by hand; the manifest is written when the last shard is there.
+
+    Args:
+        shards: folder of the packed shards.
+        out: folder of the new ones.
+        config: YAML file of a training run, whose autoencoder and image tokens are used; None runs no towers.
+        estimator: makes depth, confidence and cloud of the first and last frame, such as
+            reconx_pl.geometry.dust3r.pretrained.PretrainedDust3r; None leaves those of the clips.
+        points: most points of a cloud.
+        min_confidence: of the points of a cloud, on DUSt3R's scale.
+        poses: "dataset" hands the clip's poses to the estimator, "estimated" lets it find its own and aligns both.
+        precision: of the towers: bf16 computes in bfloat16 autocast; what is stored is float16 either way.
+        device: torch device of the towers; by default this process's GPU if there is one.
+        rank: number of this process; by default of the Slurm array, else torchrun's, else 0.
+        world_size: number of processes; given with rank.
+        progress: called after every clip.
+
+    Raises:
+        ConfigurationError: nothing to make; ``out`` was made with other weights or settings.
+        BadDataError: damaged shards.
+        MissingWeightsError, BadWeightsError: from the towers or the estimator.
+    """
+    place = process_place(rank, world_size)
+    annotators: list[Annotator] = []
+    settings: dict[str, Any] = {}
+    if estimator is not None:
+        if not hasattr(estimator, "identity"):
+            raise ConfigurationError(
+                f"{type(estimator).__name__} has no `identity`, by which shards know what made their clouds"
+            )
+        clouds = CloudAnnotator(cast(NamedEstimator, estimator), points, min_confidence, poses)
+        annotators.append(clouds)
+        settings["clouds"] = clouds.settings
+    if config is not None:
+        local = os.environ.get("LOCAL_RANK", "0")
+        chosen = torch.device(device or (f"cuda:{local}" if torch.cuda.is_available() else "cpu"))
+        annotators += tower_annotators(*frozen_parts(config), chosen, precision)
+        settings["precision"] = precision
+    if not annotators:
+        raise ConfigurationError(
+            "nothing to make: give --config for the towers' outputs, --estimator for clouds, or both"
+        )
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32):
+        return annotate_shards(shards, out, annotators, settings, *place, progress=progress)

@@ -1,0 +1,1 @@
+"""Videos, contact sheets, curves, parts of HTML reports, and the viewer."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.posed_scenes import points_from
-from reconx_pl.data.formats import only_scene
+from reconx_pl.data.formats.readers import only_scene
 from reconx_pl.evaluation.posed_scene_runner import save_comparison
 from reconx_pl.evaluation.posed_scenes import Capture, CaptureConfig, fit_capture, load_capture
 from reconx_pl.geometry.estimators.base import PointMapEstimator

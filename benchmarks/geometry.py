@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from reconx_pl.data.formats import UnreadableScene, read_scenes
+from reconx_pl.data.formats.readers import UnreadableScene, read_scenes
 from reconx_pl.errors import BadSceneError
 from reconx_pl.geometry.estimators.colmap import ColmapEstimator
 from reconx_pl.geometry.similarity import align

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import torch
 
-from reconx_pl.data.formats import only_scene
+from reconx_pl.data.formats.readers import only_scene
 from reconx_pl.errors import BadSceneError
 from reconx_pl.geometry.estimators import colmap as colmap_estimator
 from reconx_pl.geometry.estimators.colmap import ColmapEstimator

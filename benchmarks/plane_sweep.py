@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.posed_scenes import posed_scene
-from reconx_pl.data.formats import only_scene
+from reconx_pl.data.formats.readers import only_scene
 from reconx_pl.geometry.estimators.base import Reconstruction
 from reconx_pl.geometry.estimators.colmap import ColmapEstimator
 from reconx_pl.geometry.estimators.plane_sweep_estimator import PlaneSweepEstimator

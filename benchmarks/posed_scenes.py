@@ -14,8 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reconx_pl.data.formats import RawScene, only_scene
-from reconx_pl.data.photos.unposed import with_points_of
+from reconx_pl.data.formats.found_poses import with_points_of
+from reconx_pl.data.formats.readers import only_scene
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.geometry.cameras import resize_cameras
 from reconx_pl.geometry.estimators.colmap import ColmapEstimator
 from reconx_pl.types import Cameras, PointCloud

@@ -18,9 +18,9 @@ import torch
 from PIL import ExifTags, Image
 
 from reconx_pl.cli.reconstruct import config_of, reconstruct_parser
-from reconx_pl.data.formats import RawScene, only_scene
 from reconx_pl.data.formats.posed import write_posed
-from reconx_pl.data.formats.scene import frames_in_memory
+from reconx_pl.data.formats.readers import only_scene
+from reconx_pl.data.formats.scene import RawScene, frames_in_memory
 from reconx_pl.data.packing.clip_sampling import cut_images
 from reconx_pl.data.procedural import procedural_scene, render_scene
 from reconx_pl.evaluation.target_poses import refined_targets

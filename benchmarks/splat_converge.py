@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reconx_pl.data.formats import UnreadableScene, read_scenes
+from reconx_pl.data.formats.readers import UnreadableScene, read_scenes
 from reconx_pl.data.packing.clip_sampling import scene_clip
 from reconx_pl.data.procedural import procedural_clip, procedural_views
 from reconx_pl.errors import BadSceneError

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-__version__ = "0.1.0"
+from reconx_pl.version import __version__ as __version__
 
 # OpenMP threads that spin while they wait are many times slower beside busy neighbours; read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from reconx_pl.data.formats import RawScene, read_scenes
+from reconx_pl.data.formats.readers import read_scenes
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.types import Cameras
 
 HEIGHT, WIDTH, VIEWS = 48, 64, 5

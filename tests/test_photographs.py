@@ -16,9 +16,10 @@ from torch import Tensor
 
 from reconx_pl.cli.evaluate import evaluation_clips
 from reconx_pl.cli.main import build_evaluate_parser, main
-from reconx_pl.data.formats import RawScene, read_scenes
 from reconx_pl.data.formats.images import read_upright
 from reconx_pl.data.formats.posed import read_points, read_posed
+from reconx_pl.data.formats.readers import read_scenes
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.data.photos import posed_clip as pipeline
 from reconx_pl.data.photos import unposed as estimating
 from reconx_pl.data.photos.posed_clip import SceneWindow, find_geometry, posed_clip

@@ -11,7 +11,7 @@ import torch
 from raw_scenes import HEIGHT, VIEWS, WIDTH, assert_same_cameras, known_cameras, write_posed
 
 from reconx_pl.cli.main import main
-from reconx_pl.data.formats import only_scene
+from reconx_pl.data.formats.readers import only_scene
 from reconx_pl.splatting.io.scene_files import load_scene, save_scene
 from reconx_pl.types import Cameras, Gaussians
 from reconx_pl.visualization.video import read_mp4

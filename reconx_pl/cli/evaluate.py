@@ -11,10 +11,8 @@ from typing import Any, Literal
 import torch
 
 from reconx_pl.data.photos.posed_clip import SceneWindow, posed_clip
-from reconx_pl.data.photos.unposed import (
-    Poses,
-    Views,
-)
+from reconx_pl.data.photos.unposed import Views
+from reconx_pl.data.shards.clouds import Poses
 from reconx_pl.data.shards.stream import read_clips
 from reconx_pl.devices import chosen_device
 from reconx_pl.diffusion.pipeline import SamplingConfig

@@ -43,8 +43,8 @@ def export_cameras(
         format: transforms (nerfstudio, instant-ngp), colmap (text model), or posed (data/posed.md).
         points: scene of Gaussians whose means and base colours become the points; None keeps the posed scene's.
     """
-    from reconx_pl.data.formats import only_scene
     from reconx_pl.data.formats.exporting import export_posed
+    from reconx_pl.data.formats.readers import only_scene
 
     posed = only_scene(cameras)
     if points is not None:
@@ -84,7 +84,7 @@ def render(
         depth: write OUT.depth.mp4 too: turbo over inverse depth, red is near, black has no depth.
         overwrite: replace videos that are there.
     """
-    from reconx_pl.data.formats import only_scene
+    from reconx_pl.data.formats.readers import only_scene
     from reconx_pl.devices import chosen_device
     from reconx_pl.splatting.renderers.choose import default_renderer
     from reconx_pl.visualization.color_maps import depth_colors
@@ -131,7 +131,7 @@ def view(
         port: 0 takes any that is free.
         max_gaussians: show only so many, those of most opacity times volume.
     """
-    from reconx_pl.data.formats import only_scene
+    from reconx_pl.data.formats.readers import only_scene
     from reconx_pl.visualization.viewer import Viewer
 
     posed = None if cameras is None else only_scene(cameras).cameras

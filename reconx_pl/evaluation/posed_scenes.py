@@ -10,15 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reconx_pl.data.formats import RawScene, only_scene
+from reconx_pl.data.formats.found_poses import with_points_of
+from reconx_pl.data.formats.readers import only_scene
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.data.packing.clip_sampling import crop_depth, scene_clip
-from reconx_pl.data.photos.unposed import (
-    has_geometry,
-    photograph_files,
-    scene_of_photographs,
-    with_points_of,
-    without_poses,
-)
+from reconx_pl.data.photos.unposed import has_geometry, photograph_files, scene_of_photographs, without_poses
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.files.identity import hash_of
 from reconx_pl.geometry.cameras import resize_and_crop

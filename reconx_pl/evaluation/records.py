@@ -16,17 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reconx_pl import __version__
 from reconx_pl.evaluation.baselines import METHODS
 from reconx_pl.evaluation.entry_views import BenchmarkViews
 from reconx_pl.evaluation.scene_result import PARTS, SceneResult, Scores
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.task import HeldOutViews
-from reconx_pl.files.json_files import read_json
+from reconx_pl.files.json_files import Record, read_json
 from reconx_pl.metrics.image import SceneMetrics
 from reconx_pl.types import AlignmentQuality, Clip
+from reconx_pl.version import __version__
 
-Record = dict[str, Any]  # what result.json holds
 RESULT, ERROR, SUMMARY = "result.json", "error.json", "results.json"
 GROUPS = {"scores": "mean", "held_out_scores": "mean_held_out"}  # of a scene -> in the summary
 

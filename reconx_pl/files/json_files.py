@@ -1,4 +1,4 @@
-"""files/json_files.py."""
+"""JSON files, whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reconx_pl.evaluation.records import Record
 from reconx_pl.files.atomic import written_whole
+
+Record = dict[str, Any]  # what a JSON file holds
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -14,12 +14,12 @@ from typing import Any
 
 import yaml
 
-from reconx_pl import __version__
 from reconx_pl.diffusion.weights.card import run_card, with_licence
 from reconx_pl.diffusion.weights.pretrained import CARD, CONFIG, load_pretrained
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError, PublishingError, ReconXError
 from reconx_pl.files.checksums import SUMS, differing, file_sha256, read_sums, sums_text
 from reconx_pl.files.weights import FOLDER_FILE, readable
+from reconx_pl.version import __version__
 
 EXPORTED, RUN_CONFIG = "weights.safetensors", "config.yaml"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

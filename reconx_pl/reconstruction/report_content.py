@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from reconx_pl.data.formats import RawScene
 from reconx_pl.data.formats.posed import read_posed
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.files.json_files import read_json
 from reconx_pl.reconstruction.files import CAMERAS, STAGE_FOLDER
 from reconx_pl.reconstruction.fitting import NUMBERS

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from reconx_pl import __version__
 from reconx_pl.data.photos.headers import named_files
 from reconx_pl.data.photos.photographs import load_photographs
 from reconx_pl.errors import BadDataError, ConfigurationError
@@ -46,6 +45,7 @@ from reconx_pl.reconstruction.settings import (
 from reconx_pl.reconstruction.stages import Progress, Stage, Stages, Step, stage_record
 from reconx_pl.reconstruction.view_generator import PainterSource
 from reconx_pl.reconstruction.views import PHOTOGRAPHS_FILE, PIXELS_FILE, Views, read_photographs, read_views
+from reconx_pl.version import __version__
 
 
 @dataclass(frozen=True)

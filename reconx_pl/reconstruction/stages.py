@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from reconx_pl import __version__
 from reconx_pl.files.json_files import read_json, write_json
 from reconx_pl.reconstruction.memory import peak_memory
 from reconx_pl.reconstruction.settings import STAGES
+from reconx_pl.version import __version__
 
 RECORD = "record.json"
 LAYOUT = 1  # part of every key; raise it when code changes what a stage makes of the same input

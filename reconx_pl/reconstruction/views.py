@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reconx_pl.data.formats import RawScene
-from reconx_pl.data.formats.scene import frames_in_memory
+from reconx_pl.data.formats.scene import RawScene, frames_in_memory
 from reconx_pl.data.packing.clip_sampling import crop_depth, cut_images
 from reconx_pl.data.photos.photographs import Photographs
 from reconx_pl.files.tensors import cameras_of, cloud_of, load_tensors

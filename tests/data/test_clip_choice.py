@@ -10,7 +10,7 @@ import pytest
 import torch
 from raw_scenes import known_cameras, reference, write_posed
 
-from reconx_pl.data.formats import RawScene
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.data.packing.clip_sampling import PackOptions, choose_clips, scene_clip
 from reconx_pl.data.packing.overlap import view_overlap
 from reconx_pl.data.packing.packing import pack

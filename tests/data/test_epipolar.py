@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from raw_scenes import known_cameras, reference, write_posed
 
-from reconx_pl.data.formats import RawFrame, RawScene
+from reconx_pl.data.formats.scene import RawFrame, RawScene
 from reconx_pl.data.packing.epipolar import draw_epipolar_check, epipolar_distance, epipolar_pairs
 from reconx_pl.data.packing.packing import scene_clip
 from reconx_pl.errors import BadSceneError

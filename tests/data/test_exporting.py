@@ -11,8 +11,9 @@ import pytest
 import torch
 from raw_scenes import VIEWS, assert_same_cameras, edit_json, known_cameras, reference, write_posed
 
-from reconx_pl.data.formats import RawScene, read_scenes
 from reconx_pl.data.formats.exporting import export_posed
+from reconx_pl.data.formats.readers import read_scenes
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.errors import BadCameraError, BadDataError, ConfigurationError
 from reconx_pl.types import Cameras, PointCloud
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from raw_scenes import write_chunk, write_posed
 
-from reconx_pl.data.formats import RawScene, UnreadableScene, detect_format, read_scenes
+from reconx_pl.data.formats.readers import UnreadableScene, detect_format, read_scenes
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.errors import BadDataError, ConfigurationError
 
 

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from raw_scenes import assert_same_cameras, reference
 
-from reconx_pl.data.formats import RawScene, detect_format, read_scenes
 from reconx_pl.data.formats.dtu import camera_size, dtu_scene_name, read_dtu
 from reconx_pl.data.formats.idr import decompose, read_idr
+from reconx_pl.data.formats.readers import detect_format, read_scenes
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.data.packing.epipolar import epipolar_pairs
 from reconx_pl.data.packing.packing import scene_clip
 from reconx_pl.errors import BadCameraError, BadDataError

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from raw_scenes import assert_same_cameras, reference
 
-from reconx_pl.data.formats import RawScene, only_scene, read_scenes
 from reconx_pl.data.formats.exporting import export_posed
-from reconx_pl.data.formats.scene import scene_name
+from reconx_pl.data.formats.readers import only_scene, read_scenes
+from reconx_pl.data.formats.scene import RawScene, scene_name
 from reconx_pl.data.formats.undistort import distort
 from reconx_pl.data.packing.epipolar import epipolar_pairs
 from reconx_pl.geometry.cameras import resize_cameras

@@ -9,8 +9,8 @@ import pytest
 import torch
 from raw_scenes import HEIGHT, WIDTH, assert_same_cameras, edit_json, known_cameras, picture, reference, write_posed
 
-from reconx_pl.data.formats import RawScene
 from reconx_pl.data.formats.posed import read_posed
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.errors import BadCameraError, BadDataError, BadSceneError
 from reconx_pl.geometry.cameras import project, unproject
 

@@ -23,8 +23,9 @@ from raw_scenes import (
     write_video,
 )
 
-from reconx_pl.data.formats import READERS, RawScene, read_scenes
+from reconx_pl.data.formats.readers import READERS, read_scenes
 from reconx_pl.data.formats.realestate10k import read_realestate10k
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.data.formats.video_frames import VideoFrames
 from reconx_pl.data.packing.epipolar import epipolar_pairs
 from reconx_pl.errors import BadCameraError, BadDataError, MissingDependencyError

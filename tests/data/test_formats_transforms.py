@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from raw_scenes import HEIGHT, WIDTH, assert_same_cameras, edit_json, known_cameras, numbered, reference, write_images
 
-from reconx_pl.data.formats import RawScene, read_scenes
+from reconx_pl.data.formats.readers import read_scenes
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.data.formats.transforms import read_transforms
 from reconx_pl.data.formats.undistort import Undistortion, distort
 from reconx_pl.errors import BadCameraError, BadDataError

@@ -12,7 +12,8 @@ import torch
 from raw_scenes import known_cameras, reference, write_video
 from torch import Tensor
 
-from reconx_pl.data.formats import RawScene, detect_format, read_scenes
+from reconx_pl.data.formats.readers import detect_format, read_scenes
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.data.formats.video import frames_at_rate, read_video
 from reconx_pl.data.formats.video_frames import VideoFrames
 from reconx_pl.data.packing.clip_sampling import PackOptions

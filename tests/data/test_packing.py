@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from raw_scenes import HEIGHT, WIDTH, edit_json, known_cameras, picture, reference, write_chunk, write_posed
 
-from reconx_pl.data.formats import RawScene, read_scenes
+from reconx_pl.data.formats.readers import read_scenes
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.data.packing.packing import (
     PackOptions,
     PackReport,

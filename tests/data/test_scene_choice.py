@@ -9,7 +9,7 @@ import pytest
 from raw_scenes import write_posed
 
 from reconx_pl.cli.main import main
-from reconx_pl.data.formats import UnreadableScene
+from reconx_pl.data.formats.readers import UnreadableScene
 from reconx_pl.data.packing.clip_sampling import PackOptions
 from reconx_pl.data.packing.packing import pack_command
 from reconx_pl.data.packing.scene_choice import SceneChoice, listed_scenes

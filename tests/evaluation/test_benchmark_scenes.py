@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from raw_scenes import write_chunk, write_posed
 
-from reconx_pl.data.formats import only_scene
+from reconx_pl.data.formats.readers import only_scene
 from reconx_pl.data.packing.clip_sampling import scene_clip
 from reconx_pl.data.procedural import write_procedural
 from reconx_pl.data.shards.stream import read_clips

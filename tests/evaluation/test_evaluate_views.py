@@ -12,7 +12,7 @@ from dust3r_networks import tiny_network
 from PIL import Image
 from tiny_scenes import ENTRIES, MODEL, PROTOCOL, QUICK, CrossFade, Oracle, lazily, tiny_clip, tiny_views
 
-from reconx_pl.data.formats import only_scene
+from reconx_pl.data.formats.readers import only_scene
 from reconx_pl.data.packing.clip_sampling import scene_clip
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.evaluation import scene as scene_module

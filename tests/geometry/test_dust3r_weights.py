@@ -19,7 +19,7 @@ from reconx_pl.geometry.dust3r.inference import predict_pairs
 from reconx_pl.geometry.dust3r.model import Dust3r
 from reconx_pl.geometry.dust3r.names import to_official_name, unused_names
 from reconx_pl.geometry.dust3r.released_config import config_of, parse_model_string
-from reconx_pl.geometry.dust3r.weights import load_state, save_weights
+from reconx_pl.geometry.dust3r.weights import load_released, load_state, save_weights
 
 # what the factory of the original hard-codes is not in a model string: these networks have heads of full size
 FULL_HEAD = {key: getattr(Dust3rConfig(), key) for key in ("dpt_width", "dpt_output_width", "dpt_level_widths")}
@@ -54,7 +54,7 @@ def test_the_released_pth(tmp_path: Path) -> None:
     model, path = linear(), tmp_path / "DUSt3R.pth"
     args = argparse.Namespace(model=STRING, epochs=90, lr=1e-4, pretrained=None)
     torch.save({"args": args, "model": official(model), "epoch": 3}, path)
-    assert same(Dust3r.from_released(path), model)
+    assert same(load_released(path), model)
     assert (
         argparse.Namespace not in torch.serialization.get_safe_globals()
     )  # the class is let through for this file alone
@@ -64,24 +64,24 @@ def test_the_hub_folder(tmp_path: Path) -> None:
     model = linear()
     save_file(official(model), tmp_path / "model.safetensors")
     with pytest.raises(MissingWeightsError, match=r"config\.json"):
-        Dust3r.from_released(tmp_path)
+        load_released(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(HUB))
     assert "Infinity" in (tmp_path / "config.json").read_text()
-    assert same(Dust3r.from_released(tmp_path), model)
+    assert same(load_released(tmp_path), model)
     # the file alone does not say what it is
     file = tmp_path / "model.safetensors"
     with pytest.raises(BadWeightsError, match=r"missing: .*dec_blocks.*512 DPT model: give the Dust3rConfig"):
-        Dust3r.from_released(file)
-    assert same(Dust3r.from_released(file, model.config), model)
+        load_released(file)
+    assert same(load_released(file, model.config), model)
 
 
 def test_our_own_file_states_its_configuration(tmp_path: Path) -> None:
     model, path = tiny_network(rope_base=50.0), tmp_path / "tiny.safetensors"
     save_weights(model, path)
-    loaded = Dust3r.from_released(path)
+    loaded = load_released(path)
     assert same(loaded, model) and not loaded.training
     with pytest.raises(ConfigurationError, match="leave out the latter"):
-        Dust3r.from_released(path, Dust3rConfig())
+        load_released(path, Dust3rConfig())
 
 
 @pytest.mark.parametrize("kept", ["both", "attributes", "list"])
@@ -135,7 +135,7 @@ def test_a_full_size_network_is_saved_loaded_and_run(tmp_path: Path) -> None:
     save_weights(source, path)
     assert path.stat().st_size > 2.27e9
     del source  # one copy in memory at a time
-    model = Dust3r.from_released(path)
+    model = load_released(path)
     assert sum(parameter.numel() for parameter in model.parameters()) == 568_810_120
     images = list(torch.rand(2, 3, 384, 512, generator=torch.Generator().manual_seed(1)))
     found = predict_pairs(model, images, torch.tensor([[0, 1]]))
@@ -147,15 +147,15 @@ def test_a_full_size_network_is_saved_loaded_and_run(tmp_path: Path) -> None:
 def test_bad_files(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     with pytest.raises(MissingWeightsError, match=r"model\.pth.*reconx weights fetch"):
-        Dust3r.from_released(path)
+        load_released(path)
     path.touch()
     with pytest.raises(BadWeightsError, match=r"model\.pth.*empty"):
-        Dust3r.from_released(path)
+        load_released(path)
     args = argparse.Namespace(model=STRING)
     torch.save({"args": args, "model": official(linear())}, path)
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(BadWeightsError, match=r"model\.pth.*cut short"):
-        Dust3r.from_released(path)
+        load_released(path)
     for content, message in (
         ({"state_dict": {}}, "'model'.*'args'.*state_dict"),
         ([1], "neither"),
@@ -165,7 +165,7 @@ def test_bad_files(tmp_path: Path) -> None:
     ):
         torch.save(content, path)
         with pytest.raises(BadWeightsError, match=message):
-            Dust3r.from_released(path)
+            load_released(path)
 
 
 def test_the_model_string_is_read_and_not_run(tmp_path: Path) -> None:

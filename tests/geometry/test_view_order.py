@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from reconx_pl.data.formats import RawScene
 from reconx_pl.data.formats.posed import read_posed
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.errors import BadSceneError
 from reconx_pl.geometry import view_order as module
 from reconx_pl.geometry.cameras import resize_cameras

@@ -13,8 +13,8 @@ import pytest
 import torch
 from rooms import CONFIG, Fader, Room, Surveyor, folder_of, go, made
 
-from reconx_pl.data.formats import only_scene
 from reconx_pl.data.formats.colmap import read_colmap
+from reconx_pl.data.formats.readers import only_scene
 from reconx_pl.data.formats.transforms import read_transforms
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.reconstruction import files, fitting, run

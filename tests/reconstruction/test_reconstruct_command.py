@@ -15,7 +15,7 @@ from rooms import CONFIG, Fader, Room, Surveyor, room
 import reconx_pl
 from reconx_pl import api
 from reconx_pl.cli.main import main
-from reconx_pl.data.formats import only_scene
+from reconx_pl.data.formats.readers import only_scene
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.splatting.io.ply import load_ply
 from reconx_pl.visualization.video import write_mp4

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rooms import CONFIG, Fader, Room, Surveyor, go, made, room
 
-from reconx_pl.data.formats import only_scene
+from reconx_pl.data.formats.readers import only_scene
 from reconx_pl.errors import (
     BadDataError,
     BadSceneError,

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from reconx_pl import __version__
 from reconx_pl.cli.doctor.findings import Finding, Need, Use, lacking, need_of
+from reconx_pl.version import __version__
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

@@ -62,7 +62,7 @@ def read_video(
         )
     if focal is not None and estimator is not None:
         raise ConfigurationError("focal belongs to the reader's own estimator: give it to the one that is named")
-    from reconx_pl.data.photos.unposed import MAX_SIDE, with_found_poses  # it reads scenes itself
+    from reconx_pl.data.formats.found_poses import MAX_SIDE, with_found_poses  # it reads scenes itself
 
     video = open_video(path.absolute())
     numbers = frames_at_rate(video, rate, start, end)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reconx_pl.data.formats import RawScene
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.geometry.cameras import in_view, resize_and_crop
 from reconx_pl.geometry.estimators.base import KnownDepth

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from reconx_pl.data.formats import RawScene
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.data.packing.clip_sampling import crop_depth
 from reconx_pl.geometry.cameras import in_view, resize_and_crop, unproject
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from reconx_pl.data.formats import RawScene, UnreadableScene, read_scenes
+from reconx_pl.data.formats.readers import UnreadableScene, read_scenes
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.data.packing.clip_sampling import PackOptions, choose_clips, clip_key, plain, scene_clip
 from reconx_pl.data.packing.epipolar import draw_epipolar_check
 from reconx_pl.data.packing.overlap import view_overlap

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from reconx_pl.data.formats import RawScene, UnreadableScene
 from reconx_pl.data.formats.dtu import dtu_scene_name
+from reconx_pl.data.formats.readers import UnreadableScene
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.errors import BadDataError, ConfigurationError
 
 Split = Literal["train", "val", "test"]

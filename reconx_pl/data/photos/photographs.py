@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from reconx_pl.data.formats.found_poses import MAX_SIDE
 from reconx_pl.data.formats.images import read_upright
 from reconx_pl.data.formats.video_frames import VIDEO_SUFFIXES
 from reconx_pl.data.photos.headers import PhotographHeader, named_files, quiet_pillow, read_header
 from reconx_pl.data.photos.keyframes import sharp_frames
-from reconx_pl.data.photos.unposed import MAX_SIDE
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
 
 Progress = Callable[[int, int], None]  # done, of how many

@@ -5,20 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reconx_pl.data.formats import only_scene
+from reconx_pl.data.formats.found_poses import EstimatedScene, with_estimated_points, with_points_of
 from reconx_pl.data.formats.posed import write_posed
+from reconx_pl.data.formats.readers import only_scene
 from reconx_pl.data.packing.clip_sampling import MIN_POINTS, scene_clip
 from reconx_pl.data.photos.unposed import (
-    EstimatedScene,
-    Poses,
     Views,
     has_geometry,
     photograph_files,
     scene_of_photographs,
-    with_estimated_points,
-    with_points_of,
     without_poses,
 )
+from reconx_pl.data.shards.clouds import Poses
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.geometry.estimators.default import default_estimator

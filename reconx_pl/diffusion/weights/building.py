@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -41,8 +41,6 @@ def build_network(config: Mapping[str, Any], source: str, device: str = "meta") 
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    from reconx_pl.diffusion.model import ReconXDiffusion
-
     _refuse_foreign(config, source)
     parts = config.get("init_args")
     if not isinstance(parts, Mapping) or not all(isinstance(parts.get(name), Mapping) for name in _MODULES):
@@ -51,15 +49,14 @@ def build_network(config: Mapping[str, Any], source: str, device: str = "meta") 
             f"of {', '.join(_MODULES)}"
         )
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(ReconXDiffusion, "network")
+    parser.add_subclass_arguments(nn.Module, "network")
     try:
         parsed = parser.parse_object({"network": dict(config)})
         with torch.device(device):
             network = parser.instantiate_classes(parsed).network
     except (ArgumentError, ReconXError, TypeError, ValueError) as error:
         raise BadWeightsError(f"{source}: does not describe a network of this version ({error})") from error
-    assert isinstance(network, ReconXDiffusion)
-    return network
+    return cast("ReconXDiffusion", network)
 
 
 def network_config(network: ReconXDiffusion) -> dict[str, Any]:

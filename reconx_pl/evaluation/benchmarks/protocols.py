@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from reconx_pl.data.formats import READERS
+from reconx_pl.data.formats.readers import READERS
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
 from reconx_pl.evaluation.benchmarks.index import BenchmarkEntry, parse_index, read_index
 from reconx_pl.metrics.image import METRICS

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reconx_pl.data.formats import RawScene, UnreadableScene, read_scenes
 from reconx_pl.data.formats.pixelsplat import chunk_files
+from reconx_pl.data.formats.readers import UnreadableScene, read_scenes
+from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.data.packing.clip_sampling import MIN_POINTS, crop_depth, cut_geometry, cut_images
 from reconx_pl.data.shards.manifest import Manifest
 from reconx_pl.data.shards.stream import read_clips

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -121,24 +120,6 @@ class Dust3r(nn.Module):
         self.encoder = Encoder(config)
         self.decoders = Decoders(config)
         self.first_head, self.second_head = build_head(config), build_head(config)
-
-    @classmethod
-    def from_released(cls, path: str | Path, config: Dust3rConfig | None = None) -> Dust3r:
-        """The network of a released checkpoint or of a file that ``save_weights`` wrote; strictly, on the CPU.
-
-        **The released weights are non-commercial (CC BY-NC-SA 4.0)**: `reconx weights fetch dust3r-512-dpt`.
-
-        Args:
-            path: see ``reconx_pl.geometry.dust3r.weights.read_weights``.
-            config: of the network, for a file that does not say it; None is then the released 512 DPT model.
-
-        Raises:
-            MissingWeightsError: there is no such file.
-            BadWeightsError: it cannot be read, or does not fit.
-        """
-        from reconx_pl.geometry.dust3r.weights import load_released
-
-        return load_released(path, config)
 
     def encode(self, images: Tensor, portrait: Tensor | None = None) -> ViewTokens:
         """Tokens of images; each image needs this once, however many pairs it is in.

@@ -78,7 +78,19 @@ def _stated_config(path: Path) -> Dust3rConfig | None:
 
 
 def load_released(path: str | Path, config: Dust3rConfig | None = None) -> Dust3r:
-    """The network of a file, on the CPU, its tensors mapped from the file; see ``Dust3r.from_released``."""
+    """The network of a released checkpoint or of a file that ``save_weights`` wrote; strictly, on the CPU.
+
+    Its tensors are mapped from the file. **The released weights are non-commercial (CC BY-NC-SA 4.0)**:
+    `reconx weights fetch dust3r-512-dpt`.
+
+    Args:
+        path: see ``read_weights``.
+        config: of the network, for a file that does not say it; None is then the released 512 DPT model.
+
+    Raises:
+        MissingWeightsError: there is no such file.
+        BadWeightsError: it cannot be read, or does not fit.
+    """
     stated, state = read_weights(path)
     if config is not None and stated is not None and config != stated:
         raise ConfigurationError(f"{path} states {stated}, which is not the given {config}; leave out the latter")

@@ -28,7 +28,7 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## the main job, small: pack, train in stages, paint, fit, score, report (SCENE=folder: a real scene)
+demo: $(STAMP) ## the main job, small: pack, train in stages, generate, fit, score, report (SCENE=folder: a real scene)
 	$(BIN)/reconx weights fetch lpips
 	$(MAKE) --no-print-directory runs/demo/stage2/weights.safetensors
 	$(BIN)/python evaluate.py --config configs/demo_evaluate.yaml $(if $(SCENE),--shards null --scene '$(SCENE)') --out $(OUT)

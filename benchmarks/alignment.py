@@ -24,7 +24,7 @@ from reconx_pl.geometry.alignment.align import align, opened
 from reconx_pl.geometry.alignment.initialisation import Start, initialise
 from reconx_pl.geometry.alignment.minimise import learning_rate, minimise
 from reconx_pl.geometry.alignment.observations import grouped
-from reconx_pl.geometry.alignment.options import AlignmentOptions, KnownViews
+from reconx_pl.geometry.alignment.options import AlignmentOptions, FixedViews
 from reconx_pl.geometry.alignment.pixels import centred_pixels
 from reconx_pl.geometry.alignment.state import AlignmentState, Gauge, geometry_of, matrices
 from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
@@ -85,12 +85,12 @@ class Setting:
     def __init__(self, views: int, height: int, width: int, device: str, started: bool = True) -> None:
         self.predictions = made_up_pairs(views, height, width)
         self.pixels = [centred_pixels(height, width)] * views
-        known = KnownViews.none(views)
+        fixed = FixedViews.none(views)
         self.options = AlignmentOptions(steps=STEPS)
-        start = initialise(self.predictions, self.pixels, known) if started else unstarted(views, height * width)
+        start = initialise(self.predictions, self.pixels, fixed) if started else unstarted(views, height * width)
         self.groups = grouped(self.predictions, self.pixels, device=device)
         origin, unit = start.camera_to_world[0, :3, 3], float(start.pairs.scale.log().mean().exp()) / 0.5
-        self.start, self.gauge = opened(start, self.groups, known, origin, unit, self.options)
+        self.start, self.gauge = opened(start, self.groups, fixed, origin, unit, self.options)
 
     def ours(self) -> Tensor:
         return minimise(copy.deepcopy(self.start), self.gauge, self.groups, self.options)

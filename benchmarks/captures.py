@@ -14,7 +14,7 @@ import torch
 from benchmarks.posed_scenes import points_from
 from reconx_pl.data.formats.readers import only_scene
 from reconx_pl.evaluation.posed_scene_runner import save_comparison
-from reconx_pl.evaluation.posed_scenes import Capture, CaptureConfig, fit_capture, load_capture
+from reconx_pl.evaluation.posed_scenes import PosedScene, PosedSceneConfig, fit_posed_scene, load_posed_scene
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.geometry.estimators.colmap import ColmapEstimator
 from reconx_pl.metrics.image import MetricSuite
@@ -28,7 +28,7 @@ SCENES = ("llff_fern", "ingp_fox", "dtu_scan24", "mid_templeRing", "banana")
 WINDOW = 17  # photographs in a row around the middle: the few views span them, the held-out ones among them are scored
 
 
-def few_views(capture: Capture, count: int) -> Capture:
+def few_views(capture: PosedScene, count: int) -> PosedScene:
     """``count`` of the fitted views, evenly spaced over a window, and the held-out ones within it."""
     views = len(capture.images)
     start = max(0, (views - WINDOW) // 2)
@@ -44,14 +44,14 @@ def nobody(source: Path, lacking: str) -> PointMapEstimator:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.captures", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.posed scenes", description=__doc__)
     parser.add_argument("scenes", nargs="*", default=SCENES, help="folders in --root")
     parser.add_argument("--root", type=Path, default=Path("../shared/scenes"), help="folder of posed scenes")
     parser.add_argument("--size", type=int, default=256, help="short side, pixels")
     parser.add_argument("--views", type=int, nargs="+", default=[0, 3, 6], help="views of the fit; 0 is all")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--lpips_every", type=int, default=4, help="AlexNet features in every k-th step; 0 is never")
-    parser.add_argument("--cache", type=Path, default=Path("runs/captures"), help="for points")
+    parser.add_argument("--cache", type=Path, default=Path("runs/posed scenes"), help="for points")
     parser.add_argument("--pictures", type=Path, help="folder for comparison sheets")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
@@ -59,18 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     loss = LossWeights() if options.lpips_every else LossWeights(lpips=0.0)
     fit = FitConfig(steps=options.steps, loss=loss, lpips_net="alex", lpips_every=max(1, options.lpips_every))
-    config = CaptureConfig(fit=fit, short_side=options.size)
+    config = PosedSceneConfig(fit=fit, short_side=options.size)
     suite, renderer = MetricSuite(), default_renderer("cpu")
     perceptual = LpipsDistance("alex") if options.lpips_every else None
     print("scene           views  held out  points   PSNR   SSIM  LPIPS   fitted PSNR   seconds")
     rows: dict[int, list[dict[str, float]]] = {}
     for name in options.scenes:
-        capture = load_capture(options.root / name, config, None, nobody)
+        capture = load_posed_scene(options.root / name, config, None, nobody)
         points = points_from(only_scene(options.root / name), capture.fitted, options.cache)
         for count in options.views:
             part = few_views(capture, count) if count else capture
             part = replace(part, points=partial(select_points, points, config.points_for(len(part.fitted))))
-            result = fit_capture(part, config, suite, renderer, perceptual)
+            result = fit_posed_scene(part, config, suite, renderer, perceptual)
             scores = {key: float(values.mean()) for key, values in result.scores.items()}
             rows.setdefault(count, []).append(scores)
             print(

@@ -3,7 +3,7 @@
 ``python -m benchmarks.procedural_v1`` makes the rooms, trains, scores and prints the table; every step goes on where it
 was stopped. One base is trained, as the paper starts from one pretrained model. From it each arm trains the paper's
 stage 2 with each seed: *structure* with the condition, *spatial* the same layers for the same steps without it. Both
-paint and fit the same held-out scenes: *easy* views (gap 1) and *hard* ones (gap 3).
+generate and fit the same held-out scenes: *easy* views (gap 1) and *hard* ones (gap 3).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STEPS = ["rooms", "train", "score", "table"]
 ROWS = {  # of the table: title -> method of a record; the first two know no model
     "nearest input view": "nearest_input",
     "3DGS of the two views": "two_views",
-    "painted": "painted",
+    "generated": "generated",
     "splats": "reconx",
 }
 
@@ -151,7 +151,7 @@ def train(recipe: Recipe, seeds: Sequence[int], jobs: int) -> None:
 
 
 def score(recipe: Recipe, seeds: Sequence[int], jobs: int) -> None:
-    """Paint, fit and score the held-out scenes with every run; what needs no model is done with the first alone."""
+    """Generate, fit and score the held-out scenes with every run; what needs no model is done with the first alone."""
     commands = []
     for seed in seeds:
         for arm in ARMS:

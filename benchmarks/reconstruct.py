@@ -21,20 +21,20 @@ from reconx_pl.cli.reconstruct import config_of, reconstruct_parser
 from reconx_pl.data.formats.posed import write_posed
 from reconx_pl.data.formats.readers import only_scene
 from reconx_pl.data.formats.scene import RawScene, frames_in_memory
-from reconx_pl.data.packing.clip_sampling import cut_images
+from reconx_pl.data.packing.clip_sampling import crop_images
 from reconx_pl.data.procedural import procedural_scene, render_scene
 from reconx_pl.evaluation.target_poses import refined_targets
 from reconx_pl.geometry.estimators.colmap import ColmapEstimator
 from reconx_pl.geometry.estimators.default import named_estimator
 from reconx_pl.geometry.similarity import alignment_quality, fit_cameras
 from reconx_pl.metrics.image import psnr, ssim
-from reconx_pl.reconstruction.frames import read_known_cameras
+from reconx_pl.reconstruction.frames import read_input_cameras
 from reconx_pl.reconstruction.run import Reconstructed, reconstruct
 from reconx_pl.reconstruction.settings import FRAMES, ReconstructionConfig
-from reconx_pl.reconstruction.views import cut_views
+from reconx_pl.reconstruction.views import crop_views
 from reconx_pl.splatting.io.scene_files import load_scene
 from reconx_pl.splatting.renderers.choose import default_renderer
-from reconx_pl.training.runs import painter_source
+from reconx_pl.training.runs import view_generator_source
 from reconx_pl.visualization.contact_sheet import SheetRow, contact_sheet, error_image
 
 GAIN = 4.0  # of the error row
@@ -109,15 +109,15 @@ def score(raw: RawScene, made: Reconstructed, names: dict[str, int], held_out: S
     placed = fit_cameras(true[numbers], found)  # the data set's world into the one that was found
     quality = alignment_quality(fit_cameras(found, true[numbers]).transform_cameras(found), true[numbers])
     fitted = next(stage.folder for stage in made.stages if stage.name == FRAMES)
-    size = read_known_cameras(fitted)
+    size = read_input_cameras(fitted)
     height, width = size.height, size.width
-    images, cameras = cut_images(raw, held_out, height, width)
+    images, cameras = crop_images(raw, held_out, height, width)
     moved = placed.transform_cameras(cameras).to(dtype=torch.float32)
     gaussians, renderer = load_scene(made.scene), default_renderer(torch.device("cpu"))
     truth = images.float() / 255
     with torch.no_grad():
         posed = renderer.render(gaussians, moved).color.clamp(0, 1)
-    anchor = cut_views(views, height, width).cameras[0]
+    anchor = crop_views(views, height, width).cameras[0]
     refined = refined_targets(gaussians, truth, moved, anchor, REFINING, renderer)
     with torch.no_grad():
         best = renderer.render(gaussians, refined).color.clamp(0, 1)
@@ -143,7 +143,7 @@ def _nearest(raw: RawScene, given: Sequence[int], held_out: Sequence[int], heigh
     """[M, 3, H, W]: of each held-out view the given photograph whose camera stands nearest."""
     centers = raw.cameras.centers
     distance = torch.cdist(centers[list(held_out)], centers[list(given)])
-    images, _ = cut_images(raw, [given[at] for at in distance.argmin(dim=1).tolist()], height, width)
+    images, _ = crop_images(raw, [given[at] for at in distance.argmin(dim=1).tolist()], height, width)
     return (images.float() / 255).numpy()
 
 
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--procedural", type=int, nargs="*", help="seeds of procedural rooms in place of --root")
     parser.add_argument("--out", type=Path, default=Path("runs/reconstruct"))
     parser.add_argument("--config", type=Path, default=Path("configs/reconstruct_cpu.yaml"))
-    parser.add_argument("--model", help="who paints; default: nobody")
+    parser.add_argument("--model", help="who generates; default: nobody")
     parser.add_argument(
         "--geometry",
         default="colmap",
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = configuration(options.config)
     if options.steps is not None:
         config = replace(config, fit=replace(config.fit, steps=options.steps))
-    painter = None if options.model is None else painter_source(options.model)
+    view_generator = None if options.model is None else view_generator_source(options.model)
     if options.procedural is None:
         cases = [
             (case, options.root / case.scene)
@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cases.append((Case(folder.name, (0, 4, 8), (1, 2, 3, 5, 6, 7)), folder))
     for case, folder in cases:
         raw = only_scene(folder)
-        name = f"{case.scene}-{len(case.given)}-{'painted' if painter else 'photographs'}"
+        name = f"{case.scene}-{len(case.given)}-{'generated' if view_generator else 'photographs'}"
         given = options.out / f"{case.scene}-{len(case.given)}-given"
         names = withheld(raw, case.given, given)
         made = reconstruct(
@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.out / name,
             config,
             ColmapEstimator() if options.geometry == "sparse" else named_estimator(options.geometry),
-            painter,
+            view_generator,
         )
         line = score(raw, made, names, case.held_out, options.out / f"{name}.png")
         print(f"{name}: {len(case.given)} photographs, {len(case.held_out)} held out: {line}", flush=True)

@@ -1,8 +1,8 @@
-"""What confidence and pose refinement bring when a third of the training frames is wrong, as painted frames are.
+"""What confidence and pose refinement bring when a third of the training frames is wrong, as generated frames are.
 
 ``python -m benchmarks.robust_fit SCENE [SCENE ...]``: folders of posed photographs in any format that ``reconx pack``
 reads. Every 8th view is held out. Of the others every third is corrupted (``benchmarks.corruption``) and stands for a
-painted frame; the rest are the known views, and points are triangulated from these alone. What a user has is used and
+generated frame; the rest are the known views, and points are triangulated from these alone. What a user has is used and
 nothing more: the confidence of every frame is its agreement with the cloud (``reprojection_confidence``).
 
 Scores are those of the held-out views at their true poses, mean over the scenes.
@@ -31,7 +31,7 @@ from reconx_pl.splatting.fit import FitConfig, FitResult, fit
 from reconx_pl.splatting.losses import LossWeights, ssim_map
 from reconx_pl.splatting.pose_refinement import PoseRefinement, pose_changes
 from reconx_pl.splatting.renderers.choose import default_renderer
-from reconx_pl.splatting.robust_weights import Agreement
+from reconx_pl.splatting.robust_weights import RobustWeights
 from reconx_pl.types import Cameras, PointCloud
 
 
@@ -43,7 +43,7 @@ class Variant:
     confidence: Literal["uniform", "reprojection", "mask"] = "uniform"
     mode: ConfidenceMode = "mean-log"
     poses: bool = False
-    agreement: bool = False
+    robust_weights: bool = False
 
 
 VARIANTS = {
@@ -55,8 +55,8 @@ VARIANTS = {
     "confidence, linear": Variant(confidence="reprojection", mode="linear"),
     "poses": Variant(poses=True),
     "confidence, poses": Variant(confidence="reprojection", poses=True),
-    "agreement": Variant(agreement=True),
-    "agreement, poses": Variant(poses=True, agreement=True),
+    "robust weights": Variant(robust_weights=True),
+    "agreement, poses": Variant(poses=True, robust_weights=True),
     "mask": Variant(confidence="mask"),
     "mask, poses": Variant(confidence="mask", poses=True),
 }
@@ -89,15 +89,15 @@ class Case:
             config,
             confidence=variant.mode,
             poses=PoseRefinement() if variant.poses else None,
-            agreement=Agreement() if variant.agreement else None,
+            robust_weights=RobustWeights() if variant.robust_weights else None,
         )
         if variant.frames == "clean":
-            return fit(self.frames, self.cameras, None, self.cloud, config, known_views=self.known)
+            return fit(self.frames, self.cameras, None, self.cloud, config, input_views=self.known)
         frames, cameras = self.corrupted.frames, self.corrupted.cameras
         if variant.frames == "known":
             everywhere = range(len(self.known))
-            return fit(frames[self.known], cameras[self.known], None, self.cloud, config, known_views=everywhere)
-        return fit(frames, cameras, self._confidence(variant), self.cloud, config, known_views=self.known)
+            return fit(frames[self.known], cameras[self.known], None, self.cloud, config, input_views=everywhere)
+        return fit(frames, cameras, self._confidence(variant), self.cloud, config, input_views=self.known)
 
     def _confidence(self, variant: Variant) -> Tensor | None:
         match variant.confidence:
@@ -175,7 +175,7 @@ def main() -> None:
                 values = {metric: value.mean() for metric, value in suite(pictures, case.truth).items()}
                 scores[name][case.scene.name] = torch.stack(list(values.values()))
                 note = ""
-                if VARIANTS[name].agreement:
+                if VARIANTS[name].robust_weights:
                     note += f"  told apart: {case.told_apart(case.similarity(result)):.2f}"
                 if VARIANTS[name].poses:
                     before, after = case.pose_error(case.corrupted.cameras), case.pose_error(result.cameras)

@@ -36,7 +36,7 @@ STOCHASTIC = ("ddim, eta 1", "sde-dpm++")
 
 
 class Bench:
-    """Paints the same clips from the same starting noise with any sampler; guidance is the run's own."""
+    """Generates the same clips from the same starting noise with any sampler; guidance is the run's own."""
 
     def __init__(self, run: Path, shards: Path, clips: int) -> None:
         module = load_run(run)
@@ -60,9 +60,9 @@ class Bench:
 
     @torch.inference_mode()
     def latents(self, steps: int, config: SamplingConfig) -> tuple[Tensor, int]:
-        """Painted latents [B, C, T, h, w], and the evaluations of the guided model that they took."""
+        """Generated latents [B, C, T, h, w], and the evaluations of the guided model that they took."""
         own = self.sampling
-        guidance = Guidance(own.view_scale, own.structure_scale, own.rescale, own.batched)
+        guidance = Guidance(own.guidance_scale, own.structure_guidance_scale, own.rescale, own.batched)
         sampler = make_sampler(
             self.network.schedule, config.sampler, steps, config.eta, config.last_step, config.spacing
         )
@@ -79,8 +79,8 @@ class Bench:
     @torch.inference_mode()
     def score(self, latents: Tensor) -> float:
         """Mean PSNR of the frames between the two views, dB."""
-        painted = self.network.decode(latents).float()[:, 1:-1].flatten(0, 1)
-        return float(psnr(painted, self.truth[:, 1:-1].flatten(0, 1)).mean())
+        generated = self.network.decode(latents).float()[:, 1:-1].flatten(0, 1)
+        return float(psnr(generated, self.truth[:, 1:-1].flatten(0, 1)).mean())
 
 
 def gaussian() -> None:
@@ -128,7 +128,7 @@ def main(
     Args:
         run: folder of a training run.
         shards: folder of packed clips.
-        clips: how many of them are painted.
+        clips: how many of them are generated.
         reference_steps: of the converged probability flow.
     """
     torch.set_num_threads(1)

@@ -182,8 +182,8 @@ def measure(name: str, device: str, rounds: int, compiled: bool) -> None:
     unet = built(size, device, False)
     cases: dict[str, Callable[[], object]] = {case: step_of(unet, size, how, device) for case, how in CASES.items()}
     if compiled:
-        twin = built(size, device, True)
-        cases |= {case: step_of(twin, size, how, device) for case, how in COMPILED.items()}
+        meta_model = built(size, device, True)
+        cases |= {case: step_of(meta_model, size, how, device) for case, how in COMPILED.items()}
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.randn(2048, 2048, device=device, dtype=dtype)
         cases[f"matmul, {dtype}".replace("torch.", "")] = partial(torch.mm, a, a)

@@ -12,16 +12,16 @@ from PIL import Image
 from reconx_pl.devices import chosen_device
 from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.files.atomic import written_whole
+from reconx_pl.files.atomic import atomic_write
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.geometry.estimators.default import GeometryName, named_estimator
 from reconx_pl.reconstruction.files import GIVEN
 from reconx_pl.reconstruction.run import reconstruct
 from reconx_pl.reconstruction.settings import ReconstructionConfig
 from reconx_pl.reconstruction.stages import Progress
-from reconx_pl.reconstruction.view_generator import PainterSource
+from reconx_pl.reconstruction.view_generator import ViewGeneratorSource
 from reconx_pl.splatting.io.scene_files import load_scene, save_scene
-from reconx_pl.training.runs import painter_source
+from reconx_pl.training.runs import view_generator_source
 from reconx_pl.types import Cameras, Gaussians
 
 _NOT_PNG = ("CMYK", "YCbCr", "LAB", "HSV", "RGBX")  # modes of colours that PNG cannot hold
@@ -55,7 +55,7 @@ class ReconX:
     """Photographs to scenes (Liu et al., ReconX, 2024).
 
     Args:
-        painter: paints between photographs; None fits to the photographs alone.
+        view_generator: generates between photographs; None fits to the photographs alone.
         geometry: who finds cameras and points: "dust3r", "colmap" or "auto" (``named_estimator``), or an estimator.
         config: defaults of ``reconstruct``.
         device: "auto", "cpu" or "cuda".
@@ -63,12 +63,12 @@ class ReconX:
 
     def __init__(
         self,
-        painter: PainterSource | None,
+        view_generator: ViewGeneratorSource | None,
         geometry: GeometryName | PointMapEstimator = "dust3r",
         config: ReconstructionConfig | None = None,
         device: str = "auto",
     ) -> None:
-        self.painter = painter
+        self.view_generator = view_generator
         self.geometry = geometry
         self.config = config or ReconstructionConfig()
         self.device = chosen_device(device)
@@ -83,11 +83,11 @@ class ReconX:
         sampling: SamplingConfig | None = None,
         device: str = "auto",
     ) -> ReconX:
-        """With a video model, which is loaded when something has to be painted.
+        """With a video model, which is loaded when something has to be generated.
 
         Args:
             model: folder of a training run, folder that ``reconx weights convert`` wrote, or ``owner/name`` on the hub;
-                None goes without painting.
+                None goes without generation.
             geometry: see the class.
             config: see the class.
             sampling: in place of the model's own settings.
@@ -97,8 +97,8 @@ class ReconX:
             MissingWeightsError: no such model.
         """
         chosen = chosen_device(device)
-        painter = None if model is None else painter_source(model, sampling, chosen)
-        return cls(painter, geometry, config, device)
+        view_generator = None if model is None else view_generator_source(model, sampling, chosen)
+        return cls(view_generator, geometry, config, device)
 
     def reconstruct(
         self,
@@ -126,7 +126,7 @@ class ReconX:
             folder,
             config or self.config,
             estimator,
-            self.painter,
+            self.view_generator,
             device=self.device,
             overwrite=overwrite,
             progress=progress,
@@ -147,7 +147,7 @@ def _files(images: Images, folder: Path) -> list[Path]:
             path = folder / GIVEN / f"image_{number:02d}.png"
             picture = image.convert("RGB") if image.mode in _NOT_PNG else image
             try:
-                with written_whole(path) as partial:
+                with atomic_write(path) as partial:
                     picture.save(partial, exif=image.getexif())
             except OSError as error:  # of a mode that PNG has not
                 raise ConfigurationError(

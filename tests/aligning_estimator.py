@@ -25,11 +25,11 @@ class PlaneEstimator:
     def identity(self) -> str:
         return f"plane at {self.depth:g}"
 
-    def estimate(self, images: Tensor, cameras: Cameras | None = None, known: Tensor | None = None) -> Reconstruction:
+    def estimate(self, images: Tensor, cameras: Cameras | None = None, fixed: Tensor | None = None) -> Reconstruction:
         assert cameras is not None
         found = cameras
-        if known is not None:
-            assert bool(known[0]) and bool(known[-1]) and not bool(known.all())
+        if fixed is not None:
+            assert bool(fixed[0]) and bool(fixed[-1]) and not bool(fixed.all())
             ends = cameras[[0, len(cameras) - 1]]
             found = interpolate_cameras(ends, torch.linspace(0, 1, len(cameras), dtype=torch.float64))
         maps = point_map_from_depth(torch.full(images[:, 0].shape, self.depth), found)

@@ -21,7 +21,7 @@ from reconx_pl.diffusion.weights.schedule_buffers import official_buffers
 
 
 def tiny(frames: int, seed: int, *, structure: bool = True, schedule: ScheduleConfig | None = None) -> ReconXDiffusion:
-    """The classes of the full-size model, small, with random towers."""
+    """The classes of the full-size model, small, with random frozen encoders."""
     torch.manual_seed(seed)
     vision = ClipVisionConfig(image_size=28, patch_size=14, width=32, layers=1, head_width=16, embed_dim=16)
     resampler = ResamplerConfig(
@@ -58,12 +58,12 @@ def released(network: ReconXDiffusion) -> dict[str, Tensor]:
     """The complete state dict under the official names, as distributed."""
     state = schedule_buffers(network.schedule.config) | to_official_unet(network.unet.state_dict())
     state |= _compvis_names(network.autoencoder.vae.state_dict(), len(network.autoencoder.config.block_out_channels))
-    towers = {
+    frozen_encoders = {
         "image_proj_model.": network.image_tokens.resampler,
-        "embedder.model.visual.": network.image_tokens.tower.visual,
+        "embedder.model.visual.": network.image_tokens.encoder.visual,
         "cond_stage_model.model.": network.text_tokens.text,
     }
-    for prefix, module in towers.items():
+    for prefix, module in frozen_encoders.items():
         state |= {prefix + name: tensor for name, tensor in module.state_dict().items()}
     state |= {name: torch.full((2,), 0.5) for name in UNUSED}
     return {name: tensor.clone() for name, tensor in state.items()}

@@ -21,7 +21,7 @@ LEVEL = {
     "training": 6, "reconstruction": 6,
     "pipeline": 7, "viewer": 7, "doctor": 7,
     "scene_commands": 8, "benchmark_commands": 8, "benchmarking": 8, "machine_commands": 8,
-    "painters": 8,
+    "view generators": 8,
     "reconstruct_commands": 9, "api": 9,
     "cli": 10,
     "__main__": 11,

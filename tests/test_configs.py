@@ -14,7 +14,7 @@ from benchmarks.procedural_v1 import ARMS, RECIPES, SETS, TRAIN_SEED, VAL_CLIPS,
 from reconx_pl.cli.main import build_evaluate_parser, build_parser
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.sampling.extrapolation import ExtrapolationConfig
-from reconx_pl.reconstruction.orbit_windows import AroundConfig
+from reconx_pl.reconstruction.orbit_windows import OrbitConfig
 
 DEMO = ("demo_base", "demo_stage1", "demo_stage2")
 PROCEDURAL = ("procedural_v1/base", "procedural_v1/base_gpu")
@@ -69,7 +69,7 @@ def test_extrapolation_is_stage_2_but_for_the_second_condition() -> None:
     assert [fit_config(name).model.extrapolation for name in TRAINED if name != "extrapolation"] == [None] * 7
     options = ExtrapolationConfig(**extrapolation.model.extrapolation)
     assert options.range(32) == (8, 23) and options.share < 1  # it does not forget how to interpolate
-    assert 8 <= AroundConfig().second <= 23 and AroundConfig().frames == 32
+    assert 8 <= OrbitConfig().second <= 23 and OrbitConfig().frames == 32
 
 
 @pytest.mark.parametrize(("given", "parsed"), [("false", False), ("[residual, temporal]", ("residual", "temporal"))])
@@ -219,7 +219,7 @@ def test_the_demo_reconstructs_with_what_it_trained_and_as_it_evaluates() -> Non
     )
     trained = fit_config("demo_stage2")
     assert config.model == str(Path(exported(trained)).parent) == evaluation["run"]
-    assert config.painting.frames == evaluation["window"]["frames"]
-    assert (config.painting.height, config.painting.width) == (128, 128)
-    for name in ("confidence", "known_view_weight"):
+    assert config.generation.frames == evaluation["window"]["frames"]
+    assert (config.generation.height, config.generation.width) == (128, 128)
+    for name in ("confidence", "input_view_weight"):
         assert config.fit[name] == evaluation["evaluation"]["fit"][name]

@@ -110,10 +110,10 @@ def gather(out: Path, allow_failed: int = 0) -> None:
         out: folder of an evaluation, --out of evaluate.py --benchmark.
         allow_failed: entries that may fail or be missing without an exit code of 1.
     """
-    report_shortfall(out, BenchmarkPlan.load(out).gather(out), allow_failed)
+    report_missing(out, BenchmarkPlan.load(out).gather(out), allow_failed)
 
 
-def report_shortfall(out: Path, results: Record, allowed: int) -> None:
+def report_missing(out: Path, results: Record, allowed: int) -> None:
     """Say where the table is; raise ReconXError, naming them, if more entries than ``allowed`` have no scores."""
     console.print(f"{out / TABLE}: {results['finished']} entries scored", highlight=False, soft_wrap=True)
     lacking = len(results["failed"]) + len(results["missing"])

@@ -22,14 +22,14 @@ from reconx_pl.evaluation.benchmarks.fetch import index_folder
 from reconx_pl.evaluation.benchmarks.protocol_files import load_protocol
 from reconx_pl.evaluation.benchmarks.run import BenchmarkPlan, benchmark_place
 from reconx_pl.evaluation.benchmarks.scenes import BenchmarkScenes
-from reconx_pl.evaluation.missing import shortfall
+from reconx_pl.evaluation.missing import missing_entries
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import EvaluationConfig, LazyViews, evaluate_scenes, evaluate_views
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.geometry.estimators.default import default_estimator
 from reconx_pl.reconstruction.alignment import estimator_identity
-from reconx_pl.reconstruction.view_generator import NoPainter, Painter
-from reconx_pl.training.runs import load_run, painter_identity
+from reconx_pl.reconstruction.view_generator import NoViewGenerator, ViewGenerator
+from reconx_pl.training.runs import load_run, view_generator_identity
 from reconx_pl.types import Clip
 
 
@@ -60,7 +60,7 @@ def evaluate_benchmark(
     ckpt: Path | None = None,
     indices: Path | None = None,
     scenes: str | None = None,
-    painted: Literal["aligned", "interpolated"] | None = None,
+    generated: Literal["aligned", "interpolated"] | None = None,
     estimator: PointMapEstimator | None = None,
     sampling: SamplingConfig | None = None,
     evaluation: EvaluationConfig | None = None,
@@ -82,12 +82,12 @@ def evaluate_benchmark(
         indices: folder of the index files; None takes $RECONX_INDICES, else the cache.
         scenes: names of scenes or entries, separated by commas, or a number of entries, evenly spaced; the table then
             says that it is of a part of the benchmark.
-        painted: poses of the painted frames in the place of those that the benchmark says; this makes another protocol
-            of it, with another hash.
-        estimator: finds the points of the context views where the benchmark allows no others, and aligns painted
+        generated: poses of the generated frames in the place of those that the benchmark says; this makes another
+            protocol of it, with another hash.
+        estimator: finds the points of the context views where the benchmark allows no others, and aligns generated
             frames; None takes DUSt3R if its weights are at hand, else structure from motion.
         sampling: instead of the run's own sampling settings.
-        evaluation: fit, baselines, frames of a painted clip. Metrics, masks and poses are the benchmark's.
+        evaluation: fit, baselines, frames of a generated clip. Metrics, masks and poses are the benchmark's.
         ablation: what to leave out; its results go into a folder in ``out``, and a table of all rows into ``out``.
         device: "auto", "cpu", "cuda".
         progress: called with what is done now and the share of it that is done.
@@ -96,15 +96,15 @@ def evaluate_benchmark(
         What ``results.json`` holds, but "failed" and "missing" are only those entries that this process answers for.
     """
     protocol = load_protocol(benchmark)
-    if painted is not None:
-        protocol = replace(protocol, poses=replace(protocol.poses, painted=painted))
+    if generated is not None:
+        protocol = replace(protocol, poses=replace(protocol.poses, generated=generated))
     source = BenchmarkScenes(protocol, data, index_folder(indices))
     entries = source.choose([name.strip() for name in scenes.split(",")] if scenes else None)
     rank, world = benchmark_place()
     chosen = chosen_device(device)
     if chosen == "cuda":
         torch.cuda.set_device(rank % torch.cuda.device_count())
-    if estimator is None and (protocol.geometry == "inputs" or protocol.poses.painted == "aligned"):
+    if estimator is None and (protocol.geometry == "inputs" or protocol.poses.generated == "aligned"):
         estimator = default_estimator(Path(data), f"points that {protocol.name} allows")
     ablation = ablation or Ablation()
     wanted, folder = ablation.evaluation(evaluation or EvaluationConfig()), ablation.out(Path(out))
@@ -112,10 +112,10 @@ def evaluate_benchmark(
         wanted,
         metrics=protocol.metrics,
         masks=protocol.masks,
-        pose_policy=protocol.poses.painted,
+        pose_policy=protocol.poses.generated,
         refine_test_poses=wanted.refine_test_poses or protocol.poses.test_pose_refinement,
     )
-    painter, identity = chosen_painter(*run_of(ckpt), sampling, ablation, chosen)
+    view_generator, identity = chosen_view_generator(*run_of(ckpt), sampling, ablation, chosen)
     plan = BenchmarkPlan(
         protocol,
         tuple(entry.key for entry in entries),
@@ -128,7 +128,7 @@ def evaluate_benchmark(
     plan.save(folder)
     results = evaluate_views(
         [LazyViews(entry.key, partial(source.views, entry)) for entry in entries],
-        painter,
+        view_generator,
         config,
         folder,
         rank,
@@ -141,7 +141,7 @@ def evaluate_benchmark(
     )
     plan.write_tables(folder, results)
     write_ablation_table(Path(out))
-    return shortfall(results, plan.entries[rank::world])
+    return missing_entries(results, plan.entries[rank::world])
 
 
 def evaluation_clips(
@@ -168,25 +168,25 @@ def evaluation_clips(
         yield clip
 
 
-def chosen_painter(
+def chosen_view_generator(
     run: Path | None, weights: Path | None, sampling: SamplingConfig | None, ablation: Ablation, device: str
-) -> tuple[Painter, str]:
-    """The painter of an evaluation on ``device``, and what identifies it in results.
+) -> tuple[ViewGenerator, str]:
+    """The view generator of an evaluation on ``device``, and what identifies it in results.
 
     Raises:
-        ConfigurationError: no run, and frames are to be painted.
+        ConfigurationError: no run, and frames are to be generated.
         MissingWeightsError, BadWeightsError: as ``load_run``.
     """
     if ablation.no_diffusion:
-        return NoPainter(), NoPainter.identity
+        return NoViewGenerator(), NoViewGenerator.identity
     if run is None:
-        raise ConfigurationError("name the training run whose model paints, or leave painting out: --no-diffusion")
+        raise ConfigurationError("name the training run whose model generates, or leave generation out: --no-diffusion")
     module = load_run(run, weights)
     settings = ablation.sampling(sampling or module.sampling)
     if not settings.offload:
         module.to(device)
-    painter = module.painter(settings, device)
-    return painter, painter_identity(painter)
+    view_generator = module.view_generator(settings, device)
+    return view_generator, view_generator_identity(view_generator)
 
 
 def evaluate(
@@ -208,7 +208,7 @@ def evaluate(
     device: str = "auto",
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Any]:
-    """Paint, fit and score held-out clips with a trained model, and write the report.
+    """Generate, fit and score held-out clips with a trained model, and write the report.
 
     Args:
         out: folder of the report; finished scenes in it are kept.
@@ -216,7 +216,7 @@ def evaluate(
         shards: folder of packed clips.
         scene: folder of photographs, with poses or without, instead of shards.
         estimator: finds the points of ``scene``, in the place of depth or points that came with it; None takes those,
-            and structure from motion where there are none. It aligns the painted frames, of clips too, if
+            and structure from motion where there are none. It aligns the generated frames, of clips too, if
             ``evaluation.pose_policy`` is "aligned".
         poses: "dataset" gives the poses of ``scene`` to the estimator; "estimated" lets it find its own and records how
             well they agree.
@@ -237,13 +237,13 @@ def evaluate(
     """
     ablation = ablation or Ablation()
     chosen = chosen_device(device)
-    painter, identity = chosen_painter(run, weights, sampling, ablation, chosen)
+    view_generator, identity = chosen_view_generator(run, weights, sampling, ablation, chosen)
     folder, config = ablation.out(Path(out)), ablation.evaluation(evaluation or EvaluationConfig())
     only_aligns = shards is not None and config.pose_policy == "aligned"
     finder = None if only_aligns else estimator
     results = evaluate_scenes(
         evaluation_clips(shards, scene, window or SceneWindow(), clips, finder, poses, views),
-        painter,
+        view_generator,
         config,
         folder,
         model=identity,

@@ -15,7 +15,7 @@ from rich.logging import RichHandler
 
 from reconx_pl.cli.benchmarks import COMMANDS as BENCHMARK_COMMANDS
 from reconx_pl.cli.benchmarks import add_actions as add_benchmark_actions
-from reconx_pl.cli.benchmarks import report_shortfall
+from reconx_pl.cli.benchmarks import report_missing
 from reconx_pl.cli.console import console, progress_bar, share_bar
 from reconx_pl.cli.reconstruct import SUMMARY as RECONSTRUCT
 from reconx_pl.cli.reconstruct import reconstruct_parser, run_reconstruct
@@ -101,7 +101,7 @@ def pack(out: Path, **options: Any) -> None:
 
 
 def cache(shards: Path, out: Path, **options: Any) -> None:
-    """Copy shards with clouds and what frozen towers make of every clip; run it again to go on after an interruption.
+    """Copy shards with clouds and what frozen encoders make of every clip; run it again to go on after an interruption.
 
     The arguments are those of ``reconx_pl.training.precompute.cache_shards``.
     """
@@ -357,7 +357,7 @@ def evaluate_main(args: list[str] | None = None) -> None:
             results = _evaluation(benchmark)(**chosen, ablation=ablation, progress=step)
         out = ablation.out(Path(chosen["out"]))
         if benchmark:
-            report_shortfall(out, results, allowed)
+            report_missing(out, results, allowed)
         elif not results["complete"]:
             raise ReconXError(f"{out}: {unfinished(results)}")
 

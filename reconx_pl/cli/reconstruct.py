@@ -14,7 +14,7 @@ from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.devices import chosen_device
 from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
-from reconx_pl.files.atomic import written_whole
+from reconx_pl.files.atomic import atomic_write
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.geometry.estimators.default import GeometryName, named_estimator
 from reconx_pl.reconstruction.files import REPORT
@@ -25,7 +25,7 @@ from reconx_pl.reconstruction.settings import STAGES, ReconstructionConfig, Stag
 SETTINGS = "settings.yaml"  # in the folder of results: what --resume goes on with
 SUMMARY = "Turn photographs into a scene of Gaussians; give it again to go on after an interruption."
 NO_MODEL = (
-    "painting between the photographs needs a model, and none was named (--model). Two ways to one: train it "
+    "generating between the photographs needs a model, and none was named (--model). Two ways to one: train it "
     "(`python train.py fit -c configs/stage2.yaml`, then --model runs/re10k/stage2; docs/training.md), or fetch one "
     "(`reconx weights list`; the base model, without ReconX's training: `reconx weights fetch "
     "dynamicrafter-512-interp`, `reconx weights convert`, then --model FOLDER). To go without, with the "
@@ -52,9 +52,12 @@ def reconstruct_parser() -> ArgumentParser:
         "--estimator", type=PointMapEstimator | None, default=None, help="a class of your own, in place of --geometry"
     )
     parser.add_argument(
-        "--model", type=str | None, default=None, help="who paints: folder of a training run, or of converted weights"
+        "--model",
+        type=str | None,
+        default=None,
+        help="who generates: folder of a training run, or of converted weights",
     )
-    parser.add_argument("--no-diffusion", action="store_true", help="paint nothing: fit to the photographs alone")
+    parser.add_argument("--no-diffusion", action="store_true", help="generate nothing: fit to the photographs alone")
     parser.add_class_arguments(ReconstructionConfig)
     parser.add_argument("--sampling", type=SamplingConfig | None, default=None, help="in place of the model's own")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
@@ -87,13 +90,13 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
         raise ConfigurationError("name photographs, a folder of them or a video: reconx reconstruct PHOTOS -o OUT")
     config = config_of(options)
     device = chosen_device(options["device"])
-    painter = None
+    view_generator = None
     if not options["no_diffusion"]:
         if options["model"] is None:
             raise MissingWeightsError(NO_MODEL)
-        from reconx_pl.training.runs import painter_source  # brings Lightning along, which takes its time
+        from reconx_pl.training.runs import view_generator_source  # brings Lightning along, which takes its time
 
-        painter = painter_source(options["model"], options["sampling"], device)
+        view_generator = view_generator_source(options["model"], options["sampling"], device)
     estimator = options["estimator"] or named_estimator(options["geometry"], device)
     with progress_bar(None) as show:
 
@@ -105,7 +108,7 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
             out,
             config,
             estimator,
-            painter,
+            view_generator,
             device=device,
             stages=options["stages"] or STAGES,
             overwrite=options["overwrite"],
@@ -160,5 +163,5 @@ def _keep(parser: ArgumentParser, chosen: Namespace, out: Path) -> None:
         content["model"] = str(Path(content["model"]).absolute())
     for name in ("resume", "stages", "overwrite", "out", "config"):
         content.pop(name, None)
-    with storage(out), written_whole(out / SETTINGS) as partial:
+    with storage(out), atomic_write(out / SETTINGS) as partial:
         partial.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

@@ -88,7 +88,7 @@ def render(
     from reconx_pl.devices import chosen_device
     from reconx_pl.splatting.renderers.choose import default_renderer
     from reconx_pl.visualization.color_maps import depth_colors
-    from reconx_pl.visualization.flythrough import fly
+    from reconx_pl.visualization.flythrough import render_flythrough
     from reconx_pl.visualization.video import write_mp4
 
     if out.suffix != ".mp4":
@@ -103,15 +103,15 @@ def render(
     flown_cameras = _flown(only_scene(cameras).cameras, gaussians, path, frames, width)
     renderer = default_renderer(chosen)
     with progress_bar(len(flown_cameras)) as step:
-        flight = fly(
+        flythrough = render_flythrough(
             _on(gaussians, chosen, background),
             flown_cameras,
             renderer,
             progress=lambda done, total: step("rendering", done, total),
         )
-    write_mp4(flight.frames, out, fps)
+    write_mp4(flythrough.frames, out, fps)
     if depth:
-        write_mp4(depth_colors(flight.depth), depth_out, fps)
+        write_mp4(depth_colors(flythrough.depth), depth_out, fps)
     console.print(f"{out}: {len(flown_cameras)} frames of {flown_cameras.width} x {flown_cameras.height}")
 
 

@@ -45,7 +45,7 @@ class ShardDataModule(LightningDataModule):
             lets none pass. Until then each is logged once by name and replaced by another clip.
         shuffle: False trains in the order of the shards.
         shuffle_buffer: undecoded clips (about half a megabyte each at 32 x 256 x 256) that a worker shuffles among.
-        cached: read what ``reconx cache`` made of the clips with the network's frozen towers, instead of decoding the
+        cached: read what ``reconx cache`` made of the clips with the network's frozen encoders, instead of decoding the
             frames for them to run on; in training, validation and test, not in prediction. The order of the clips is
             the same. Shards without the caches of these very weights are refused.
         on_change: what to do with a checkpoint of other shards, batch size, ranks, workers, accumulation, seed or
@@ -133,7 +133,7 @@ class ShardDataModule(LightningDataModule):
         return self._pass(self.test or self.val, self._cached_inputs())
 
     def predict_dataloader(self) -> DataLoader[ClipBatch] | list[Any]:
-        """The clips that ``train.py predict`` paints: those of ``test``, with their frames."""
+        """The clips that ``train.py predict`` generates: those of ``test``, with their frames."""
         return self._pass(self.test or self.val, None)
 
     def clips(self, split: Literal["val", "test"], limit: int | None = None) -> Iterator[Clip]:
@@ -159,7 +159,7 @@ class ShardDataModule(LightningDataModule):
         return _Loader(clips, **self._loader_arguments(min(self.num_workers, len(clips))))
 
     def _cached_inputs(self) -> CachedInputs | None:
-        """Which caches stand in for the towers of the network that is trained."""
+        """Which caches stand in for the frozen encoders of the network that is trained."""
         if not self.cached:
             return None
         ask = getattr(self.trainer and self.trainer.lightning_module, "cached_inputs", None)

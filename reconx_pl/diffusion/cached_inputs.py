@@ -13,11 +13,11 @@ def cached_inputs(autoencoder: nn.Module, image_tokens: nn.Module) -> CachedInpu
     """The members that stand in for these two parts; hashes their weights.
 
     Raises:
-        ConfigurationError: neither has a frozen tower.
+        ConfigurationError: neither has a frozen encoder.
     """
     moments = clip = None
     if isinstance(autoencoder, PosteriorAutoencoder):
         moments = cache_name("moments", autoencoder.fingerprint())
     if isinstance(image_tokens, ClipImageTokens):
-        clip = cache_name("clip", image_tokens.tower.fingerprint())
+        clip = cache_name("clip", image_tokens.encoder.fingerprint())
     return CachedInputs(moments, clip)

@@ -55,7 +55,7 @@ class ReconXDiffusion(nn.Module):
         structure: sizes of the structure encoder; None builds a model without structure guidance.
         schedule: noise schedule and prediction target.
         dropout: shares of conditions dropped in training.
-        caption: stands in where a clip has no caption. The paper says nothing of captions; "" tells the text tower
+        caption: stands in where a clip has no caption. The paper says nothing of captions; "" tells the text encoder
             nothing; one sentence for all clips, as ViewCrafter has it, is the alternative.
         captions: "clip" reads the clips' own captions, "fixed" gives every clip ``caption``.
 
@@ -132,7 +132,7 @@ class ReconXDiffusion(nn.Module):
         return load_pretrained(place, revision, device, dtype)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write the whole network, frozen towers included: ``model.safetensors``, ``config.json``, a model card.
+        """Write the whole network, frozen encoders included: ``model.safetensors``, ``config.json``, a model card.
 
         Args:
             folder: is made if need be; the files in it are replaced.
@@ -155,10 +155,10 @@ class ReconXDiffusion(nn.Module):
         return latents.unflatten(0, frames.shape[:2]).transpose(1, 2).contiguous()
 
     def cached_inputs(self) -> CachedInputs:
-        """Which members of a cached shard stand in for this network's frozen towers.
+        """Which members of a cached shard stand in for this network's frozen encoders.
 
         Raises:
-            ConfigurationError: it has no frozen towers.
+            ConfigurationError: it has no frozen encoders.
         """
         return cached_inputs(self.autoencoder, self.image_tokens)
 
@@ -178,12 +178,13 @@ class ReconXDiffusion(nn.Module):
         points: Tensor | None = None,  # [B, N, 3] in the first camera's frame, farthest-point order
         captions: Sequence[str] | None = None,  # None: no captions
         dropped: Dropped | None = None,
-        first_features: Tensor | None = None,  # [B, M, D] what the image tower gives for the first frame
-        second: Tensor | None = None,  # [B] int64 frames in 1, ..., T - 1 where the second latent sits; None: T - 1
+        first_features: Tensor | None = None,  # [B, M, D] what the image encoder gives for the first frame
+        end_condition_frame: Tensor
+        | None = None,  # [B] int64 frames in 1, ..., T - 1 where the second latent sits; None: T - 1
     ) -> Conditions:
         """Everything that the U-Net is told about a clip of ``frames`` frames (PAPER: section 4).
 
-        Frames after ``second`` are extrapolated; ``points`` must then hold nothing that only they see
+        Frames after ``end_condition_frame`` are extrapolated; ``points`` must then hold nothing that only they see
         (``extrapolation.seen_points``).
         """
         batch, device = first_latent.shape[0], first_latent.device
@@ -196,19 +197,19 @@ class ReconXDiffusion(nn.Module):
         elif first_frame is not None:
             image = self.image_tokens(first_frame if dropped is None else drop_images(first_frame, dropped.image))
         else:
-            raise ConfigurationError("the first frame is needed, or what the image tower gives for it")
+            raise ConfigurationError("the first frame is needed, or what the image encoder gives for it")
         if image.ndim == 4 and image.shape[1] != frames:
             raise ConfigurationError(
                 f"asked for {frames} frames of a model whose resampler has queries for {image.shape[1]} (its "
-                f"video_length or frames): paint {image.shape[1]} frames, or build it for {frames} and load the "
+                f"video_length or frames): generate {image.shape[1]} frames, or build it for {frames} and load the "
                 "weights into that, which adapts the queries (docs/weights.md)"
             )
         concat = first_latent.new_zeros(batch, first_latent.shape[1], frames, *first_latent.shape[2:])
         concat[:, :, 0] = first_latent
-        if second is None:
+        if end_condition_frame is None:
             concat[:, :, -1] = second_latent
         else:
-            concat[torch.arange(batch, device=device), :, second.to(device)] = second_latent
+            concat[torch.arange(batch, device=device), :, end_condition_frame.to(device)] = second_latent
         structure_tokens = None
         if self.structure_encoder is not None and points is not None:
             structure_tokens = self.structure_encoder(points)  # [B, S, D]
@@ -226,14 +227,23 @@ class ReconXDiffusion(nn.Module):
         views: Tensor,  # [B, 2, 3, H, W] first frame, and last frame or frame ``second``, in [0, 1]
         fps: Tensor,  # [B]
         frames: int,
-        points: Tensor | None = None,  # [B, N, 3] in the first camera's frame; None paints without structure
+        points: Tensor | None = None,  # [B, N, 3] in the first camera's frame; None generates without structure
         captions: Sequence[str] | None = None,
         generator: torch.Generator | None = None,
-        second: Tensor | None = None,  # [B] int64, see ``conditions``
+        end_condition_frame: Tensor | None = None,  # [B] int64, see ``conditions``
     ) -> ConditionSets:
         """What guidance compares: the latents alone, with text and image, with everything (PAPER: section 5)."""
         latents, first = self.encode(views, generator), views[:, 0]
-        full = self.conditions(first, latents[:, :, 0], latents[:, :, -1], fps, frames, points, captions, second=second)
+        full = self.conditions(
+            first,
+            latents[:, :, 0],
+            latents[:, :, -1],
+            fps,
+            frames,
+            points,
+            captions,
+            end_condition_frame=end_condition_frame,
+        )
         return ConditionSets.from_full(full, self.text_tokens.null(), self.image_tokens.null(first))
 
     def forward(self, x: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
@@ -288,21 +298,21 @@ class ReconXDiffusion(nn.Module):
         structure: bool = True,
         drop: bool = True,
         recorded: RecordedDraws | None = None,
-        second: Tensor | None = None,
+        end_condition_frame: Tensor | None = None,
     ) -> DiffusionLoss:
         """The diffusion objective on a batch of clips (PAPER: section 6).
 
         Args:
             batch: clips on the model's device; frames may still be uint8. Where it has caches, these are used and
-                no frozen tower runs; the same numbers are drawn.
+                no frozen encoder runs; the same numbers are drawn.
             generator: draws condition drops, posterior noise, timesteps and noise, in this order; None where all of
                 them are recorded.
             structure: False trains without the structure condition (stage 1).
             drop: False keeps every condition (validation).
             recorded: numbers that are given instead of drawn.
-            second: [B] int64 frames of the second condition (``ExtrapolationConfig.draw``); None is the last frame of
-                every clip. With structure a clip is then told of the points that its two conditions see, and keeps its
-                last frame where these are fewer than structure tokens.
+            end_condition_frame: [B] int64 frames of the second condition (``ExtrapolationConfig.draw``); None is the
+                last frame of every clip. With structure a clip is then told of the points that its two conditions see,
+                and keeps its last frame where these are fewer than structure tokens.
 
         Raises:
             ConfigurationError: the batch's caches were made by other weights.
@@ -319,12 +329,12 @@ class ReconXDiffusion(nn.Module):
         points = None
         if structure and self.structure_encoder is not None:
             points = batch["points"]  # [B, N, 3]
-            if second is not None:
+            if end_condition_frame is not None:
                 factor, tokens = self.autoencoder.factor, self.structure_encoder.config.tokens
                 size = latents.shape[-2] * factor, latents.shape[-1] * factor
-                points, second = seen_in_batch(batch, second, size, tokens)
+                points, end_condition_frame = seen_in_batch(batch, end_condition_frame, size, tokens)
             points = relative_to_first(points, batch["world_to_camera"][:, 0])
-        at = latents.shape[2] - 1 if second is None else second.to(latents.device)
+        at = latents.shape[2] - 1 if end_condition_frame is None else end_condition_frame.to(latents.device)
         conditions = self.conditions(
             None if frames is None else frames[:, 0],
             latents[:, :, 0],
@@ -335,7 +345,7 @@ class ReconXDiffusion(nn.Module):
             batch["caption"],
             dropped,
             features,
-            second,
+            end_condition_frame,
         )
         return diffusion_loss(
             lambda x, t: self(x, t, conditions),

@@ -1,4 +1,4 @@
-"""Paints the frames between two views, and after them, with a trained model (PAPER: sections 4 and 5)."""
+"""Generates the frames between two views, and after them, with a trained model (PAPER: sections 4 and 5)."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ class SamplingConfig:
     """How frames are sampled. The paper names DDIM and multi-condition guidance, but no numbers: these are the base's.
 
     Args:
-        steps: evaluations of the guided model.
+        num_inference_steps: evaluations of the guided model.
         sampler: "ddim" (base model) or a second-order solver, see ``make_sampler`` and docs/sampling.md.
         eta: of DDIM alone: 0 is deterministic, 1 (base model, and None) adds the full noise back.
-        view_scale: guidance towards text and image (base model: 7.5).
-        structure_scale: guidance towards the point cloud (ours: as strong as towards the views).
-        rescale: guidance rescale against over-saturation (base model: 0.7).
+        guidance_scale: guidance towards text and image (base model: 7.5).
+        structure_guidance_scale: guidance towards the point cloud (ours: as strong as towards the views).
+        guidance_rescale: guidance rescale against over-saturation (base model: 0.7).
         last_step: of DDIM alone: "official" (and None) repeats the original's last-step rescale, "corrected" undoes it.
         spacing: which diffusion steps are visited; None is the sampler's own, "trailing" for DDIM and "quadratic" for
             the solvers.
         batched: one pass over all guidance branches (False: one after the other, for small GPUs).
-        structure: False paints without the structure condition (the ablation).
+        structure: False generates without the structure condition (the ablation).
         precision: "bf16" runs the model in bfloat16 autocast; latents and sampler stay float32.
         offload: keep the encoders, the U-Net and the decoder on the CPU and bring each to the device only while it
             works, for GPUs that cannot hold all of them at once.
     """
 
-    steps: int = 50
+    num_inference_steps: int = 50
     sampler: SamplerName = "ddim"
     eta: float | None = None
-    view_scale: float = 7.5
-    structure_scale: float = 7.5
-    rescale: float = 0.7
+    guidance_scale: float = 7.5
+    structure_guidance_scale: float = 7.5
+    guidance_rescale: float = 0.7
     last_step: LastStep | None = None
     spacing: Spacing | None = None
     batched: bool = True
@@ -55,13 +55,13 @@ class SamplingConfig:
     offload: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ConfigurationError(f"sampling.steps must be at least 1, got {self.steps}")
+        if self.num_inference_steps < 1:
+            raise ConfigurationError(f"sampling.steps must be at least 1, got {self.num_inference_steps}")
         check_sampler(self.sampler, self.eta, self.last_step)
 
 
-class DiffusionPainter:
-    """Paints clips: looks at the first and the last frame, at the cloud and at the first camera, and at nothing else.
+class SamplingPipeline:
+    """Generates clips: looks at the first and the last frame, at the cloud and at the first camera, and at nothing else.
 
     Where the second known view is not the last frame, it looks at that view instead, and at its camera.
 
@@ -86,17 +86,17 @@ class DiffusionPainter:
         self.device = here if device is None else torch.device(device)
         if self.device.type != here.type and not self.config.offload:
             raise ConfigurationError(
-                f"the network is on {here}, painting on {self.device} was asked for: move it there, or set "
+                f"the network is on {here}, generation on {self.device} was asked for: move it there, or set "
                 "sampling.offload"
             )
 
-    def paint(
+    def generate(
         self,
         clip: Clip,
         generator: torch.Generator | None = None,
         progress: Callable[[int, int], None] | None = None,
         *,
-        second: int | None = None,
+        end_condition_frame: int | None = None,
     ) -> Tensor:
         """Frames [T, 3, H, W] in [0, 1] of a clip of which two are known.
 
@@ -104,26 +104,28 @@ class DiffusionPainter:
             clip: T frames of which only the first and the second known one are looked at.
             generator: of the model's device; draws the starting noise.
             progress: called with (step, steps).
-            second: the frame, 1 to T - 1, of the second known view; those after it are extrapolated, which takes a
-                model that was trained so (``ExtrapolationConfig``). The model is then told of no points but those that
-                the two views see. None is the last frame and the whole cloud.
+            end_condition_frame: the frame, 1 to T - 1, of the second known view; those after it are extrapolated, which
+                takes a model that was trained so (``ExtrapolationConfig``). The model is then told of no points but
+                those that the two views see. None is the last frame and the whole cloud.
 
         Raises:
             BadSceneError: the model has a structure branch and the clip, or what the two views see of its cloud, has
                 too few points.
-            ConfigurationError: ``second`` is no frame of the clip.
+            ConfigurationError: ``end_condition_frame`` is no frame of the clip.
         """
         count = clip.frames.shape[0]
-        if second is not None and not 0 < second < count:
-            raise ConfigurationError(f"the second known view is one of the frames 1 to {count - 1}, got {second}")
-        views = [0, count - 1 if second is None else second]
+        if end_condition_frame is not None and not 0 < end_condition_frame < count:
+            raise ConfigurationError(
+                f"the second known view is one of the frames 1 to {count - 1}, got {end_condition_frame}"
+            )
+        views = [0, count - 1 if end_condition_frame is None else end_condition_frame]
         points = None
         if self.uses_structure and clip.cloud is not None:
             points = clip.cloud.points
-            if second is not None:
+            if end_condition_frame is not None:
                 points = self._seen(points, clip, views)
             points = relative_to_first(points[None], clip.cameras.world_to_camera[:1])  # [1, N, 3]
-        painted = self.paint_views(
+        generated = self.generate_views(
             clip.images[views][None],
             torch.tensor([clip.fps]),
             count,
@@ -132,9 +134,9 @@ class DiffusionPainter:
             [clip.caption],
             generator,
             progress,
-            second=None if second is None else torch.tensor([second]),
+            end_condition_frame=None if end_condition_frame is None else torch.tensor([end_condition_frame]),
         )
-        return painted[0].cpu()
+        return generated[0].cpu()
 
     def _seen(self, points: Tensor, clip: Clip, views: list[int]) -> Tensor:
         tokens = self.network.structure_encoder.config.tokens  # type: ignore[union-attr]
@@ -148,11 +150,11 @@ class DiffusionPainter:
 
     @property
     def uses_structure(self) -> bool:
-        """Whether painting takes a point cloud."""
+        """Whether generation takes a point cloud."""
         return self.network.structure_encoder is not None and self.config.structure
 
     @torch.no_grad()  # sharded weights cannot be gathered in inference mode
-    def paint_views(
+    def generate_views(
         self,
         views: Tensor,  # [B, 2, 3, H, W] first frame, and last frame or frame ``second``, in [0, 1]
         fps: Tensor,  # [B] frames a second
@@ -163,17 +165,20 @@ class DiffusionPainter:
         generator: torch.Generator | None = None,
         progress: Callable[[int, int], None] | None = None,
         *,
-        second: Tensor | None = None,  # [B] int64 frames, see ``paint``; ``points`` are taken as they are
+        end_condition_frame: Tensor
+        | None = None,  # [B] int64 frames, see ``generate``; ``points`` are taken as they are
     ) -> Tensor:
-        """As ``paint`` for a batch of clips: [B, T, 3, H, W] in [0, 1] on the model's device.
+        """As ``generate`` for a batch of clips: [B, T, 3, H, W] in [0, 1] on the model's device.
 
         Raises:
             BadSceneError: the model has a structure branch and there are too few points; names ``keys``.
-            ConfigurationError: ``second`` is no frame of the clips.
+            ConfigurationError: ``end_condition_frame`` is no frame of the clips.
         """
-        if second is not None and not bool(((second > 0) & (second < frames)).all()):
+        if end_condition_frame is not None and not bool(
+            ((end_condition_frame > 0) & (end_condition_frame < frames)).all()
+        ):
             raise ConfigurationError(
-                f"second known views are frames 1 to {frames - 1} of their clips, got {second.tolist()}"
+                f"second known views are frames 1 to {frames - 1} of their clips, got {end_condition_frame.tolist()}"
             )
         network, config = self.network, self.config
         device, home = self.device, "cpu" if config.offload else None
@@ -182,11 +187,19 @@ class DiffusionPainter:
         encoders = network.autoencoder, network.image_tokens, network.text_tokens, network.structure_encoder
         with resident(device, home, *encoders):
             sets = network.condition_sets(
-                views.to(device), fps.to(device), frames, cloud, captions, generator, second=second
+                views.to(device),
+                fps.to(device),
+                frames,
+                cloud,
+                captions,
+                generator,
+                end_condition_frame=end_condition_frame,
             )
-        guidance = Guidance(config.view_scale, config.structure_scale, config.rescale, config.batched)
+        guidance = Guidance(
+            config.guidance_scale, config.structure_guidance_scale, config.guidance_rescale, config.batched
+        )
         sampler = make_sampler(
-            network.schedule, config.sampler, config.steps, config.eta, config.last_step, config.spacing
+            network.schedule, config.sampler, config.num_inference_steps, config.eta, config.last_step, config.spacing
         )
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
         with autocast, resident(device, home, network.unet, network.schedule):
@@ -201,7 +214,7 @@ class DiffusionPainter:
             return network.decode(latents).float()
 
     def _points(self, points: Tensor | None, keys: Sequence[str], device: torch.device) -> Tensor | None:
-        """As many points as the structure encoder was made for; None where painting goes without structure."""
+        """As many points as the structure encoder was made for; None where generation goes without structure."""
         encoder = self.network.structure_encoder
         if encoder is None or not self.config.structure:
             return None

@@ -10,7 +10,7 @@ from typing import Any
 from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.evaluation.records import SUMMARY
 from reconx_pl.evaluation.settings import EvaluationConfig
-from reconx_pl.files.atomic import written_whole
+from reconx_pl.files.atomic import atomic_write
 from reconx_pl.files.json_files import read_json
 
 FOLDER, TABLE = "ablation", "ablation.md"
@@ -38,13 +38,13 @@ class Ablation:
     """What an evaluation goes without (paper, table V).
 
     Args:
-        no_structure: paint without the structure condition. Of a model that was trained with it this takes a condition
-            away; the paper's claim is of a model trained without at equal budget, which is another checkpoint (stage
-            ``spatial``).
-        no_confidence: every pixel of every painted frame counts alike, C_i = 1, and agreement with the scene is not
+        no_structure: generate without the structure condition. Of a model that was trained with it this takes a
+            condition away; the paper's claim is of a model trained without at equal budget, which is another checkpoint
+            (stage ``spatial``).
+        no_confidence: every pixel of every generated frame counts alike, C_i = 1, and agreement with the scene is not
             judged either.
         no_lpips: the fit's loss without LPIPS.
-        no_diffusion: nothing is painted; the scene is fitted to the input views alone.
+        no_diffusion: nothing is generated; the scene is fitted to the input views alone.
         random_init: Gaussians start at random places, as many as otherwise.
     """
 
@@ -68,7 +68,7 @@ class Ablation:
         """The settings without those parts."""
         fit, points = config.fit, config.points
         if self.no_confidence:
-            config, fit = replace(config, confidence="uniform"), replace(fit, agreement=None)
+            config, fit = replace(config, confidence="uniform"), replace(fit, robust_weights=None)
         if self.no_lpips:
             fit = replace(fit, loss=replace(fit.loss, lpips=0.0))
         if self.random_init:
@@ -87,8 +87,8 @@ class Ablation:
     def named(cls, name: str) -> Ablation | None:
         """The reverse of ``name``; None where it is none."""
         flags = [] if name == "full" else name.replace("-", "_").split("+")
-        known = {item.name for item in fields(cls)}
-        return cls(**dict.fromkeys(flags, True)) if set(flags) <= known else None
+        input_places = {item.name for item in fields(cls)}
+        return cls(**dict.fromkeys(flags, True)) if set(flags) <= input_places else None
 
 
 def ablation_table(out: Path) -> str:
@@ -147,6 +147,6 @@ def write_ablation_table(out: Path) -> Path | None:
     if not (out / FOLDER).is_dir():
         return None
     path = out / TABLE
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(ablation_table(out), encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""What the painted scene is compared with on the same targets."""
+"""What the generated scene is compared with on the same targets."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from reconx_pl.geometry.point_maps import view_cloud
 from reconx_pl.types import Cameras, PointCloud
 
 METHODS = {
-    "reconx": "ReconX: splats fitted to the painted frames",
+    "reconx": "ReconX: splats fitted to the generated frames",
     "reconx_refined": "ReconX (test poses refined)",
-    "painted": "Painted frames themselves",
+    "generated": "Generated frames themselves",
     "two_views": "Splats from the two input views alone",
     "contexts": "Splats from the context views alone",
     "depth_warp": "Context views warped by their depth",

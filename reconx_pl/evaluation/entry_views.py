@@ -22,7 +22,7 @@ class BenchmarkViews:
         context_images: [C, 3, H, W] float32 in [0, 1], C >= 2, in the order in which they are visited.
         context_cameras: C views, true.
         context_indices: C frame numbers in the source.
-        target_images: [V, 3, H, W], never shown to painter, geometry or fit.
+        target_images: [V, 3, H, W], never shown to view generator, geometry or fit.
         target_cameras: V views, true.
         target_indices: V frame numbers in the source.
         target_masks: [V, H, W] bool, True where a target is scored; None scores all of it.
@@ -30,7 +30,7 @@ class BenchmarkViews:
         context_confidence: [C, H, W] of that depth, as DUSt3R gives it; None where it is not known.
         cloud: points of the scene's geometry, farthest-point order; None where there is none.
         geometry: where depth or cloud come from, for the record.
-        fps: frames a second that a painted clip is said to have.
+        fps: frames a second that a generated clip is said to have.
         caption: text that belongs to the scene.
     """
 

@@ -11,35 +11,35 @@ from torch import Tensor
 
 from reconx_pl.evaluation.scene_result import SceneResult
 from reconx_pl.evaluation.settings import EvaluationConfig
-from reconx_pl.files.atomic import written_whole
+from reconx_pl.files.atomic import atomic_write
 from reconx_pl.geometry.cameras import interpolate_cameras
 from reconx_pl.splatting.io.ply import save_ply
 from reconx_pl.splatting.renderers.base import Renderer
 from reconx_pl.types import Cameras, Gaussians
 from reconx_pl.visualization.color_maps import confidence_colors, depth_colors
 from reconx_pl.visualization.contact_sheet import SheetRow, contact_sheet, error_image, spread, stacked
-from reconx_pl.visualization.flythrough import Flight, fly
+from reconx_pl.visualization.flythrough import Flythrough, render_flythrough
 from reconx_pl.visualization.video import write_mp4
 
-FLIGHT_FRAMES, FLIGHT_FPS = 60, 24.0
-SLOWEST, FASTEST = 3.0, 30.0  # frames a second at which a painted clip can be watched
+FLYTHROUGH_FRAMES, FLYTHROUGH_FPS = 60, 24.0
+SLOWEST, FASTEST = 3.0, 30.0  # frames a second at which a generated clip can be watched
 
 
 def scene_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image:
-    """Contact sheet of a scene: input, painting, truth, splats and error.
+    """Contact sheet of a scene: input, generation, truth, splats and error.
 
     Of a clip each column is a frame, time to the right. Of a benchmark entry, whose targets are elsewhere, the context
-    views and what was painted between them stand above, the targets below.
+    views and what was generated between them stand above, the targets below.
     """
-    if not result.task.in_painting:
+    if not result.task.views_in_clip:
         return stacked([_context_sheet(result, config), _target_sheet(result, config)])
-    truth, frames = result.task.views, len(result.painted)
+    truth, frames = result.task.views, len(result.generated)
     between = result.targets or list(range(1, frames - 1))
     shown = [0, *(between[index] for index in spread(len(between), config.sheet_columns - 2)), frames - 1]
     ends = {0, frames - 1}
     rows = [
         SheetRow("input", [truth[index] if index in ends else None for index in shown]),
-        SheetRow("generated", [None if index in ends else result.painted[index] for index in shown]),
+        SheetRow("generated", [None if index in ends else result.generated[index] for index in shown]),
         *_scored_rows([(truth[index], result.rendered[index]) for index in shown], config),
     ]
     return contact_sheet(rows, [f"frame {index}" for index in shown], gain=config.error_gain)
@@ -58,15 +58,15 @@ def _scored_rows(pairs: Sequence[tuple[Tensor, Tensor]], config: EvaluationConfi
 
 
 def _context_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image:
-    """Context views and painted frames in the order of visiting; painted ones fill what room the contexts leave."""
+    """Context views and generated frames in the order of visiting; generated ones fill what room the contexts leave."""
     task = result.task
-    known = [task.known[index] for index in spread(len(task.known), config.sheet_columns - 1)]
-    painted = [place for place in range(len(result.painted)) if place not in task.known]
-    room = min(config.sheet_columns - len(known), len(painted))
-    shown = sorted({*known, *(painted[int((at + 0.5) * len(painted) / room)] for at in range(room))})
-    names = {place: f"context {index}" for place, index in zip(task.known, task.indices, strict=True)}
-    row = SheetRow("input and\ngenerated", [result.painted[place] for place in shown])
-    return contact_sheet([row], [names.get(place, f"painted {place}") for place in shown])
+    input_places = [task.input_places[index] for index in spread(len(task.input_places), config.sheet_columns - 1)]
+    generated = [place for place in range(len(result.generated)) if place not in task.input_places]
+    room = min(config.sheet_columns - len(input_places), len(generated))
+    shown = sorted({*input_places, *(generated[int((at + 0.5) * len(generated) / room)] for at in range(room))})
+    names = {place: f"context {index}" for place, index in zip(task.input_places, task.indices, strict=True)}
+    row = SheetRow("input and\ngenerated", [result.generated[place] for place in shown])
+    return contact_sheet([row], [names.get(place, f"generated {place}") for place in shown])
 
 
 def _target_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image:
@@ -77,31 +77,33 @@ def _target_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image:
     return contact_sheet(_scored_rows(pairs, config), headers, gain=config.error_gain)
 
 
-def flight(gaussians: Gaussians, cameras: Cameras, renderer: Renderer) -> Flight:
+def flythrough(gaussians: Gaussians, cameras: Cameras, renderer: Renderer) -> Flythrough:
     """The scene along the camera path of the clip, smooth however few frames the clip has."""
-    count = max(FLIGHT_FRAMES, len(cameras))
+    count = max(FLYTHROUGH_FRAMES, len(cameras))
     path = interpolate_cameras(cameras, torch.linspace(0, len(cameras) - 1, count, dtype=torch.float64))
-    return fly(gaussians, path, renderer)
+    return render_flythrough(gaussians, path, renderer)
 
 
 def write_media(result: SceneResult, config: EvaluationConfig, renderer: Renderer, folder: Path) -> dict[str, str]:
-    """Write contact_sheet.png, painted.mp4 with confidence.mp4, rendered.mp4 with depth.mp4, and scene.ply.
+    """Write contact_sheet.png, generated.mp4 with confidence.mp4, rendered.mp4 with depth.mp4, and scene.ply.
 
     Returns:
         the names by what they are.
     """
-    with written_whole(folder / "contact_sheet.png") as unfinished:
+    with atomic_write(folder / "contact_sheet.png") as unfinished:
         scene_sheet(result, config).save(unfinished)
     fps = min(max(result.task.clips[0].fps, SLOWEST), FASTEST)
-    write_mp4(result.painted, folder / "painted.mp4", fps)
+    write_mp4(result.generated, folder / "generated.mp4", fps)
     write_mp4(confidence_colors(result.confidence), folder / "confidence.mp4", fps)
-    flown = flight(result.gaussians, result.task.view_cameras if result.task.in_painting else result.cameras, renderer)
-    write_mp4(flown.frames, folder / "rendered.mp4", FLIGHT_FPS)
-    write_mp4(depth_colors(flown.depth), folder / "depth.mp4", FLIGHT_FPS)
+    flown = flythrough(
+        result.gaussians, result.task.view_cameras if result.task.views_in_clip else result.cameras, renderer
+    )
+    write_mp4(flown.frames, folder / "rendered.mp4", FLYTHROUGH_FPS)
+    write_mp4(depth_colors(flown.depth), folder / "depth.mp4", FLYTHROUGH_FPS)
     save_ply(result.gaussians, folder / "scene.ply")
     return {
         "contact_sheet": "contact_sheet.png",
-        "painted": "painted.mp4",
+        "generated": "generated.mp4",
         "confidence": "confidence.mp4",
         "rendered": "rendered.mp4",
         "depth": "depth.mp4",

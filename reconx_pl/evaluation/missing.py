@@ -9,7 +9,7 @@ from reconx_pl.evaluation.records import Record
 NAMED = 50  # scenes; the others are counted
 
 
-def shortfall(results: Record, own: Sequence[str] | None = None) -> Record:
+def missing_entries(results: Record, own: Sequence[str] | None = None) -> Record:
     """The results with only those missing and failed entries that a process answers for.
 
     Args:

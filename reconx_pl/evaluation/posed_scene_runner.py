@@ -1,4 +1,4 @@
-"""Fits many captures one after the other: restartable, spread over processes, honest about what failed."""
+"""Fits many posed scenes one after the other: restartable, spread over processes, honest about what failed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ import torch
 
 from reconx_pl.devices import chosen_device
 from reconx_pl.errors import ConfigurationError, ReconXError
-from reconx_pl.evaluation.posed_scenes import Capture, CaptureConfig, CaptureResult, fit_capture, load_capture
+from reconx_pl.evaluation.posed_scenes import (
+    PosedScene,
+    PosedSceneConfig,
+    PosedSceneResult,
+    fit_posed_scene,
+    load_posed_scene,
+)
 from reconx_pl.evaluation.records import ERROR, RESULT, SUMMARY, Record, scene_folder
 from reconx_pl.evaluation.scene import Progress
-from reconx_pl.files.atomic import written_whole
+from reconx_pl.files.atomic import atomic_write
 from reconx_pl.files.identity import plain_settings
 from reconx_pl.files.json_files import read_json, write_json
 from reconx_pl.files.ranks import process_place
@@ -34,21 +40,21 @@ COLUMNS, GAIN = 6, 4.0  # of the comparison sheet: views, factor of the error
 
 
 @dataclass(frozen=True)
-class LazyCapture:
-    """A capture that is loaded when its turn comes; one that cannot be loaded is then a failed scene with a name.
+class LazyPosedScene:
+    """A posed scene that is loaded when its turn comes; one that cannot be loaded is then a failed scene with a name.
 
     Args:
         key: names its folder; unique in a run.
-        load: gives the capture.
+        load: gives the posed scene.
     """
 
     key: str
-    load: Callable[[], Capture]
+    load: Callable[[], PosedScene]
 
 
-def fit_captures(
-    captures: Sequence[LazyCapture],
-    config: CaptureConfig,
+def fit_posed_scenes(
+    posed_scenes: Sequence[LazyPosedScene],
+    config: PosedSceneConfig,
     out: Path,
     rank: int = 0,
     world: int = 1,
@@ -63,7 +69,7 @@ def fit_captures(
     last one to finish finds the results of all.
 
     Args:
-        captures: the same in every process, in the same order.
+        posed_scenes: the same in every process, in the same order.
         config: settings; their hash goes into every result.
         out: folder of the results.
         rank, world: this process and their number; each has a device of its own.
@@ -78,7 +84,7 @@ def fit_captures(
         MissingWeightsError: the fit's loss uses LPIPS and its weights are not there.
         BackendUnavailableError: no renderer for the device.
     """
-    keys = [capture.key for capture in captures]
+    keys = [capture.key for capture in posed_scenes]
     if repeated := sorted({key for key in keys if keys.count(key) > 1}):
         raise ConfigurationError(f"several scenes are called {', '.join(repeated)}; rename their folders")
     if not 0 <= rank < world:
@@ -86,7 +92,7 @@ def fit_captures(
     renderer = default_renderer(device)
     suite = MetricSuite(config.metrics, device)
     perceptual = LpipsDistance(config.fit.lpips_net).to(device) if config.fit.loss.lpips > 0 else None
-    for capture in captures[rank::world]:
+    for capture in posed_scenes[rank::world]:
         folder = scene_folder(out, capture.key)
         try:
             _one(capture, folder, config, suite, renderer, perceptual, device, progress)
@@ -103,7 +109,7 @@ def fit_captures(
 def fit_photographs(
     scenes: list[Path],
     out: Path,
-    capture: CaptureConfig | None = None,
+    capture: PosedSceneConfig | None = None,
     estimator: PointMapEstimator | None = None,
     device: str = "auto",
     rank: int | None = None,
@@ -115,7 +121,7 @@ def fit_photographs(
     Args:
         scenes: folders: posed scenes of any supported format, or photographs, whose poses are then found.
         out: folder of the results: scenes/NAME with scene.ply, comparison.png and result.json, and results.json.
-        capture: size, held-out views, points, fit.
+        posed scene: size, held-out views, points, fit.
         estimator: finds the points, in the place of those that came with a scene.
         device: "auto", "cpu", "cuda".
         rank: number of this process, which does scenes rank, rank + world_size, ...; None takes that of a Slurm array
@@ -126,24 +132,24 @@ def fit_photographs(
     Returns:
         what ``results.json`` holds; ``complete`` is False where a scene failed or another process is not done.
     """
-    config = capture or CaptureConfig()
+    config = capture or PosedSceneConfig()
     place, places = process_place(rank, world_size)
     chosen = chosen_device(device)
     if chosen == "cuda":
         torch.cuda.set_device(place % torch.cuda.device_count())
     lazy = [
-        LazyCapture(
-            Path(scene).resolve().name, partial(load_capture, Path(scene), config, estimator, default_estimator)
+        LazyPosedScene(
+            Path(scene).resolve().name, partial(load_posed_scene, Path(scene), config, estimator, default_estimator)
         )
         for scene in scenes
     ]
-    return fit_captures(lazy, config, Path(out), place, places, chosen, progress)
+    return fit_posed_scenes(lazy, config, Path(out), place, places, chosen, progress)
 
 
 def _one(
-    lazy: LazyCapture,
+    lazy: LazyPosedScene,
     folder: Path,
-    config: CaptureConfig,
+    config: PosedSceneConfig,
     suite: MetricSuite,
     renderer: Renderer,
     perceptual: LpipsDistance | None,
@@ -164,7 +170,7 @@ def _one(
         if progress is not None:
             progress(f"{lazy.key}: fit, loss {loss:.3f}", done / steps)
 
-    result = fit_capture(capture, config, suite, renderer, perceptual, device, step)
+    result = fit_posed_scene(capture, config, suite, renderer, perceptual, device, step)
     (folder / RESULT).unlink(missing_ok=True)  # never a result beside the files of another
     save_ply(result.fit.gaussians, folder / "scene.ply")
     save_comparison(capture, result, folder)
@@ -188,7 +194,7 @@ def _one(
     )
 
 
-def save_comparison(capture: Capture, result: CaptureResult, folder: Path) -> None:
+def save_comparison(capture: PosedScene, result: PosedSceneResult, folder: Path) -> None:
     """comparison.png: photographs that were held out (or else fitted), their renders, and the error."""
     views = capture.held_out or capture.fitted
     shown = [views[place] for place in spread(len(views), COLUMNS)]
@@ -199,11 +205,11 @@ def save_comparison(capture: Capture, result: CaptureResult, folder: Path) -> No
         SheetRow("splat render", [render for _, render in pairs]),
         SheetRow(f"error × {GAIN:g}", [error_image(render, truth, GAIN) for truth, render in pairs]),
     ]
-    with written_whole(folder / "comparison.png") as unfinished:
+    with atomic_write(folder / "comparison.png") as unfinished:
         contact_sheet(rows, [f"view {view}" for view in shown], gain=GAIN, cell=256).save(unfinished)
 
 
-def _summary(keys: Sequence[str], config: CaptureConfig, out: Path, suite: MetricSuite) -> Record:
+def _summary(keys: Sequence[str], config: PosedSceneConfig, out: Path, suite: MetricSuite) -> Record:
     """What all processes have finished so far with these settings."""
     scenes: Record = {}
     failed: Record = {}

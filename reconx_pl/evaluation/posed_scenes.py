@@ -1,4 +1,4 @@
-"""Posed captures to splats: a fit for every scene, scored on photographs that it did not see. Nothing is painted."""
+"""Posed scenes to splats: a fit for every scene, scored on photographs that it did not see. Nothing is generated."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EstimatorFor = Callable[[Path, str], PointMapEstimator]  # source, what it lacks
 
 
 @dataclass(frozen=True)
-class CaptureConfig:
+class PosedSceneConfig:
     """How photographs of one place become splats.
 
     Args:
@@ -92,7 +92,7 @@ class CaptureConfig:
 
 
 @dataclass(frozen=True)
-class Capture:
+class PosedScene:
     """Photographs of one place with cameras, ready to fit. ``points`` are made when they are asked for."""
 
     images: Tensor  # [V, 3, H, W] in [0, 1]
@@ -106,27 +106,27 @@ class Capture:
 
 
 @dataclass(frozen=True)
-class CaptureResult:
-    """A fitted capture; tensors on the CPU."""
+class PosedSceneResult:
+    """A fitted posed scene; tensors on the CPU."""
 
     fit: FitResult
     points: int
-    rendered: Tensor  # [V, 3, H, W], all views of the capture
+    rendered: Tensor  # [V, 3, H, W], all views of the posed scene
     scores: Scores  # of the held-out views; empty if there are none
     fitted_scores: Scores  # of the views that were fitted
 
 
-def load_capture(
-    source: Path, config: CaptureConfig, estimator: PointMapEstimator | None, estimator_for: EstimatorFor
-) -> Capture:
+def load_posed_scene(
+    source: Path, config: PosedSceneConfig, estimator: PointMapEstimator | None, estimator_for: EstimatorFor
+) -> PosedScene:
     """Read a posed scene of any supported format, or photographs, of which an estimator finds the poses.
 
-    Held-out photographs have no part in the points, with two exceptions, which ``Capture.geometry`` names: poses that
-    have to be found are found from all photographs, and the points of a scene that come with it are its maker's.
+    Held-out photographs have no part in the points, with two exceptions, which ``Posed scene.geometry`` names: poses
+    that have to be found are found from all photographs, and the points of a scene that come with it are its maker's.
 
     Args:
         source: the folder.
-        config: see ``CaptureConfig``.
+        config: see ``PosedSceneConfig``.
         estimator: finds points in the place of those that came with the scene; None takes those.
         estimator_for: chooses one where something is lacking and none was given.
 
@@ -157,7 +157,7 @@ def load_capture(
     digest = hashlib.sha256(geometry.encode())
     for part in (clip.frames, cameras.world_to_camera, cameras.intrinsics):
         digest.update(part.contiguous().numpy().tobytes())
-    return Capture(
+    return PosedScene(
         images=images,
         cameras=cameras,
         names=tuple(frame.name for frame in raw.frames),
@@ -169,20 +169,20 @@ def load_capture(
     )
 
 
-def fit_capture(
-    capture: Capture,
-    config: CaptureConfig,
+def fit_posed_scene(
+    capture: PosedScene,
+    config: PosedSceneConfig,
     suite: MetricSuite,
     renderer: Renderer,
     perceptual: LpipsDistance | None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
-) -> CaptureResult:
+) -> PosedSceneResult:
     """Fit a scene to its photographs and score it.
 
     Args:
-        capture: see ``load_capture``.
-        config: see ``CaptureConfig``.
+        posed scene: see ``load_posed_scene``.
+        config: see ``PosedSceneConfig``.
         suite: metrics; loaded once for many scenes.
         renderer: of the device.
         perceptual: the LPIPS network of the loss, if the loss uses it; loaded once for many scenes.
@@ -205,7 +205,7 @@ def fit_capture(
         perceptual=perceptual,
         progress=progress,
         generator=torch.Generator().manual_seed(config.seed),
-        known_views=range(len(capture.fitted)),
+        input_views=range(len(capture.fitted)),
     )
     with torch.no_grad():
         views = [renderer.render(result.gaussians, cameras[view]).color for view in range(len(cameras))]
@@ -214,7 +214,7 @@ def fit_capture(
     def score(chosen: Sequence[int]) -> Scores:
         return suite(rendered[list(chosen)], capture.images[list(chosen)]) if chosen else {}
 
-    return CaptureResult(result, len(cloud), rendered, score(capture.held_out), score(capture.fitted))
+    return PosedSceneResult(result, len(cloud), rendered, score(capture.held_out), score(capture.fitted))
 
 
 def _identity(estimator: PointMapEstimator) -> str:
@@ -235,7 +235,7 @@ def _points(
     cameras: Cameras,
     fitted: list[int],
     estimator: PointMapEstimator | None,
-    config: CaptureConfig,
+    config: PosedSceneConfig,
 ) -> PointCloud:
     """The points of the fit, of an estimator, of depth maps, or of the scene's own cloud."""
     generator = torch.Generator().manual_seed(config.seed)

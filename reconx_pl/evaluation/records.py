@@ -87,7 +87,7 @@ class Provenance:
 
     Args:
         config: settings.
-        model: who painted.
+        model: who generated.
         protocol: of a benchmark, with its name and hash; None for clips.
         estimator: who found points or poses in the evaluation; None where nobody did.
     """
@@ -135,8 +135,8 @@ def scene_record(result: SceneResult, provenance: Provenance, digest: str, files
         "pose_policy": provenance.config.pose_policy,
         "geometry": task.geometry,
         "alignment": alignment_record(task.alignment),
-        "frames": len(result.painted),
-        "size": list(result.painted.shape[-2:]),
+        "frames": len(result.generated),
+        "size": list(result.generated.shape[-2:]),
         "frame_indices": list(task.frame_indices),
         "frame_gap": max(task.indices) - min(task.indices),
         "contexts": list(task.indices),

@@ -33,7 +33,7 @@ VIDEO_LIMIT = 2 * 1024 * 1024  # bytes; a larger one is linked
 METRIC_HEADS = {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
 SHORT = {  # rivals in the table of scenes
-    "painted": "painted",
+    "generated": "generated",
     "two_views": "two views",
     "contexts": "contexts",
     "depth_warp": "warped",
@@ -41,10 +41,10 @@ SHORT = {  # rivals in the table of scenes
 }
 APART = {"ceiling", "reconx_refined"}  # see the truth: never the best of the table
 CLIPS = {  # captions of the videos of a scene, in their order
-    "painted": "Painted clip",
+    "generated": "Generated clip",
     "confidence": "Confidence (yellow is trusted, violet is not)",
-    "rendered": "Flight through the splats",
-    "depth": "Depth along the flight (red is near, blue is far)",
+    "rendered": "Fly-through through the splats",
+    "depth": "Depth along the fly-through (red is near, blue is far)",
 }
 
 
@@ -175,7 +175,7 @@ def _how(results: Record, ceiling: bool) -> str:
     if ceiling:
         text += (
             " The ceiling is fitted to the true even frames and scored on the odd ones only: "
-            "what these splats could reach with perfect painting."
+            "what these splats could reach with perfect generation."
         )
     return text
 

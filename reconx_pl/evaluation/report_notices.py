@@ -16,15 +16,15 @@ SEEN = {  # by pose policy
     "interpolated": _UNSEEN,
     "aligned": _UNSEEN,
 }
-POSES = {  # of painted frames
-    "dataset": "Painted frames carry the poses of the data set.",
-    "interpolated": "Painted frames carry poses interpolated between the input cameras.",
-    "aligned": "Painted frames carry poses of a global alignment that holds the input cameras.",
+POSES = {  # of generated frames
+    "dataset": "Generated frames carry the poses of the data set.",
+    "interpolated": "Generated frames carry poses interpolated between the input cameras.",
+    "aligned": "Generated frames carry poses of a global alignment that holds the input cameras.",
 }
 TRUST = {  # by the setting of confidence
-    "reprojection": "Painted frames are weighed by their agreement with the cloud.",
-    "alignment": "Painted frames are weighed by the confidence of their alignment.",
-    "uniform": "Every pixel of the painted frames is trusted alike.",
+    "reprojection": "Generated frames are weighed by their agreement with the cloud.",
+    "alignment": "Generated frames are weighed by the confidence of their alignment.",
+    "uniform": "Every pixel of the generated frames is trusted alike.",
 }
 MASKED = {
     "targets": "Targets with a mask are scored within it alone.",
@@ -35,15 +35,15 @@ MASKED = {
 def introduction(results: Record) -> str:
     """What the evaluation is, and how its table is read."""
     what = (
-        "Each scene is a clip of which only the first and the last frame are given. A video diffusion model paints the "
-        "frames between them, guided by a point cloud; 3D Gaussians (splats) are then fitted to what it painted. "
+        "Each scene is a clip of which only the first and the last frame are given. A video diffusion model generates the "
+        "frames between them, guided by a point cloud; 3D Gaussians (splats) are then fitted to what it generated. "
         f"{SEEN[results['pose_policy']]}"
     )
     if results.get("protocol"):
         what = (
             f"Each scene is an entry of the benchmark <code>{escape(_protocol(results))}</code>: a few context views "
-            "are given. A video diffusion model paints a clip from each context view to the next, guided by a point "
-            "cloud; 3D Gaussians (splats) are then fitted to all that it painted. The splats are rendered at the "
+            "are given. A video diffusion model generates a clip from each context view to the next, guided by a point "
+            "cloud; 3D Gaussians (splats) are then fitted to all that it generated. The splats are rendered at the "
             "cameras of the targets, which neither the model nor the fit has seen, and compared with them."
         )
     return (
@@ -69,7 +69,7 @@ def scoring_note(results: Record, geometry: str) -> str:
     if config["fit"].get("poses"):
         parts.append("The fit refined these poses.")
     parts += [f"Point clouds: {escape(geometry)}.", TRUST[config["confidence"]]]
-    if config["fit"].get("agreement"):
+    if config["fit"].get("robust_weights"):
         parts.append("Where they disagree with the scene that all frames make together they count less.")
     if any(record.get("masked") for record in results["scenes"]):
         parts.append(MASKED[config["masks"]])

@@ -31,7 +31,7 @@ from reconx_pl.evaluation.records import (
 from reconx_pl.evaluation.scene import Progress, evaluate_scene, evaluate_task
 from reconx_pl.evaluation.scene_result import SceneResult, stopwatch
 from reconx_pl.evaluation.settings import EvaluationConfig
-from reconx_pl.evaluation.summary import Tally
+from reconx_pl.evaluation.summary import RunSummary
 from reconx_pl.evaluation.task import HeldOutViews, LazyScene, SceneTask, check_estimator, clip_task, views_task
 from reconx_pl.files.json_files import write_json
 from reconx_pl.files.ranks import all_or_none
@@ -39,7 +39,7 @@ from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.metrics.image import MetricSuite
 from reconx_pl.metrics.lpips import LpipsDistance
 from reconx_pl.reconstruction.alignment import estimator_identity
-from reconx_pl.reconstruction.view_generator import Painter, RecordedFrames, blind
+from reconx_pl.reconstruction.view_generator import RecordedFrames, ViewGenerator, blind
 from reconx_pl.splatting.fit import loss_network
 from reconx_pl.splatting.renderers.base import Renderer
 from reconx_pl.splatting.renderers.choose import default_renderer
@@ -50,7 +50,7 @@ __all__ = [
     "HeldOutViews",
     "LazyScene",
     "LazyViews",
-    "Painter",
+    "ViewGenerator",
     "RecordedFrames",
     "SceneResult",
     "blind",
@@ -63,7 +63,7 @@ log = logging.getLogger(__name__)
 
 def evaluate_scenes(
     clips: Iterable[Clip | LazyScene],
-    painter: Painter,
+    view_generator: ViewGenerator,
     config: EvaluationConfig,
     out: str | Path,
     rank: int = 0,
@@ -85,23 +85,23 @@ def evaluate_scenes(
 
     Ranks: scene i is evaluated by rank i mod ``world``. Where torch.distributed runs with ``world`` processes the
     scores are gathered through it and every rank must make this call; else ``out`` must be a shared folder, in which
-    the last process to finish finds the results of all. The painter is called for a rank's own scenes only, so a
-    model sharded over ranks paints first, all ranks together, and hands the frames over in ``RecordedFrames``.
+    the last process to finish finds the results of all. The view generator is called for a rank's own scenes only, so a
+    model sharded over ranks generates first, all ranks together, and hands the frames over in ``RecordedFrames``.
 
     Args:
         clips: the same on every rank, in the same order, keys unique.
-        painter: paints the frames between the input views.
+        view_generator: generates the frames between the input views.
         config: settings; their hash goes into every result.
         out: folder of the results.
         rank: of this process.
         world: number of processes.
         progress: called with what is done now ("key: stage") and the share of this scene that is done.
-        model: who painted, precisely: what changes the frames must change this string (checkpoint and its hash,
+        model: who generated, precisely: what changes the frames must change this string (checkpoint and its hash,
             sampling).
         suite: metrics, if they are loaded already.
         renderer: None takes the default of the device.
         perceptual: LPIPS network of the fit's loss; None makes it if the loss uses it.
-        estimator: aligns painted frames, if ``config.pose_policy`` asks for that.
+        estimator: aligns generated frames, if ``config.pose_policy`` asks for that.
         device: of fit and metrics.
 
     Returns:
@@ -115,13 +115,13 @@ def evaluate_scenes(
     used = estimator if config.pose_policy == "aligned" else None
     provenance = Provenance(config, model, estimator=estimator_identity(used))
     sources = (_of_clip(clip, config) for clip in clips)
-    tools = _Tools(painter, suite, renderer, perceptual, used, torch.device(device), progress)
+    tools = _Tools(view_generator, suite, renderer, perceptual, used, torch.device(device), progress)
     return _evaluate(sources, provenance, tools, Path(out), rank, world)
 
 
 def evaluate_views(
     entries: Iterable[LazyViews],
-    painter: Painter,
+    view_generator: ViewGenerator,
     config: EvaluationConfig,
     out: str | Path,
     rank: int = 0,
@@ -138,22 +138,22 @@ def evaluate_views(
 ) -> Record:
     """Evaluate entries of a benchmark; files, restarts, failures and ranks are those of ``evaluate_scenes``.
 
-    The context views of an entry are visited in their order. Each pair of neighbours is painted as one clip of
+    The context views of an entry are visited in their order. Each pair of neighbours is generated as one clip of
     ``config.clip_frames`` frames (PAPER, section 4: more than two views), one scene is fitted to the frames of all
     pairs and to the context views, each of which counts once, and the targets are rendered at the cameras of the data
-    set. Neither the painter nor any fit sees a target or its camera; ``config.refine_test_poses`` alone looks at them,
-    after all else, for a row of its own.
+    set. Neither the view generator nor any fit sees a target or its camera; ``config.refine_test_poses`` alone looks at
+    them, after all else, for a row of its own.
 
     Args:
         entries: the same on every rank, in the same order, keys unique.
-        painter: paints one clip for each pair; a model that is sharded over ranks paints the clips of
+        view_generator: generates one clip for each pair; a model that is sharded over ranks generates the clips of
             ``task.views_task`` of all entries first and hands the frames over in ``RecordedFrames``.
         config: see ``evaluate_scenes``.
         out, rank, world, progress, model, suite, renderer, perceptual, device: see ``evaluate_scenes``.
         protocol: of the benchmark, with its "name" and "hash"; it goes into every result, and a result of another
             protocol is done again.
         estimator: finds the points of entries that bring neither depth nor points, in their context views alone; and
-            aligns the painted frames, if ``config.pose_policy`` asks for that.
+            aligns the generated frames, if ``config.pose_policy`` asks for that.
 
     Returns:
         the content of results.json; the scores of the targets are in "mean".
@@ -165,7 +165,7 @@ def evaluate_views(
     config.check_for_entries()
     provenance = Provenance(config, model, protocol, estimator_identity(estimator))
     sources = (_Source(entry.key, partial(_open_views, entry, config, estimator)) for entry in entries)
-    tools = _Tools(painter, suite, renderer, perceptual, estimator, torch.device(device), progress)
+    tools = _Tools(view_generator, suite, renderer, perceptual, estimator, torch.device(device), progress)
     return _evaluate(sources, provenance, tools, Path(out), rank, world)
 
 
@@ -212,7 +212,7 @@ def _open_views(entry: LazyViews, config: EvaluationConfig, estimator: PointMapE
 class _Tools:
     """What every scene of an evaluation is done with; loaded once."""
 
-    painter: Painter
+    view_generator: ViewGenerator
     suite: MetricSuite | None
     renderer: Renderer | None
     perceptual: LpipsDistance | None
@@ -240,35 +240,35 @@ def _evaluate(
     with torch.inference_mode(False), torch.no_grad():
         # a rank that gave up on its own would leave the others waiting for its scores
         with all_or_none() if gathers else nullcontext():
-            tally = Tally(provenance, tools.load(config).absent, out)
+            run_summary = RunSummary(provenance, tools.load(config).absent, out)
             next_save = 0.0
-            for index, source in enumerate(_guarded(sources, tally)):
-                if source.key in tally.expected:
+            for index, source in enumerate(_guarded(sources, run_summary)):
+                if source.key in run_summary.expected:
                     raise ConfigurationError(
                         f"two scenes have the key {source.key!r}; keys must be unique in an evaluation"
                     )
-                tally.expected.append(source.key)
+                run_summary.expected.append(source.key)
                 if index % world != rank:
                     continue
                 folder = scene_folder(out, source.key)
                 try:
-                    tally.records.append(_one(source, folder, provenance, tools))
+                    run_summary.records.append(_one(source, folder, provenance, tools))
                     (folder / ERROR).unlink(missing_ok=True)
                 except Exception as error:
-                    tally.failed[source.key] = why = f"{type(error).__name__}: {error}"
+                    run_summary.failed[source.key] = why = f"{type(error).__name__}: {error}"
                     log.error("scene %s failed: %s", source.key, error, exc_info=not isinstance(error, ReconXError))
                     (folder / RESULT).unlink(missing_ok=True)
                     write_json(folder / ERROR, {"key": source.key, "error": why, **provenance.as_record()})
                 if world == 1 and time.monotonic() >= next_save:
                     start = time.monotonic()
-                    tally.write(final=False)
+                    run_summary.write(final=False)
                     next_save = time.monotonic() + 50 * (time.monotonic() - start)  # at most 2 % of the time
         if gathers:
-            return tally.gather(rank)
-        return tally.write(final=True) if world == 1 else tally.read_back()
+            return run_summary.gather(rank)
+        return run_summary.write(final=True) if world == 1 else run_summary.read_back()
 
 
-def _guarded(sources: Iterable[_Source], tally: Tally) -> Iterator[_Source]:
+def _guarded(sources: Iterable[_Source], run_summary: RunSummary) -> Iterator[_Source]:
     """A source that breaks off is a failure with a name, not the loss of what was done."""
     iterator = iter(sources)
     while True:
@@ -277,8 +277,8 @@ def _guarded(sources: Iterable[_Source], tally: Tally) -> Iterator[_Source]:
         except StopIteration:
             return
         except ReconXError as error:
-            after = f"after {tally.expected[-1]}" if tally.expected else "at the first clip"
-            tally.failed[f"(reading clips, {after})"] = f"{type(error).__name__}: {error}"
+            after = f"after {run_summary.expected[-1]}" if run_summary.expected else "at the first clip"
+            run_summary.failed[f"(reading clips, {after})"] = f"{type(error).__name__}: {error}"
             log.error("the clips could not be read on, %s: %s", after, error)
             return
         yield source
@@ -306,7 +306,7 @@ def _one(source: _Source, folder: Path, provenance: Provenance, tools: _Tools) -
         task = opened.task()
     result = evaluate_task(
         task,
-        tools.painter,
+        tools.view_generator,
         config,
         tools.suite,
         tools.renderer,

@@ -1,4 +1,4 @@
-"""Evaluates one scene: paint, fit, render, score, and the same for the baselines."""
+"""Evaluates one scene: generate, fit, render, score, and the same for the baselines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from reconx_pl.metrics.image import MetricSuite
 from reconx_pl.metrics.lpips import LpipsDistance
 from reconx_pl.reconstruction.alignment import AligningEstimator, aligned_frames
 from reconx_pl.reconstruction.frame_confidence import frame_confidence
-from reconx_pl.reconstruction.view_generator import Painter, painted_frames, scene_generator
+from reconx_pl.reconstruction.view_generator import ViewGenerator, generated_frames, scene_generator
 from reconx_pl.splatting.fit import FitResult, fit, loss_network
 from reconx_pl.splatting.points import points_from_maps, select_points
 from reconx_pl.splatting.pose_refinement import pose_changes
@@ -51,7 +51,7 @@ def _cameras_on(cameras: Cameras, device: torch.device) -> Cameras:
 
 def evaluate_scene(
     clip: Clip,
-    painter: Painter,
+    view_generator: ViewGenerator,
     config: EvaluationConfig,
     *,
     suite: MetricSuite | None = None,
@@ -66,18 +66,18 @@ def evaluate_scene(
 
     The input views are the first and the last frame of the clip; the truth of the other frames is touched for scoring
     only. Two things may know more than these two views, and both are recorded: with ``pose_policy="dataset"`` the
-    poses of the painted frames are those of the true frames, and the cloud of a clip without depth is part of a
+    poses of the generated frames are those of the true frames, and the cloud of a clip without depth is part of a
     reconstruction from all photographs (``task.geometry_note``).
 
     Args:
         clip: T frames with true cameras and a cloud.
-        painter: gets the blind clip and a generator on ``device``.
+        view_generator: gets the blind clip and a generator on ``device``.
         config: settings.
         suite: metrics, if they are loaded already.
         renderer: None takes the default of the device.
         perceptual: LPIPS network of the fit's loss; None makes it if the loss uses it.
         held_out: further true views to score.
-        estimator: aligns the painted frames, if ``config.pose_policy`` asks for that.
+        estimator: aligns the generated frames, if ``config.pose_policy`` asks for that.
         device: of fit and metrics.
         progress: called with what is done now ("key: stage") and the share of this scene that is done.
 
@@ -89,12 +89,12 @@ def evaluate_scene(
     check_estimator(config, estimator)
     with torch.inference_mode(False):
         task = clip_task(clip, config, held_out)
-    return evaluate_task(task, painter, config, suite, renderer, perceptual, estimator, device, progress)
+    return evaluate_task(task, view_generator, config, suite, renderer, perceptual, estimator, device, progress)
 
 
 def evaluate_task(
     task: SceneTask,
-    painter: Painter,
+    view_generator: ViewGenerator,
     config: EvaluationConfig,
     suite: MetricSuite | None = None,
     renderer: Renderer | None = None,
@@ -106,7 +106,7 @@ def evaluate_task(
     """As ``evaluate_scene``, for what ``task.clip_task`` or ``task.views_task`` made."""
     # Lightning validates in inference mode, where nothing can be fitted.
     with torch.inference_mode(False), torch.enable_grad():
-        return _Evaluation(task, painter, config, suite, renderer, perceptual, estimator, device, progress).run()
+        return _Evaluation(task, view_generator, config, suite, renderer, perceptual, estimator, device, progress).run()
 
 
 class _Evaluation:
@@ -115,7 +115,7 @@ class _Evaluation:
     def __init__(
         self,
         task: SceneTask,
-        painter: Painter,
+        view_generator: ViewGenerator,
         config: EvaluationConfig,
         suite: MetricSuite | None,
         renderer: Renderer | None,
@@ -125,14 +125,16 @@ class _Evaluation:
         progress: Progress | None,
     ) -> None:
         self.device = torch.device(device)
-        self.task, self.painter, self.config, self.estimator = task, painter, config, estimator
+        self.task, self.view_generator, self.config, self.estimator = task, view_generator, config, estimator
         self.suite = suite or MetricSuite(config.metrics, self.device)
         self.renderer = renderer or default_renderer(self.device)
         self.perceptual = perceptual or loss_network(config.fit, self.device)
         self.progress = progress
         self.seconds: dict[str, float] = {}
         self.done = 0.0  # share of the scene
-        self.contexts = "two views" if task.in_painting else "contexts"  # the stage, and so the seed, of this baseline
+        self.contexts = (
+            "two views" if task.views_in_clip else "contexts"
+        )  # the stage, and so the seed, of this baseline
         self.shares = self._shares()
         self.cloud = _on(task.cloud, self.device)
         self.inputs = task.images.detach().clone().float().to(self.device)  # [C, 3, H, W]
@@ -142,23 +144,23 @@ class _Evaluation:
         self.masks = None if task.masks is None else task.masks[task.targets].to(self.device)
 
     def run(self) -> SceneResult:
-        known = self.task.known
-        with self._stage("paint"):
-            painted = self._paint()
-        found = self._aligned(painted)
+        input_places = self.task.input_places
+        with self._stage("generate"):
+            generated = self._generate()
+        found = self._aligned(generated)
         with self._stage("confidence"):
-            poses = self._painted_cameras(found)
-            confidence = self._confidence(painted, poses, found)
+            poses = self._generated_cameras(found)
+            confidence = self._confidence(generated, poses, found)
         with self._stage("geometry"):
-            start = self._start(painted, found)
-        used = list(range(len(painted))) if self.config.diffusion else known  # of all frames
-        places = [index for index, frame in enumerate(used) if frame in known]
-        fitted = self._fit("fit", painted[used], poses[used], confidence[used], start, places)
+            start = self._start(generated, found)
+        used = list(range(len(generated))) if self.config.diffusion else input_places  # of all frames
+        places = [index for index, frame in enumerate(used) if frame in input_places]
+        fitted = self._fit("fit", generated[used], poses[used], confidence[used], start, places)
         with self._stage("render"):
             rendered = self._render(fitted.gaussians, self.cameras)
         result = SceneResult(
             task=self.task,
-            painted=painted.cpu(),
+            generated=generated.cpu(),
             cameras=poses.to("cpu"),
             rendered=rendered.cpu(),
             confidence=confidence.cpu(),
@@ -168,11 +170,16 @@ class _Evaluation:
             seconds=self.seconds,
         )
         self._score(result, "reconx", rendered, self._render_held_out(fitted.gaussians))
-        if self.task.in_painting and self.config.diffusion:
-            self._score(result, "painted", painted, None)
+        if self.task.views_in_clip and self.config.diffusion:
+            self._score(result, "generated", generated, None)
         if self.config.two_views:
             alone = self._fit(
-                self.contexts, painted[known], self.input_cameras, confidence[known], start, range(len(known))
+                self.contexts,
+                generated[input_places],
+                self.input_cameras,
+                confidence[input_places],
+                start,
+                range(len(input_places)),
             )
             with self._stage(self.contexts):
                 views = self._render(alone.gaussians, self.cameras)
@@ -184,54 +191,56 @@ class _Evaluation:
             self._refine(result)
         return result
 
-    def _paint(self) -> Tensor:  # [S, 3, H, W]
+    def _generate(self) -> Tensor:  # [S, 3, H, W]
         if not self.config.diffusion:  # black, and never looked at
-            frames = self.inputs.new_zeros(self.task.known[-1] + 1, *self.inputs.shape[1:])
-            frames[self.task.known] = self.inputs
+            frames = self.inputs.new_zeros(self.task.input_places[-1] + 1, *self.inputs.shape[1:])
+            frames[self.task.input_places] = self.inputs
             return frames
-        parts = [painted_frames(clip, self.painter, self.config.seed, self.device) for clip in self.task.clips]
+        parts = [generated_frames(clip, self.view_generator, self.config.seed, self.device) for clip in self.task.clips]
         frames = torch.cat([parts[0], *(part[1:] for part in parts[1:])])
-        frames[self.task.known] = self.inputs  # not rounded to 8 bits, and each of them once
+        frames[self.task.input_places] = self.inputs  # not rounded to 8 bits, and each of them once
         return frames
 
-    def _aligned(self, painted: Tensor) -> Reconstruction | None:
+    def _aligned(self, generated: Tensor) -> Reconstruction | None:
         if self.config.pose_policy != "aligned" or not self.config.diffusion:
             return None
         with self._stage("alignment"):
             cameras, estimator = sequence_cameras(self.task), cast(AligningEstimator, self.estimator)
-            return aligned_frames(self.task.key, painted, cameras, self.task.known, estimator)
+            return aligned_frames(self.task.key, generated, cameras, self.task.input_places, estimator)
 
-    def _painted_cameras(self, found: Reconstruction | None) -> Cameras:
+    def _generated_cameras(self, found: Reconstruction | None) -> Cameras:
         if self.config.pose_policy == "dataset":
             return self.cameras
         cameras = _cameras_on(sequence_cameras(self.task) if found is None else found.cameras, self.device)
         # to the last bit, whatever an estimator makes of what it holds
-        cameras.world_to_camera[self.task.known] = self.input_cameras.world_to_camera
-        cameras.intrinsics[self.task.known] = self.input_cameras.intrinsics
+        cameras.world_to_camera[self.task.input_places] = self.input_cameras.world_to_camera
+        cameras.intrinsics[self.task.input_places] = self.input_cameras.intrinsics
         return cameras
 
-    def _confidence(self, painted: Tensor, poses: Cameras, found: Reconstruction | None) -> Tensor:
+    def _confidence(self, generated: Tensor, poses: Cameras, found: Reconstruction | None) -> Tensor:
         """[S, H, W] on DUSt3R's scale: the task's own for input views, by agreement with their cloud for others."""
         if self.config.confidence == "uniform":
-            return torch.full_like(painted[:, 0], NEUTRAL_CONFIDENCE)
+            return torch.full_like(generated[:, 0], NEUTRAL_CONFIDENCE)
         if found is not None and self.config.confidence == "alignment":
-            return found.point_map.confidence.detach().clone().to(painted)
-        return frame_confidence(painted, poses, self.cloud, self.task.known, self.task.confidence)
+            return found.point_map.confidence.detach().clone().to(generated)
+        return frame_confidence(generated, poses, self.cloud, self.task.input_places, self.task.confidence)
 
-    def _start(self, painted: Tensor, found: Reconstruction | None) -> PointCloud:
+    def _start(self, generated: Tensor, found: Reconstruction | None) -> PointCloud:
         """The points that the fits start from (ReconX, section 4: of the first and the last frame)."""
         generator = scene_generator(self.config.seed, self.task.key, "points")
-        start = self._geometric_start(painted, found, generator)
+        start = self._geometric_start(generated, found, generator)
         return random_points(self.input_cameras, len(start), generator) if self.config.points.random else start
 
-    def _geometric_start(self, painted: Tensor, found: Reconstruction | None, generator: torch.Generator) -> PointCloud:
+    def _geometric_start(
+        self, generated: Tensor, found: Reconstruction | None, generator: torch.Generator
+    ) -> PointCloud:
         task = self.task
         every = replace(self.config.points, views="all")  # of the maps that are handed over
         if found is not None and (self.config.points.views == "all" or task.depth is None or not task.measured):
-            chosen = list(range(len(painted))) if self.config.points.views == "all" else task.known
+            chosen = list(range(len(generated))) if self.config.points.views == "all" else task.input_places
             parts = found.point_map.points, found.point_map.confidence, found.point_map.valid
             maps = PointMap(*(part[chosen].detach().clone().to(self.device) for part in parts))
-            return points_from_maps(maps, painted[chosen], every, generator)
+            return points_from_maps(maps, generated[chosen], every, generator)
         if task.depth is None:
             return select_points(self.cloud, self.config.points, generator)
         return points_from_maps(self._input_maps(), self.inputs, every, generator)
@@ -250,7 +259,7 @@ class _Evaluation:
         cameras: Cameras,
         confidence: Tensor,
         start: PointCloud,
-        known_views: Sequence[int],
+        input_views: Sequence[int],
     ) -> FitResult:
         def step(done: int, steps: int, loss: float) -> None:
             self._report(stage, self.done + self.shares.get(stage, 0.0) * done / steps)
@@ -265,7 +274,7 @@ class _Evaluation:
                 renderer=self.renderer,
                 perceptual=self.perceptual,
                 progress=step,
-                known_views=known_views,
+                input_views=input_views,
                 generator=scene_generator(self.config.seed, self.task.key, stage),
             )
 
@@ -296,7 +305,7 @@ class _Evaluation:
         if self.config.nearest_input:
             others = self.inputs[nearest_view(other.cameras.to(self.device), self.input_cameras)] if other else None
             self._score(result, "nearest_input", copies, others)
-        if self.config.depth_warp and not self.task.in_painting:
+        if self.config.depth_warp and not self.task.views_in_clip:
             with self._stage("warp"):
                 cloud, dense = self.cloud, self.task.depth is not None
                 if dense:
@@ -345,7 +354,7 @@ class _Evaluation:
     def _shares(self) -> dict[str, float]:
         """About which part of the scene's time each long stage takes."""
         weights = {
-            "paint": 1.0,
+            "generate": 1.0,
             "fit": 1.0,
             self.contexts: float(self.config.two_views),
             "ceiling": float(self.config.ceiling),

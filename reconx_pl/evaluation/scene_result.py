@@ -22,13 +22,13 @@ class SceneResult:
 
     Attributes:
         task: what was evaluated; its ``targets`` are the scored places of its ``views``.
-        painted: [S, 3, H, W] all frames of the fit in their order, the input views at ``task.known``.
+        generated: [S, 3, H, W] all frames of the fit in their order, the input views at ``task.known``.
         cameras: of these frames, as they were fitted.
         rendered: [M, 3, H, W], the fitted scene at the cameras of ``task.views``.
         confidence: [S, H, W] of the fitted frames, before normalisation.
         final_loss: of the fit, mean of its last tenth.
         scores: on the targets; for "ceiling" on ``ceiling_targets``.
-        held_out_scores: on the held-out views, if there were any ("painted" has none: nothing is painted there).
+        held_out_scores: on the held-out views, if there were any ("generated" has none: nothing is generated there).
         ceiling_targets: frames that the ceiling is scored on.
         holes: of every target the share of pixels that "depth_warp" had to fill.
         moved: of every target by how many degrees, and world units, "reconx_refined" moved its camera.
@@ -36,7 +36,7 @@ class SceneResult:
     """
 
     task: SceneTask
-    painted: Tensor
+    generated: Tensor
     cameras: Cameras
     rendered: Tensor
     confidence: Tensor
@@ -71,7 +71,7 @@ PARTS = {
     "geometry": "geometry",
     "alignment": "geometry",
     "confidence": "geometry",
-    "paint": "painting",
+    "generate": "generation",
     "fit": "fit",
     "render": "metrics",
     "score": "metrics",

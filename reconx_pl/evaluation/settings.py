@@ -24,16 +24,16 @@ class EvaluationConfig:
         fit: the 3D Gaussian fit, the same for the method, the baseline of the input views and the ceiling.
         points: which points the fit starts from: of the depth maps of the input views, or else of the scene's cloud.
             That baseline and the ceiling start from the same.
-        pose_policy: cameras of the painted frames: "dataset" takes the poses of the clip's frames, "interpolated" moves
-            between the cameras of the input views, "aligned" has an estimator align all frames globally with the
+        pose_policy: cameras of the generated frames: "dataset" takes the poses of the clip's frames, "interpolated"
+            moves between the cameras of the input views, "aligned" has an estimator align all frames globally with the
             cameras of the input views held fixed (PAPER, section 8: the paper does not say; ours). The latter two never
             look at a target's pose before scoring. The input views keep their own cameras in all of them.
-        confidence: "reprojection" weighs painted frames by their agreement with the scene's cloud, "alignment" by what
-            the global alignment gives every pixel (the paper's C_i; needs pose_policy "aligned"), "uniform" trusts
+        confidence: "reprojection" weighs generated frames by their agreement with the scene's cloud, "alignment" by
+            what the global alignment gives every pixel (the paper's C_i; needs pose_policy "aligned"), "uniform" trusts
             every pixel alike (the ablation).
-        clip_frames: T, frames painted from one context view of a benchmark entry to the next, both included; the paper
-            has 32, and a model paints best what it was trained on. Packed clips have a number of their own.
-        diffusion: False paints nothing and fits to the input views alone: the ablation of the whole video model.
+        clip_frames: T, frames generated from one context view of a benchmark entry to the next, both included; the
+            paper has 32, and a model generates best what it was trained on. Packed clips have a number of their own.
+        diffusion: False generates nothing and fits to the input views alone: the ablation of the whole video model.
         targets: frames of the clip to score; None takes the intermediate ones by ``target_stride``, () scores held-out
             views only.
         target_stride: every how manieth intermediate frame is a target, starting at frame ``target_stride``.
@@ -45,7 +45,7 @@ class EvaluationConfig:
         depth_warp: of a benchmark entry, score the baseline that moves the context views' pixels to the targets by
             their depth, or draws the cloud where there is no depth.
         ceiling: of a clip, fit the true even frames (and the last) with confidence 1 and score the odd ones: what this
-            splatting could reach with perfect painting.
+            splatting could reach with perfect generation.
         refine_test_poses: steps by which the camera of every target is moved to where the finished scene, held fixed,
             explains the target best. It looks at the targets, so that its scores stand in a row of their own; 0 = none.
         seed: together with a scene's key it seeds everything random about that scene.
@@ -80,7 +80,7 @@ class EvaluationConfig:
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(choices)}")
         if self.points.views != "ends" and self.pose_policy != "aligned":
             raise ConfigurationError(
-                "points.views 'all' needs point maps of the painted frames, which pose_policy 'aligned' alone makes; "
+                "points.views 'all' needs point maps of the generated frames, which pose_policy 'aligned' alone makes; "
                 "take 'ends'"
             )
         if self.confidence == "alignment" and self.pose_policy != "aligned":
@@ -120,7 +120,7 @@ class EvaluationConfig:
         """
         if self.pose_policy == "dataset":
             raise ConfigurationError(
-                "pose_policy 'dataset' takes the poses of a clip's true frames, and the frames painted for a benchmark "
+                "pose_policy 'dataset' takes the poses of a clip's true frames, and the frames generated for a benchmark "
                 "entry have none: take 'interpolated' or 'aligned'"
             )
         if self.ceiling:

@@ -24,7 +24,7 @@ from reconx_pl.files.json_files import read_json, write_json
 
 
 @dataclass
-class Tally:
+class RunSummary:
     """What one process knows of an evaluation so far, and the summary of it."""
 
     provenance: Provenance
@@ -45,7 +45,7 @@ class Tally:
         """The summary over the process group; rank 0 writes it."""
         nccl = dist.get_backend() == "nccl"  # gathers on its own device only
         table = self._means(torch.device("cuda", torch.cuda.current_device()) if nccl else None)
-        parts: list[Tally] = [self] * dist.get_world_size()
+        parts: list[RunSummary] = [self] * dist.get_world_size()
         dist.all_gather_object(parts, self)
         whole = replace(
             self,

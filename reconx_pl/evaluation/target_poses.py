@@ -26,7 +26,7 @@ def refined_targets(
 ) -> Cameras:
     """Refine each camera on its own by Adam against 0.8 L1 + 0.2 L_ssim of its image; the Gaussians are held.
 
-    The same twists, rates and decay as for painted frames (``splatting.pose_refinement``). NeRF-- (Wang et al. 2021)
+    The same twists, rates and decay as for generated frames (``splatting.pose_refinement``). NeRF-- (Wang et al. 2021)
     and BARF (Lin et al. 2021) score with test cameras refined like this, since their worlds are their own; where the
     world is that of the data set it hides errors of pose, which is why it is not the score.
 

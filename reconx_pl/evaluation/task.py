@@ -12,7 +12,7 @@ from reconx_pl.evaluation.entry_views import BenchmarkViews
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.geometry.estimators.base import PointMapEstimator, has_dense_maps
 from reconx_pl.geometry.point_maps import depth_from_point_map
-from reconx_pl.reconstruction.alignment import holds_known_views
+from reconx_pl.reconstruction.alignment import holds_fixed_views
 from reconx_pl.reconstruction.pair_clips import _cloud_of_depth, pair_clips, path_cameras
 from reconx_pl.types import AlignmentQuality, Cameras, Clip, PointCloud
 
@@ -28,7 +28,7 @@ CLOUD_POINTS = 16384  # of a cloud made of context depth (PAPER, section 2: ours
 
 @dataclass(frozen=True)
 class SceneTask:
-    """Input views, the clips to paint between them, and the true views that score the scene.
+    """Input views, the clips to generate between them, and the true views that score the scene.
 
     Args:
         key, dataset, scene: names.
@@ -46,7 +46,7 @@ class SceneTask:
         targets: places in ``views`` that are scored.
         target_indices: what the record calls them.
         masks: [M, H, W] bool; None scores all pixels.
-        in_painting: ``views`` are the frames of the one clip, so that the painting can be scored too.
+        views_in_clip: ``views`` are the frames of the one clip, so that the generation can be scored too.
         held_out: further true views.
         geometry: where depth or cloud come from.
         alignment: how well poses that an estimator found agree with those of the data set.
@@ -70,13 +70,13 @@ class SceneTask:
     confidence: Tensor | None = None
     measured: bool = True
     masks: Tensor | None = None
-    in_painting: bool = False
+    views_in_clip: bool = False
     held_out: HeldOutViews | None = None
     alignment: AlignmentQuality | None = None
 
     @property
-    def known(self) -> list[int]:
-        """Places of the input views among all frames, painted ones and these: every input view once."""
+    def input_places(self) -> list[int]:
+        """Places of the input views among all frames, generated ones and these: every input view once."""
         step = self.clips[0].frames.shape[0] - 1
         return [view * step for view in range(len(self.cameras))]
 
@@ -116,7 +116,7 @@ def clip_task(clip: Clip, config: EvaluationConfig, held_out: HeldOutViews | Non
         view_cameras=clip.cameras,
         targets=targets,
         target_indices=targets,
-        in_painting=True,
+        views_in_clip=True,
         held_out=held_out,
         geometry=geometry_note(clip),
         alignment=clip.alignment,
@@ -196,7 +196,7 @@ def sequence_cameras(task: SceneTask) -> Cameras:
 
 @dataclass(frozen=True)
 class HeldOutViews:
-    """True views beside the clip (a benchmark's targets), never shown to painter or fit."""
+    """True views beside the clip (a benchmark's targets), never shown to view generator or fit."""
 
     images: Tensor  # [V, 3, H, W] float32 in [0, 1]
     cameras: Cameras  # V views
@@ -224,7 +224,7 @@ class LazyScene:
 
 
 def check_estimator(config: EvaluationConfig, estimator: PointMapEstimator | None) -> None:
-    """Refuse the pose policy "aligned" without an estimator that can do it, where there are painted frames to align.
+    """Refuse the pose policy "aligned" without an estimator that can do it, where there are generated frames to align.
 
     Raises:
         ConfigurationError: says which one can.
@@ -236,7 +236,7 @@ def check_estimator(config: EvaluationConfig, estimator: PointMapEstimator | Non
             "pose_policy 'aligned' needs an estimator that aligns all frames: name one (--estimator), such as DUSt3R "
             "(PretrainedDust3r), or take 'interpolated'"
         )
-    if not holds_known_views(estimator):
+    if not holds_fixed_views(estimator):
         raise ConfigurationError(
             f"pose_policy 'aligned' holds the cameras of the input views, and {type(estimator).__name__} cannot hold "
             "some and find others; name DUSt3R (PretrainedDust3r), or take 'interpolated'"

@@ -13,7 +13,7 @@ from reconx_pl.errors import ConfigurationError
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write a file or a folder to; it gets the name ``path`` when the block ends well.
 
     The folder is made. A file of that name is replaced, see ``refuse_existing``; after an error nothing is left.

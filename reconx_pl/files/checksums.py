@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from reconx_pl.errors import BadWeightsError
-from reconx_pl.files.atomic import written_whole
+from reconx_pl.files.atomic import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def our_cache() -> Path:
 
 def write_sums(folder: Path, digests: Mapping[str, str]) -> Path:
     """Write ``folder/SHA256SUMS``: file names and their digests."""
-    with written_whole(folder / SUMS) as partial:
+    with atomic_write(folder / SUMS) as partial:
         partial.write_text(sums_text(digests), encoding="utf-8")
     return folder / SUMS
 
@@ -125,7 +125,7 @@ def _remember(path: Path, status: os.stat_result, digest: str) -> None:
         return  # somebody wrote to it meanwhile
     entry = {"stamp": _stamp(status), "sha256": digest}
     try:
-        with written_whole(_memory_file()) as partial:
+        with atomic_write(_memory_file()) as partial:
             partial.write_text(json.dumps(_memory() | {_key(status): entry}, indent=1), encoding="utf-8")
     except OSError as error:
         log.debug("%s cannot be written (%s)", _memory_file(), error)

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reconx_pl.files.atomic import written_whole
+from reconx_pl.files.atomic import atomic_write
 
 Record = dict[str, Any]  # what a JSON file holds
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write strict JSON so that the file is always complete: a partial one never carries its name."""
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reconx_pl.files.atomic import written_whole
+from reconx_pl.files.atomic import atomic_write
 from reconx_pl.files.weights import read_tensors
 from reconx_pl.types import Cameras, PointCloud
 
@@ -17,7 +17,7 @@ from reconx_pl.types import Cameras, PointCloud
 def save_tensors(tensors: Mapping[str, Tensor | None], path: Path) -> None:
     """Write those that are there, whole or not at all; ``load_tensors`` reads them."""
     kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items() if value is not None}
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         save_file(kept, partial)
 
 

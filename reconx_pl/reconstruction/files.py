@@ -9,7 +9,7 @@ from tempfile import mkdtemp
 
 from reconx_pl.data.formats.exporting import transforms_content, write_colmap_model, write_images, write_points
 from reconx_pl.data.formats.posed import posed_content, write_cloud
-from reconx_pl.files.atomic import written_whole
+from reconx_pl.files.atomic import atomic_write
 from reconx_pl.reconstruction.views import Views
 
 SUMMARY, REPORT, STAGE_FOLDER = "reconstruction.json", "report.html", "stages"
@@ -51,5 +51,5 @@ def put(source: Path, target: Path) -> None:
 
 def copy(source: Path, target: Path) -> None:
     """Copy a file to its place, whole or not at all."""
-    with written_whole(target) as partial:
+    with atomic_write(target) as partial:
         shutil.copyfile(source, partial)

@@ -1,4 +1,4 @@
-"""Stages "fit" and "flythrough": Gaussians, and a flight through them."""
+"""Stages "fit" and "flythrough": Gaussians, and a fly-through through them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reconx_pl.splatting.renderers.base import Renderer
 from reconx_pl.splatting.renderers.choose import default_renderer
 from reconx_pl.types import Cameras, PointCloud
 from reconx_pl.visualization.color_maps import depth_colors
-from reconx_pl.visualization.flythrough import fly
+from reconx_pl.visualization.flythrough import render_flythrough
 from reconx_pl.visualization.video import write_mp4
 
 SCENE, VIDEO, DEPTH_VIDEO = "scene.ply", "flythrough.mp4", "flythrough_depth.mp4"
@@ -31,7 +31,7 @@ WITHOUT_LPIPS = "--fit.loss.lpips 0"
 
 
 def what_a_fit_needs(config: ReconstructionConfig, device: torch.device) -> tuple[Renderer, LpipsDistance | None]:
-    """The renderer and the network of the loss: asked for before frames are painted too, which may take hours.
+    """The renderer and the network of the loss: asked for before frames are generated too, which may take hours.
 
     Raises:
         MissingWeightsError: the loss uses LPIPS and its weights are not there.
@@ -61,14 +61,16 @@ def fit_scene(
         perceptual=perceptual,
         progress=lambda done, steps, _: step(done, steps),
         generator=scene_generator(config.seed, KEY, "fit"),
-        known_views=given.known,
+        input_views=given.input_places,
     )
     with torch.no_grad():
-        seen = [renderer.render(result.gaussians, given.cameras[at].to(device)).color.cpu() for at in given.known]
+        seen = [
+            renderer.render(result.gaussians, given.cameras[at].to(device)).color.cpu() for at in given.input_places
+        ]
     rendered = torch.cat(seen).clamp(0, 1)
-    scores = psnr(rendered, given.frames[given.known])
+    scores = psnr(rendered, given.frames[given.input_places])
     save_tensors(
-        {"rendered": to_bytes(rendered), "photographs": to_bytes(given.frames[given.known])}, folder / RENDERED
+        {"rendered": to_bytes(rendered), "photographs": to_bytes(given.frames[given.input_places])}, folder / RENDERED
     )
     write_json(
         folder / NUMBERS,
@@ -86,7 +88,7 @@ def fit_scene(
     ]
 
 
-def fly_through(
+def write_flythrough(
     scene: Path,
     cameras: Cameras,
     config: ReconstructionConfig,
@@ -95,7 +97,7 @@ def fly_through(
     folder: Path,
     step: Step,
 ) -> list[str]:
-    """Write the video of a flight through the scene, and one of its depth. Returns notes.
+    """Write the video of a fly-through through the scene, and one of its depth. Returns notes.
 
     Args:
         scene: the Gaussians.
@@ -110,13 +112,13 @@ def fly_through(
         ConfigurationError: the path cannot be made of these cameras.
     """
     gaussians = load_ply(scene)
-    order = [*range(len(cameras)), *([0] if closed and config.flight == "interpolated" else [])]
-    path = PATHS[config.flight](cameras[order], config.flight_frames, gaussians.means)
+    order = [*range(len(cameras)), *([0] if closed and config.flythrough == "interpolated" else [])]
+    path = PATHS[config.flythrough](cameras[order], config.flythrough_frames, gaussians.means)
     placed = replace(
         gaussians,
         **{part: value.to(device) for part, value in vars(gaussians).items()},
     )
-    flown = fly(placed, path, default_renderer(device), step)
-    write_mp4(flown.frames, folder / VIDEO, config.flight_fps)
-    write_mp4(depth_colors(flown.depth), folder / DEPTH_VIDEO, config.flight_fps)
-    return [f"{len(path)} frames of {path.width} x {path.height}, path {config.flight}"]
+    flown = render_flythrough(placed, path, default_renderer(device), step)
+    write_mp4(flown.frames, folder / VIDEO, config.flythrough_fps)
+    write_mp4(depth_colors(flown.depth), folder / DEPTH_VIDEO, config.flythrough_fps)
+    return [f"{len(path)} frames of {path.width} x {path.height}, path {config.flythrough}"]

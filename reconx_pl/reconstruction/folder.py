@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from reconx_pl.errors import ConfigurationError, StorageError
 from reconx_pl.files.json_files import read_json
 from reconx_pl.reconstruction import files, fitting
-from reconx_pl.reconstruction import generation as painting
+from reconx_pl.reconstruction import generation as generation
 from reconx_pl.reconstruction.files import GIVEN, STAGE_FOLDER, SUMMARY
 
 try:
@@ -25,7 +25,7 @@ except ImportError:  # Windows
 log = logging.getLogger(__name__)
 RESULTS = (
     *(files.IMAGES, files.MODEL, files.CLOUD, files.ARCHIVE, files.CAMERAS),
-    *(painting.VIDEO, fitting.SCENE, fitting.VIDEO, fitting.DEPTH_VIDEO),
+    *(generation.VIDEO, fitting.SCENE, fitting.VIDEO, fitting.DEPTH_VIDEO),
 )  # what a run puts into its folder, over what is there
 
 

@@ -14,7 +14,7 @@ AT_ONCE = 32  # frames whose agreement with the cloud is found together, against
 
 
 def frame_confidence(
-    frames: Tensor, cameras: Cameras, cloud: PointCloud, known: Sequence[int], known_confidence: Tensor | None
+    frames: Tensor, cameras: Cameras, cloud: PointCloud, input_places: Sequence[int], input_confidence: Tensor | None
 ) -> Tensor:
     """[S, H, W] on DUSt3R's scale: of the input views their own, of other frames by agreement with their cloud.
 
@@ -22,11 +22,11 @@ def frame_confidence(
         frames: [S, 3, H, W] in [0, 1].
         cameras: S views.
         cloud: of the input views.
-        known: places of the input views.
-        known_confidence: [C, H, W] of these; None judges them as the others.
+        input_places: places of the input views.
+        input_confidence: [C, H, W] of these; None judges them as the others.
     """
     places = torch.arange(len(frames)).split(AT_ONCE)
     confidence = torch.cat([reprojection_confidence(frames[part], cameras[part.tolist()], cloud) for part in places])
-    if known_confidence is not None:
-        confidence[list(known)] = known_confidence.detach().clone().to(confidence)
+    if input_confidence is not None:
+        confidence[list(input_places)] = input_confidence.detach().clone().to(confidence)
     return confidence

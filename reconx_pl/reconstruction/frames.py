@@ -19,12 +19,12 @@ from reconx_pl.files.weights import read_tensors
 from reconx_pl.geometry.cameras import with_views
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.geometry.point_maps import point_map_from_depth, with_unexplained
-from reconx_pl.reconstruction.alignment import AligningEstimator, aligned_frames, holds_known_views
+from reconx_pl.reconstruction.alignment import AligningEstimator, aligned_frames, holds_fixed_views
 from reconx_pl.reconstruction.frame_confidence import frame_confidence
-from reconx_pl.reconstruction.generation import read_painted
+from reconx_pl.reconstruction.generation import read_generated
 from reconx_pl.reconstruction.settings import KEY, ReconstructionConfig
 from reconx_pl.reconstruction.view_generator import scene_generator
-from reconx_pl.reconstruction.views import CutViews, Views, cut_views, fit_size
+from reconx_pl.reconstruction.views import CroppedViews, Views, crop_views, fit_size
 from reconx_pl.splatting.points import points_from_maps, select_points
 from reconx_pl.types import Cameras, PointCloud, PointMap
 
@@ -39,74 +39,74 @@ class FitInput:
         frames: [S, 3, h, w] in [0, 1].
         cameras: S views.
         confidence: [S, h, w] on DUSt3R's scale; None trusts all pixels alike.
-        known: places of the photographs among the frames, in the order of visiting.
+        input_places: places of the photographs among the frames, in the order of visiting.
         start: the points it starts from.
     """
 
     frames: Tensor
     cameras: Cameras
     confidence: Tensor | None
-    known: list[int]
+    input_places: list[int]
     start: PointCloud
 
 
 def aligns(config: ReconstructionConfig, estimator: PointMapEstimator) -> bool:
-    """Whether painted frames get their poses from a global alignment.
+    """Whether generated frames get their poses from a global alignment.
 
     Raises:
         ConfigurationError: it was asked for, and the estimator cannot; or points that only it could give were.
     """
-    able = holds_known_views(estimator)
-    if config.painting.poses == "aligned" and not able:
+    able = holds_fixed_views(estimator)
+    if config.generation.poses == "aligned" and not able:
         raise ConfigurationError(
-            f"{type(estimator).__name__} cannot align painted frames with the photographs held fixed; take DUSt3R "
-            "(--geometry dust3r), or --painting.poses interpolated"
+            f"{type(estimator).__name__} cannot align generated frames with the photographs held fixed; take DUSt3R "
+            "(--geometry dust3r), or --generation.poses interpolated"
         )
-    aligned = able and config.painting.poses != "interpolated"
+    aligned = able and config.generation.poses != "interpolated"
     if config.points.views != "ends" and not aligned:
         raise ConfigurationError(
-            "points.views 'all' needs point maps of the painted frames, which a global alignment alone makes; take "
+            "points.views 'all' needs point maps of the generated frames, which a global alignment alone makes; take "
             "'ends'"
         )
     return aligned
 
 
 def prepare_photographs(views: Views, config: ReconstructionConfig, folder: Path) -> list[str]:
-    """Without painting: the photographs themselves are the frames. Returns notes."""
-    cut = cut_views(views, *fit_size(views, config.short_side))
+    """Without generation: the photographs themselves are the frames. Returns notes."""
+    cut = crop_views(views, *fit_size(views, config.short_side))
     start = _start(views, cut, config)
-    known = list(range(len(cut.cameras)))
-    _write(folder, FitInput(cut.images, cut.cameras, cut.confidence, known, start))
-    return [f"{len(start)} points to start from; nothing was painted"]
+    input_places = list(range(len(cut.cameras)))
+    _write(folder, FitInput(cut.images, cut.cameras, cut.confidence, input_places, start))
+    return [f"{len(start)} points to start from; nothing was generated"]
 
 
-def prepare_painted(
-    views: Views, painted: Path, config: ReconstructionConfig, estimator: PointMapEstimator, folder: Path
+def prepare_generated(
+    views: Views, generated: Path, config: ReconstructionConfig, estimator: PointMapEstimator, folder: Path
 ) -> list[str]:
-    """Cameras, confidence and points of painted frames and photographs together. Returns notes.
+    """Cameras, confidence and points of generated frames and photographs together. Returns notes.
 
     Raises:
         BadSceneError: the frames cannot be aligned.
     """
-    cut = cut_views(views, config.painting.height, config.painting.width)
-    made = read_painted(painted)
-    frames, cameras, known = made.frames, made.cameras, made.known
+    cut = crop_views(views, config.generation.height, config.generation.width)
+    made = read_generated(generated)
+    frames, cameras, input_places = made.frames, made.cameras, made.input_places
     images = frames.float().div_(255)
     maps: PointMap | None = None
     if aligns(config, estimator):
-        found, maps = _aligned(views.scene.name, images, cameras, known, cast(AligningEstimator, estimator))
-        cameras = with_views(found, known, cut.cameras)  # whatever an estimator makes of what it holds
+        found, maps = _aligned(views.scene.name, images, cameras, input_places, cast(AligningEstimator, estimator))
+        cameras = with_views(found, input_places, cut.cameras)  # whatever an estimator makes of what it holds
         confidence, way = maps.confidence.float(), "a global alignment with the photographs held fixed"
     else:
-        confidence = frame_confidence(images, cameras, views.cloud, known, cut.confidence)
-        way = "the path that was painted along; their confidence by agreement with the points"
-    start = _start(views, cut, config) if maps is None else _aligned_start(maps, images, known, config)
-    _write(folder, FitInput(frames, cameras, confidence, known, start))
-    return [f"poses of the painted frames by {way}", f"{len(start)} points to start from"]
+        confidence = frame_confidence(images, cameras, views.cloud, input_places, cut.confidence)
+        way = "the path that was generated along; their confidence by agreement with the points"
+    start = _start(views, cut, config) if maps is None else _aligned_start(maps, images, input_places, config)
+    _write(folder, FitInput(frames, cameras, confidence, input_places, start))
+    return [f"poses of the generated frames by {way}", f"{len(start)} points to start from"]
 
 
 def _aligned(
-    name: str, images: Tensor, cameras: Cameras, known: list[int], estimator: AligningEstimator
+    name: str, images: Tensor, cameras: Cameras, input_places: list[int], estimator: AligningEstimator
 ) -> tuple[Cameras, PointMap]:
     """Cameras and point maps of all frames, on the CPU, aligned from each photograph to the next.
 
@@ -114,7 +114,9 @@ def _aligned(
     its point maps in memory, grow with the square of their number.
     """
     total = len(images)
-    stops = known if known[-1] == total - 1 else [*known, total]  # the latter goes back to the first
+    stops = (
+        input_places if input_places[-1] == total - 1 else [*input_places, total]
+    )  # the latter goes back to the first
     world_to_camera, intrinsics = cameras.world_to_camera.clone(), cameras.intrinsics.clone()
     maps: dict[int, tuple[Tensor, ...]] = {}
     for start, stop in pairwise(stops):
@@ -135,15 +137,15 @@ def _aligned(
 def read_fit_input(folder: Path) -> FitInput:
     """What this stage left in its folder."""
     tensors = load_tensors(folder / _TENSORS)
-    known = json.loads((folder / _PLACES).read_text(encoding="utf-8"))["known"]
+    input_places = json.loads((folder / _PLACES).read_text(encoding="utf-8"))["input_places"]
     frames = tensors.pop("frames").float().div_(255)
-    return FitInput(frames, cameras_of(tensors), tensors.get("confidence"), known, cloud_of(tensors))
+    return FitInput(frames, cameras_of(tensors), tensors.get("confidence"), input_places, cloud_of(tensors))
 
 
-def read_known_cameras(folder: Path) -> Cameras:
+def read_input_cameras(folder: Path) -> Cameras:
     """Cameras of the photographs alone, in the order of visiting: without the frames, which may be gigabytes."""
-    known = json.loads((folder / _PLACES).read_text(encoding="utf-8"))["known"]
-    return cameras_of(read_tensors(folder / _TENSORS))[known]
+    input_places = json.loads((folder / _PLACES).read_text(encoding="utf-8"))["input_places"]
+    return cameras_of(read_tensors(folder / _TENSORS))[input_places]
 
 
 def _write(folder: Path, made: FitInput) -> None:
@@ -156,10 +158,10 @@ def _write(folder: Path, made: FitInput) -> None:
         },
         folder / _TENSORS,
     )
-    write_json(folder / _PLACES, {"known": made.known})
+    write_json(folder / _PLACES, {"input_places": made.input_places})
 
 
-def _start(views: Views, cut: CutViews, config: ReconstructionConfig) -> PointCloud:
+def _start(views: Views, cut: CroppedViews, config: ReconstructionConfig) -> PointCloud:
     """Points of the photographs: of every pixel with depth and, beside them, of the cloud.
 
     Without depth they are the cloud's, filled where many photographs tell gaps from surfaces.
@@ -174,9 +176,9 @@ def _start(views: Views, cut: CutViews, config: ReconstructionConfig) -> PointCl
     return select_points(views.cloud, chosen, generator)
 
 
-def _aligned_start(maps: PointMap, images: Tensor, known: list[int], config: ReconstructionConfig) -> PointCloud:
+def _aligned_start(maps: PointMap, images: Tensor, input_places: list[int], config: ReconstructionConfig) -> PointCloud:
     """Points of the alignment: of the photographs, or of all frames (``PointsConfig.views``)."""
-    chosen = list(range(len(images))) if config.points.views == "all" else known
+    chosen = list(range(len(images))) if config.points.views == "all" else input_places
     maps = PointMap(maps.points[chosen], maps.confidence[chosen], maps.valid[chosen])
     generator = scene_generator(config.seed, KEY, "points")
     return points_from_maps(maps, images[chosen], replace(config.points, views="all"), generator)

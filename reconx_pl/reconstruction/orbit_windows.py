@@ -1,4 +1,4 @@
-"""Paints all around a scene from two photographs or more, closed on the first (PAPER: section 4)."""
+"""Generates all around a scene from two photographs or more, closed on the first (PAPER: section 4)."""
 
 from __future__ import annotations
 
@@ -16,48 +16,48 @@ from reconx_pl.reconstruction.windows import Window, plan_windows
 from reconx_pl.types import Cameras, Clip, PointCloud
 
 
-class WindowPainter(Protocol):
-    """Paints a clip of which the first frame and frame ``second`` are known; ``DiffusionPainter`` is one."""
+class WindowGenerator(Protocol):
+    """Generates a clip of which the first frame and frame ``end_condition_frame`` are known; ``SamplingPipeline`` is one."""
 
-    def paint(self, clip: Clip, generator: torch.Generator, *, second: int) -> Tensor:
+    def generate(self, clip: Clip, generator: torch.Generator, *, end_condition_frame: int) -> Tensor:
         """All T frames [T, 3, H, W] in [0, 1]; in the clip every other frame is black."""
         ...
 
 
 @dataclass(frozen=True)
-class AroundConfig:
+class OrbitConfig:
     """How a sequence is divided into clips. The paper says nothing of it.
 
     Args:
         frames: T of a clip; those of the model.
-        second: k, frame of a clip that is its second condition where it extrapolates; one that the model was trained
-            with (``ExtrapolationConfig``). The less it is, the fewer clips a sequence takes, and the nearer to each
-            other are the two frames that a clip knows.
+        end_condition_frame: k, frame of a clip that is its second condition where it extrapolates; one that the model
+            was trained with (``ExtrapolationConfig``). The less it is, the fewer clips a sequence takes, and the nearer
+            to each other are the two frames that a clip knows.
         fps: frame rate that the model is told; one that it was trained with.
         caption: of all clips.
         seed: of the noise, with the number of the clip.
     """
 
     frames: int = 32
-    second: int = 16
+    end_condition_frame: int = 16
     fps: float = 8.0
     caption: str = ""
     seed: int = 0
 
 
-def paint_around(
+def generate_orbit(
     photographs: Tensor,
     places: Sequence[int],
     path: Cameras,
     geometry: PointCloud | PointMapEstimator,
-    painter: WindowPainter,
-    config: AroundConfig | None = None,
+    view_generator: WindowGenerator,
+    config: OrbitConfig | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Paint a closed sequence along a path, clip after clip as ``plan_windows`` says.
+    """Generate a closed sequence along a path, clip after clip as ``plan_windows`` says.
 
-    Painted frames are conditions of later clips, as 8-bit values, and their errors add up until the sequence closes.
+    Generated frames are conditions of later clips, as 8-bit values, and their errors add up until the sequence closes.
 
     Args:
         photographs: [V, 3, H, W] float in [0, 1], in their order along the path, V >= 2.
@@ -66,9 +66,9 @@ def paint_around(
         geometry: the structure condition. A cloud, in world coordinates and farthest-point order, of which a clip is
             told what its two known frames see; or an estimator, which makes a cloud of these two frames for each clip.
             The photographs' cloud ends where they do not see: to go further takes an estimator.
-        painter: with a model that was trained to extrapolate, unless all clips interpolate.
-        config: see ``AroundConfig``.
-        device: of the painter's generator.
+        view_generator: with a model that was trained to extrapolate, unless all clips interpolate.
+        config: see ``OrbitConfig``.
+        device: of the view generator's generator.
         progress: called with clips done and all.
 
     Returns:
@@ -76,9 +76,9 @@ def paint_around(
 
     Raises:
         ConfigurationError: shapes or numbers that do not go together; see ``plan_windows``.
-        BadSceneError: a clip cannot be painted; names it.
+        BadSceneError: a clip cannot be generated; names it.
     """
-    config = config or AroundConfig()
+    config = config or OrbitConfig()
     if photographs.ndim != 4 or len(places) != len(photographs):
         raise ConfigurationError(f"{len(places)} places do not go with photographs {tuple(photographs.shape)}")
     if tuple(photographs.shape[1:]) != (3, path.height, path.width):
@@ -86,14 +86,16 @@ def paint_around(
             f"photographs {tuple(photographs.shape)} are not of the path's {path.height} x {path.width} pixels; "
             "resize or crop both alike"
         )
-    windows = plan_windows(len(path), places, config.frames, config.second)
+    windows = plan_windows(len(path), places, config.frames, config.end_condition_frame)
     sequence = photographs.new_full((len(path), *photographs.shape[1:]), torch.nan, dtype=torch.float32, device="cpu")
     sequence[list(places)] = photographs.float().cpu()
     for number, window in enumerate(windows):
         clip = _clip(sequence, path, window, number, geometry, config)
-        generator = scene_generator(config.seed, clip.key, "paint", device)
-        painted = checked_frames(painter.paint(clip, generator, second=window.second), clip, "cpu")
-        sequence[list(window.paints)] = painted[[frame - window.start for frame in window.paints]]
+        generator = scene_generator(config.seed, clip.key, "generate", device)
+        generated = checked_frames(
+            view_generator.generate(clip, generator, end_condition_frame=window.end_condition_frame), clip, "cpu"
+        )
+        sequence[list(window.generates)] = generated[[frame - window.start for frame in window.generates]]
         if progress is not None:
             progress(number + 1, len(windows))
     return sequence
@@ -105,22 +107,24 @@ def _clip(
     window: Window,
     number: int,
     geometry: PointCloud | PointMapEstimator,
-    config: AroundConfig,
+    config: OrbitConfig,
 ) -> Clip:
     """The clip of a window, blind but for its two conditions."""
-    total, inside = len(path), [0, window.second]
+    total, inside = len(path), [0, window.end_condition_frame]
     indices = [(window.start + step) % total for step in range(config.frames)]
-    known, cameras = sequence[[indices[step] for step in inside]], path[indices]
+    input_places, cameras = sequence[[indices[step] for step in inside]], path[indices]
     frames = torch.zeros(config.frames, *sequence.shape[1:], dtype=torch.uint8)
-    frames[inside] = (known * 255).round().clamp(0, 255).to(torch.uint8)
+    frames[inside] = (input_places * 255).round().clamp(0, 255).to(torch.uint8)
     key = f"window-{number}"
     if isinstance(geometry, PointCloud):
         cloud = geometry
     else:
         try:
-            cloud = geometry.estimate(known, cameras[inside]).cloud
+            cloud = geometry.estimate(input_places, cameras[inside]).cloud
         except BadSceneError as error:
-            raise BadSceneError(f"{key}, frames {indices[0]} and {indices[window.second]}: {error}") from error
+            raise BadSceneError(
+                f"{key}, frames {indices[0]} and {indices[window.end_condition_frame]}: {error}"
+            ) from error
     return Clip(
         key=key,
         dataset="",

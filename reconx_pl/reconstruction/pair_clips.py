@@ -82,6 +82,6 @@ def path_cameras(views: Cameras, frames: int) -> Cameras:
         (C - 1) (T - 1) + 1 cameras; input view i is number i (T - 1).
     """
     step = frames - 1
-    known = [view * step for view in range(len(views))]
-    positions = torch.linspace(0, len(known) - 1, known[-1] + 1, dtype=torch.float64)
-    return with_views(interpolate_cameras(views, positions), known, views)
+    input_places = [view * step for view in range(len(views))]
+    positions = torch.linspace(0, len(input_places) - 1, input_places[-1] + 1, dtype=torch.float64)
+    return with_views(interpolate_cameras(views, positions), input_places, views)

@@ -13,7 +13,7 @@ from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.files.json_files import read_json
 from reconx_pl.reconstruction.files import CAMERAS, STAGE_FOLDER
 from reconx_pl.reconstruction.fitting import NUMBERS
-from reconx_pl.reconstruction.settings import FIT, GEOMETRY, PAINTING, STAGES
+from reconx_pl.reconstruction.settings import FIT, GENERATION, GEOMETRY, STAGES
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Content:
     @property
     def missing(self) -> list[str]:
         """Stages that a whole run has and this one has not."""
-        wanted = [name for name in STAGES if name != PAINTING or self.summary["painter"] is not None]
+        wanted = [name for name in STAGES if name != GENERATION or self.summary["view generator"] is not None]
         return [name for name in wanted if name not in self.stages]
 
     def kept(self, stage: str, pattern: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What there is to see of a reconstruction: flight, photographs beside the scene, painted frames, plan, loss."""
+"""What there is to see of a reconstruction: fly-through, photographs beside the scene, generated frames, plan, loss."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from reconx_pl.files.tensors import load_tensors
 from reconx_pl.reconstruction import fitting
-from reconx_pl.reconstruction import generation as painting
+from reconx_pl.reconstruction import generation as generation
 from reconx_pl.reconstruction.report_content import STAGE_FOLDER, Content
-from reconx_pl.reconstruction.settings import FIT, FLIGHT, PAINTING
+from reconx_pl.reconstruction.settings import FIT, FLYTHROUGH, GENERATION
 from reconx_pl.visualization.camera_map import plan
 from reconx_pl.visualization.contact_sheet import COLORMAP, error_image, spread
 from reconx_pl.visualization.curves import RunCurves, fall, plot_run
@@ -22,23 +22,23 @@ from reconx_pl.visualization.html import data_uri, jpeg_uri, plural, video_figur
 from reconx_pl.visualization.video import to_uint8
 
 VIDEO_LIMIT = 4 * 1024 * 1024  # bytes; a larger one is linked
-PICTURED, STRIPS, STRIP_FRAMES = 12, 12, 8  # photographs, painted clips, and frames of each that are shown
+PICTURED, STRIPS, STRIP_FRAMES = 12, 12, 8  # photographs, generated clips, and frames of each that are shown
 GAIN = 4.0  # of the error's colours: they end at a quarter of the range
 _SIDE, _STRIP_HEIGHT, _QUALITY = 560, 160, 85  # pixels of embedded pictures, and of JPEG
 
 
-def flight(content: Content) -> str:
-    """The flight through the scene, and its depth."""
+def flythrough(content: Content) -> str:
+    """The fly-through through the scene, and its depth."""
     captions = {
-        fitting.VIDEO: "Flight through the scene",
-        fitting.DEPTH_VIDEO: "Depth along the flight: red is near, blue is far",
+        fitting.VIDEO: "Fly-through through the scene",
+        fitting.DEPTH_VIDEO: "Depth along the fly-through: red is near, blue is far",
     }
     videos = [
         video_figure(path, file, caption, content.summary["name"], VIDEO_LIMIT)
         for file, caption in captions.items()
-        if (path := content.result(FLIGHT, file))
+        if (path := content.result(FLYTHROUGH, file))
     ]
-    return f'<h2>Flight</h2><div class="clips wide">{"".join(videos)}</div>' if videos else ""
+    return f'<h2>Fly-through</h2><div class="clips wide">{"".join(videos)}</div>' if videos else ""
 
 
 def views(content: Content) -> str:
@@ -58,7 +58,7 @@ def views(content: Content) -> str:
         "<h2>Photographs and scene</h2>"
         '<div class="box warn"><p><b>The scene was fitted to these very photographs.</b> How well it repeats them '
         f"(PSNR {np.mean(psnr):.2f} dB on average, {min(psnr):.2f} to {max(psnr):.2f}) is no measure of its quality: "
-        "that shows between them, where no photograph was. See the flight.</p></div>"
+        "that shows between them, where no photograph was. See the fly-through.</p></div>"
         f'<p class="note">Each photograph as the fit had it ({width} × {height} pixels), the scene from its camera, '
         f"and the mean absolute error over the colours.{some}</p>"
         f'<div class="scale"><span>0</span><i style="background:linear-gradient(90deg, {stops})"></i>'
@@ -68,17 +68,17 @@ def views(content: Content) -> str:
     )
 
 
-def painted(content: Content) -> str:
-    """Frames of each painted clip in a strip, and the video; or that nothing was painted."""
-    if content.summary["painter"] is None:
+def generated(content: Content) -> str:
+    """Frames of each generated clip in a strip, and the video; or that nothing was generated."""
+    if content.summary["view generator"] is None:
         return (
-            "<h2>Painted frames</h2><p>Nothing was painted between the photographs: what none of them shows is missing "
+            "<h2>Generated frames</h2><p>Nothing was generated between the photographs: what none of them shows is missing "
             "in the scene.</p>"
         )
-    if PAINTING not in content.stages:
+    if GENERATION not in content.stages:
         return ""
     names, strips = _names(content), []
-    clips = content.kept(PAINTING, "clip-*.safetensors")
+    clips = content.kept(GENERATION, "clip-*.safetensors")
     ends = [*range(len(names)), 0]
     for number in spread(len(clips), STRIPS):
         frames = load_tensors(clips[number])["frames"]
@@ -86,17 +86,17 @@ def painted(content: Content) -> str:
         source = jpeg_uri(_strip(frames[spread(len(frames), STRIP_FRAMES)]), _QUALITY)
         strips.append(
             f'<figure><div class="sheet scroll"><img src="{source}" alt="Frames from {between}"></div>'
-            f"<figcaption>{between}, {len(frames) - 2} painted</figcaption></figure>"
+            f"<figcaption>{between}, {len(frames) - 2} generated</figcaption></figure>"
         )
-    video = content.result(PAINTING, painting.VIDEO)
+    video = content.result(GENERATION, generation.VIDEO)
     figure = (
         ""
         if video is None
-        else video_figure(video, painting.VIDEO, "All frames in their order", content.summary["name"], VIDEO_LIMIT)
+        else video_figure(video, generation.VIDEO, "All frames in their order", content.summary["name"], VIDEO_LIMIT)
     )
     some = "" if len(clips) <= STRIPS else f" {STRIPS} of {plural(len(clips), 'clip')} are shown."
     return (
-        "<h2>Painted frames</h2><p>A video diffusion model painted the frames between neighbouring photographs; "
+        "<h2>Generated frames</h2><p>A video diffusion model generated the frames between neighbouring photographs; "
         "what no photograph shows is its invention. The first and the last frame of each strip belong to the "
         f"photographs.{some}</p>{''.join(strips)}"
         f'<div class="clips wide">{figure}</div>'

@@ -18,32 +18,32 @@ from reconx_pl.files.json_files import write_json
 from reconx_pl.files.tensors import save_tensors, to_bytes
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.reconstruction import files, fitting
-from reconx_pl.reconstruction import generation as painting
+from reconx_pl.reconstruction import generation as generation
 from reconx_pl.reconstruction.files import STAGE_FOLDER, SUMMARY
 from reconx_pl.reconstruction.folder import alone, claim, spare, storage
 from reconx_pl.reconstruction.frames import (
     aligns,
-    prepare_painted,
+    prepare_generated,
     prepare_photographs,
     read_fit_input,
-    read_known_cameras,
+    read_input_cameras,
 )
 from reconx_pl.reconstruction.generation import is_loop
 from reconx_pl.reconstruction.geometry import find_geometry
 from reconx_pl.reconstruction.report import write_report
 from reconx_pl.reconstruction.settings import (
     FIT,
-    FLIGHT,
+    FLYTHROUGH,
     FRAMES,
+    GENERATION,
     GEOMETRY,
-    PAINTING,
     PHOTOGRAPHS,
     STAGES,
     ReconstructionConfig,
     StageName,
 )
 from reconx_pl.reconstruction.stages import Progress, Stage, Stages, Step, stage_record
-from reconx_pl.reconstruction.view_generator import PainterSource
+from reconx_pl.reconstruction.view_generator import ViewGeneratorSource
 from reconx_pl.reconstruction.views import PHOTOGRAPHS_FILE, PIXELS_FILE, Views, read_photographs, read_views
 from reconx_pl.version import __version__
 
@@ -72,7 +72,12 @@ class Reconstructed:
     def outdated(self) -> list[str]:
         """Results of an earlier run that lie there still, of stages that this run did not come to."""
         done = {stage.name for stage in self.stages}
-        made = {painting.VIDEO: PAINTING, fitting.SCENE: FIT, fitting.VIDEO: FLIGHT, fitting.DEPTH_VIDEO: FLIGHT}
+        made = {
+            generation.VIDEO: GENERATION,
+            fitting.SCENE: FIT,
+            fitting.VIDEO: FLYTHROUGH,
+            fitting.DEPTH_VIDEO: FLYTHROUGH,
+        }
         return [name for name, stage in made.items() if stage not in done and (self.out / name).exists()]
 
 
@@ -81,7 +86,7 @@ def reconstruct(
     out: Path,
     config: ReconstructionConfig,
     estimator: PointMapEstimator,
-    painter: PainterSource | None,
+    view_generator: ViewGeneratorSource | None,
     *,
     device: torch.device | str = "cpu",
     stages: Sequence[StageName] = STAGES,
@@ -93,12 +98,12 @@ def reconstruct(
 
     Args:
         sources: image files, folders of images, or one video; see ``data.photographs.load_photographs``.
-        out: gets scene.ply, cameras.json, sparse/0, images, painted.mp4, flythrough.mp4, report.html,
+        out: gets scene.ply, cameras.json, sparse/0, images, generated.mp4, flythrough.mp4, report.html,
             reconstruction.json, and the stages' own files in ``stages``, which may be deleted.
         config: see there.
         estimator: finds cameras and points.
-        painter: paints between the photographs; None fits to the photographs alone.
-        device: of painting, fit and flight.
+        view_generator: generates between the photographs; None fits to the photographs alone.
+        device: of generation, fit and fly-through.
         stages: those wanted; what they need is done as well, what comes after them is not.
         overwrite: ``out`` may hold the reconstruction of other photographs.
         progress: see ``stages.Progress``.
@@ -114,11 +119,13 @@ def reconstruct(
     if unknown := sorted(set(stages) - set(STAGES)):
         raise ConfigurationError(f"no stage is called {', '.join(unknown)}; there are {', '.join(STAGES)}")
     last = max((STAGES.index(name) for name in stages), default=len(STAGES) - 1)
-    if painter is not None:
+    if view_generator is not None:
         aligns(config, estimator)  # refuse early what cannot be
     names = named_files([Path(source) for source in sources], [])
     with storage(out), alone(out):
-        chain = _Chain(sources, names, out, config, estimator, painter, torch.device(device), overwrite, progress)
+        chain = _Chain(
+            sources, names, out, config, estimator, view_generator, torch.device(device), overwrite, progress
+        )
         return chain.run(STAGES[last], claimed)
 
 
@@ -132,13 +139,13 @@ class _Chain:
         out: Path,
         config: ReconstructionConfig,
         estimator: PointMapEstimator,
-        painter: PainterSource | None,
+        view_generator: ViewGeneratorSource | None,
         device: torch.device,
         overwrite: bool,
         progress: Progress | None,
     ) -> None:
         self.sources, self.out, self.config = sources, out, config
-        self.estimator, self.painter, self.device = estimator, painter, device
+        self.estimator, self.view_generator, self.device = estimator, view_generator, device
         self.found_by = _identity(estimator)  # once: it may hash gigabytes of weights
         spare(out, names)
         stems = [path.stem.lower() for path in names]  # of equal ones the folder becomes part of the name
@@ -197,48 +204,55 @@ class _Chain:
     def _scene(self, photographs: Stage, geometry: Stage, last: str) -> None:
         views = self.views
         assert views is not None
-        painted = None
-        if self.painter is not None:
-            painted = self._painting(views, self.painter, geometry, last)
-        elif last == PAINTING:
-            raise ConfigurationError("there is nothing to paint with: name a model (--model), or leave painting out")
-        if last == PAINTING:
+        generated = None
+        if self.view_generator is not None:
+            generated = self._generation(views, self.view_generator, geometry, last)
+        elif last == GENERATION:
+            raise ConfigurationError(
+                "there is nothing to generate with: name a model (--model), or leave generation out"
+            )
+        if last == GENERATION:
             return
-        frames = self._frames(views, geometry, painted)
+        frames = self._frames(views, geometry, generated)
         if last == FRAMES:
             return
         fit = self._fit(frames)
         if last != FIT:
-            self._flight(views, frames, fit)
+            self._flythrough(views, frames, fit)
 
-    def _painting(self, views: Views, painter: PainterSource, geometry: Stage, last: str) -> Stage:
+    def _generation(self, views: Views, view_generator: ViewGeneratorSource, geometry: Stage, last: str) -> Stage:
         config = self.config
 
         def make(folder: Path, step: Step) -> list[str]:
             if STAGES.index(last) >= STAGES.index(FIT):
                 fitting.what_a_fit_needs(config, self.device)  # refuse early what cannot be
-            return painting.paint(views, config.painting, painter, config.seed, self.device, folder, step)
+            return generation.generate(views, config.generation, view_generator, config.seed, self.device, folder, step)
 
-        settings = {name: value for name, value in self.settings["painting"].items() if name != "poses"}
-        inputs = {"painting": settings, "painter": painter.identity, "seed": config.seed, "device": self.device.type}
-        stage = self.stages.run(PAINTING, inputs, make, [geometry])
-        files.copy(stage.folder / painting.VIDEO, self.out / painting.VIDEO)
+        settings = {name: value for name, value in self.settings["generation"].items() if name != "poses"}
+        inputs = {
+            "generation": settings,
+            "view generator": view_generator.identity,
+            "seed": config.seed,
+            "device": self.device.type,
+        }
+        stage = self.stages.run(GENERATION, inputs, make, [geometry])
+        files.copy(stage.folder / generation.VIDEO, self.out / generation.VIDEO)
         return stage
 
-    def _frames(self, views: Views, geometry: Stage, painted: Stage | None) -> Stage:
+    def _frames(self, views: Views, geometry: Stage, generated: Stage | None) -> Stage:
         config = self.config
 
         def make(folder: Path, step: Step) -> list[str]:
-            if painted is None:
+            if generated is None:
                 return prepare_photographs(views, config, folder)
-            return prepare_painted(views, painted.folder, config, self.estimator, folder)
+            return prepare_generated(views, generated.folder, config, self.estimator, folder)
 
         inputs: dict[str, Any] = {"points": self.settings["points"], "seed": config.seed}
-        if painted is None:
+        if generated is None:
             inputs["short_side"] = config.short_side
         else:
             inputs["aligned"] = aligns(config, self.estimator)
-        return self.stages.run(FRAMES, inputs, make, [geometry] if painted is None else [geometry, painted])
+        return self.stages.run(FRAMES, inputs, make, [geometry] if generated is None else [geometry, generated])
 
     def _fit(self, frames: Stage) -> Stage:
         config = self.config
@@ -251,16 +265,18 @@ class _Chain:
         files.copy(stage.folder / fitting.SCENE, self.out / fitting.SCENE)
         return stage
 
-    def _flight(self, views: Views, frames: Stage, fit: Stage) -> None:
+    def _flythrough(self, views: Views, frames: Stage, fit: Stage) -> None:
         config = self.config
-        closed = views.closed if self.painter is None else is_loop(views, config.painting)
+        closed = views.closed if self.view_generator is None else is_loop(views, config.generation)
 
         def make(folder: Path, step: Step) -> list[str]:
-            cameras = read_known_cameras(frames.folder)
-            return fitting.fly_through(fit.folder / fitting.SCENE, cameras, config, closed, self.device, folder, step)
+            cameras = read_input_cameras(frames.folder)
+            return fitting.write_flythrough(
+                fit.folder / fitting.SCENE, cameras, config, closed, self.device, folder, step
+            )
 
-        names = ("flight", "flight_frames", "flight_fps")
-        stage = self.stages.run(FLIGHT, {name: self.settings[name] for name in names}, make, [frames, fit])
+        names = ("fly-through", "flythrough_frames", "flythrough_fps")
+        stage = self.stages.run(FLYTHROUGH, {name: self.settings[name] for name in names}, make, [frames, fit])
         for video in (fitting.VIDEO, fitting.DEPTH_VIDEO):
             files.copy(stage.folder / video, self.out / video)
 
@@ -274,7 +290,7 @@ class _Chain:
             "views": list(self.views.names) if self.views else [],
             "closed": bool(self.views and self.views.closed),
             "estimator": self.found_by,
-            "painter": self.painter.identity if self.painter else None,
+            "view generator": self.view_generator.identity if self.view_generator else None,
             "device": self.device.type,
             "last_stage": last,
             "stages": [stage_record(stage) for stage in self.stages.done],

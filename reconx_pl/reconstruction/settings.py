@@ -9,15 +9,15 @@ from reconx_pl.errors import ConfigurationError
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.points import PointsConfig
 
-StageName = Literal["photographs", "geometry", "painting", "frames", "fit", "flythrough"]
+StageName = Literal["photographs", "geometry", "generation", "frames", "fit", "flythrough"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
-PHOTOGRAPHS, GEOMETRY, PAINTING, FRAMES, FIT, FLIGHT = STAGES
+PHOTOGRAPHS, GEOMETRY, GENERATION, FRAMES, FIT, FLYTHROUGH = STAGES
 KEY = "scene"  # seeds everything random, together with ``seed``: the same whatever the folder of results is called
 
 
 @dataclass(frozen=True)
-class PaintingConfig:
-    """What is painted between neighbouring photographs. Frames and size are what the model was trained with.
+class GenerationConfig:
+    """What is generated between neighbouring photographs. Frames and size are what the model was trained with.
 
     Args:
         frames: T of each clip, the two photographs included (the paper has 32).
@@ -25,13 +25,13 @@ class PaintingConfig:
         width: columns of a frame, pixels.
         fps: frame rate that the model is told; one that it was trained with.
         caption: what the model is told about the scene.
-        loop: "auto" paints from the last photograph back to the first where they are neighbours, "never" leaves the
+        loop: "auto" generates from the last photograph back to the first where they are neighbours, "never" leaves the
             path open.
-        around: frames of a closed sequence all around the scene (360 degrees), along a circle bent through the
-            photographs; 0 paints between photographs alone. Needs a model that was trained to extrapolate
+        orbit_frames: frames of a closed sequence all around the scene (360 degrees), along a circle bent through the
+            photographs; 0 generates between photographs alone. Needs a model that was trained to extrapolate
             (configs/extrapolation.yaml), and photographs from around one place.
-        second: frame of a clip that is its second condition where it extrapolates, with ``around``.
-        poses: of the painted frames. "aligned": by a global alignment with the photographs held fixed; needs an
+        end_condition_frame: frame of a clip that is its second condition where it extrapolates, with ``orbit_frames``.
+        poses: of the generated frames. "aligned": by a global alignment with the photographs held fixed; needs an
             estimator that can do it (DUSt3R). "interpolated": between the photographs. "auto": aligned where possible.
     """
 
@@ -41,20 +41,20 @@ class PaintingConfig:
     fps: float = 8.0
     caption: str = ""
     loop: Literal["auto", "never"] = "auto"
-    around: int = 0
-    second: int = 16
+    orbit_frames: int = 0
+    end_condition_frame: int = 16
     poses: Literal["auto", "aligned", "interpolated"] = "auto"
 
     def __post_init__(self) -> None:
         if self.frames < 2 or min(self.height, self.width) < 8 or not self.fps > 0:
             raise ConfigurationError(
-                f"painting needs at least 2 frames of 8 x 8 pixels and a positive frame rate, got {self.frames} frames "
+                f"generation needs at least 2 frames of 8 x 8 pixels and a positive frame rate, got {self.frames} frames "
                 f"of {self.height} x {self.width} at {self.fps} a second"
             )
-        if self.around < 0 or (self.around and not 0 < self.second < self.frames - 1):
+        if self.orbit_frames < 0 or (self.orbit_frames and not 0 < self.end_condition_frame < self.frames - 1):
             raise ConfigurationError(
-                f"painting.around is 0 or more frames, in clips of {self.frames} that extrapolate from a frame "
-                f"painting.second in 1 to {self.frames - 2}; got around {self.around} and second {self.second}"
+                f"generation.around is 0 or more frames, in clips of {self.frames} that extrapolate from a frame "
+                f"generation.end_condition_frame in 1 to {self.frames - 2}; got orbit_frames {self.orbit_frames} and {self.end_condition_frame}"
             )
 
 
@@ -66,13 +66,13 @@ class ReconstructionConfig:
         max_side: longer side of the photographs that geometry sees, pixels; larger ones are reduced.
         views: frames taken out of a video; None takes 16.
         skip_unplaced: go on without photographs that geometry finds no place for; False refuses, and names them.
-        short_side: of the photographs that a scene without painting is fitted to, pixels; smaller ones stay.
-        painting: see ``PaintingConfig``.
+        short_side: of the photographs that a scene without generation is fitted to, pixels; smaller ones stay.
+        generation: see ``GenerationConfig``.
         fit: the 3D Gaussian fit.
         points: which points it starts from.
-        flight: camera path of the video: through the photographs, around what they look at, or a spiral before it.
-        flight_frames: frames of the video.
-        flight_fps: frames a second.
+        flythrough: camera path of the video: through the photographs, around what they look at, or a spiral before it.
+        flythrough_frames: frames of the video.
+        flythrough_fps: frames a second.
         seed: of everything random.
     """
 
@@ -80,12 +80,12 @@ class ReconstructionConfig:
     views: int | None = None
     skip_unplaced: bool = False
     short_side: int = 512
-    painting: PaintingConfig = field(default_factory=PaintingConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     points: PointsConfig = field(default_factory=lambda: PointsConfig(at_least=30_000))
-    flight: Literal["interpolated", "orbit", "spiral"] = "interpolated"
-    flight_frames: int = 120
-    flight_fps: float = 24.0
+    flythrough: Literal["interpolated", "orbit", "spiral"] = "interpolated"
+    flythrough_frames: int = 120
+    flythrough_fps: float = 24.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -93,5 +93,5 @@ class ReconstructionConfig:
             raise ConfigurationError(
                 f"max_side {self.max_side} and short_side {self.short_side} are pixels, at least 32 of them"
             )
-        if self.flight_frames < 2 or not self.flight_fps > 0:
+        if self.flythrough_frames < 2 or not self.flythrough_fps > 0:
             raise ConfigurationError("a flythrough has at least 2 frames and a positive frame rate")

@@ -1,4 +1,4 @@
-"""Who paints, and what a painter may see."""
+"""Who generates, and what a view generator may see."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from reconx_pl.geometry.cameras import interpolate_cameras, with_views
 from reconx_pl.types import Cameras, Clip
 
 
-class Painter(Protocol):
-    """Paints the frames between two views."""
+class ViewGenerator(Protocol):
+    """Generates the frames between two views."""
 
-    def paint(self, clip: Clip, generator: torch.Generator) -> Tensor:
+    def generate(self, clip: Clip, generator: torch.Generator) -> Tensor:
         """All T frames [T, 3, H, W] in [0, 1].
 
         The clip comes blind (``blind``): the first and the last frame with their cameras, depth and confidence, and
@@ -28,18 +28,18 @@ class Painter(Protocol):
         ...
 
 
-class NoPainter:
-    """Stands where a painter does in an evaluation without video diffusion (``EvaluationConfig.diffusion``)."""
+class NoViewGenerator:
+    """Stands where a view generator does in an evaluation without video diffusion (``EvaluationConfig.diffusion``)."""
 
     identity = "no video model"
 
-    def paint(self, clip: Clip, generator: torch.Generator) -> Tensor:
+    def generate(self, clip: Clip, generator: torch.Generator) -> Tensor:
         """Raises ConfigurationError: there is no model."""
-        raise ConfigurationError("there is no video model to paint with; name a training run")
+        raise ConfigurationError("there is no video model to generate with; name a training run")
 
 
 class RecordedFrames:
-    """A painter whose frames were painted before: by every rank of a sharded model together, or by another program.
+    """A view generator whose frames were generated before: by every rank of a sharded model together, or by another program.
 
     Args:
         frames: clip key to frames [T, 3, H, W] in [0, 1].
@@ -48,19 +48,19 @@ class RecordedFrames:
     def __init__(self, frames: Mapping[str, Tensor]) -> None:
         self.frames = frames
 
-    def paint(self, clip: Clip, generator: torch.Generator) -> Tensor:
-        """See ``Painter``.
+    def generate(self, clip: Clip, generator: torch.Generator) -> Tensor:
+        """See ``ViewGenerator``.
 
         Raises:
             BadSceneError: no frames were recorded for this clip.
         """
         if clip.key not in self.frames:
-            raise BadSceneError(f"no painted frames for clip {clip.key}; paint it before the evaluation")
+            raise BadSceneError(f"no generated frames for clip {clip.key}; generate it before the evaluation")
         return self.frames[clip.key]
 
 
 def blind(clip: Clip) -> Clip:
-    """The clip with all that a painter must not see taken out.
+    """The clip with all that a view generator must not see taken out.
 
     Frames between the first and the last are black, their cameras are interpolated between these two. Depth and
     confidence stay: they belong to the two input views. The cloud stays too: it was made from their depth or, in a clip
@@ -74,43 +74,43 @@ def blind(clip: Clip) -> Clip:
     return replace(clip, frames=frames, cameras=with_ends(cameras, clip.cameras))
 
 
-def painted_frames(
+def generated_frames(
     clip: Clip,
-    painter: Painter,
+    view_generator: ViewGenerator,
     seed: int,
     device: torch.device,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Paint and put the input views into their places: [T, 3, H, W] in [0, 1].
+    """Generate and put the input views into their places: [T, 3, H, W] in [0, 1].
 
-    ``progress`` gets steps done and all, of painters that tell them.
+    ``progress`` gets steps done and all, of view generators that tell them.
 
     Raises:
-        BadSceneError: the painter returned another shape, or values that are not finite.
+        BadSceneError: the view generator returned another shape, or values that are not finite.
     """
-    tells = progress is not None and "progress" in inspect.signature(painter.paint).parameters
+    tells = progress is not None and "progress" in inspect.signature(view_generator.generate).parameters
     more: dict[str, Any] = {"progress": progress} if tells else {}
-    painted = painter.paint(blind(clip), scene_generator(seed, clip.key, "paint", device), **more)
-    painted = checked_frames(painted, clip, device)
-    painted[[0, -1]] = clip.images[[0, -1]].to(device)
-    return painted
+    generated = view_generator.generate(blind(clip), scene_generator(seed, clip.key, "generate", device), **more)
+    generated = checked_frames(generated, clip, device)
+    generated[[0, -1]] = clip.images[[0, -1]].to(device)
+    return generated
 
 
-def checked_frames(painted: Tensor, clip: Clip, device: torch.device | str) -> Tensor:
-    """What a painter returned for ``clip``, as a tensor of its own within [0, 1].
+def checked_frames(generated: Tensor, clip: Clip, device: torch.device | str) -> Tensor:
+    """What a view generator returned for ``clip``, as a tensor of its own within [0, 1].
 
     Raises:
         BadSceneError: another shape than that of the clip, or values that are not finite.
     """
-    if tuple(painted.shape) != tuple(clip.frames.shape):
+    if tuple(generated.shape) != tuple(clip.frames.shape):
         raise BadSceneError(
-            f"clip {clip.key}: the painter returned frames {tuple(painted.shape)} for a clip {tuple(clip.frames.shape)}"
+            f"clip {clip.key}: the view generator returned frames {tuple(generated.shape)} for a clip {tuple(clip.frames.shape)}"
         )
-    # A copy: frames that were painted in inference mode could not enter the fit's graph.
-    painted = painted.detach().clone().float().to(device).clamp(0, 1)
-    if not torch.isfinite(painted).all():
-        raise BadSceneError(f"clip {clip.key}: the painted frames have NaN or infinite values; check the checkpoint")
-    return painted
+    # A copy: frames that were generated in inference mode could not enter the fit's graph.
+    generated = generated.detach().clone().float().to(device).clamp(0, 1)
+    if not torch.isfinite(generated).all():
+        raise BadSceneError(f"clip {clip.key}: the generated frames have NaN or infinite values; check the checkpoint")
+    return generated
 
 
 def with_ends(cameras: Cameras, ends: Cameras) -> Cameras:
@@ -125,13 +125,13 @@ def scene_generator(seed: int, key: str, purpose: str, device: torch.device | st
 
 
 @dataclass(frozen=True)
-class PainterSource:
-    """Who paints: loaded only if something has to be painted.
+class ViewGeneratorSource:
+    """Who generates: loaded only if something has to be generated.
 
     Args:
         identity: what its frames follow from, weights and sampling.
-        load: gives the painter.
+        load: gives the view generator.
     """
 
     identity: str
-    load: Callable[[], Painter]
+    load: Callable[[], ViewGenerator]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.data.formats.scene import RawScene, frames_in_memory
-from reconx_pl.data.packing.clip_sampling import crop_depth, cut_images
+from reconx_pl.data.packing.clip_sampling import crop_depth, crop_images
 from reconx_pl.data.photos.photographs import Photographs
 from reconx_pl.files.tensors import cameras_of, cloud_of, load_tensors
 from reconx_pl.geometry.cameras import resize_and_crop
@@ -46,7 +46,7 @@ class Views:
 
 
 @dataclass(frozen=True)
-class CutViews:
+class CroppedViews:
     """Views resized and cropped.
 
     Attributes:
@@ -84,9 +84,9 @@ def read_views(photographs: Path, geometry: Path, name: str) -> Views:
     return Views(scene, names, bool(chosen["closed"]), tensors.get("depth"), tensors.get("confidence"))
 
 
-def cut_views(views: Views, height: int, width: int) -> CutViews:
+def crop_views(views: Views, height: int, width: int) -> CroppedViews:
     """Resized with Lanczos so that the short side fits, and cropped around the centre; maps by nearest value."""
-    images, cameras = cut_images(views.scene, range(len(views.scene)), height, width)
+    images, cameras = crop_images(views.scene, range(len(views.scene)), height, width)
     _, resized, offset = resize_and_crop(views.scene.cameras, height, width)
 
     def cut(maps: Tensor | None) -> Tensor | None:
@@ -95,7 +95,7 @@ def cut_views(views: Views, height: int, width: int) -> CutViews:
         )
 
     single = cameras.to(dtype=views.cloud.points.dtype)
-    return CutViews(images, single, cut(views.depth), cut(views.confidence))
+    return CroppedViews(images, single, cut(views.depth), cut(views.confidence))
 
 
 def fit_size(views: Views, short_side: int) -> tuple[int, int]:

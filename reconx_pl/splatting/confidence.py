@@ -20,7 +20,7 @@ def normalise_confidence(confidence: Tensor, mode: ConfidenceMode = "mean-log") 
     upper bound, so that a handful of pixels can outweigh a whole frame. The paper does not say how it is tamed. Ours:
 
     - ``"mean-log"`` (default): 1 + ln C. No two weights differ by more than a factor of 10.2, the order is kept, and a
-      pixel at the floor still counts a little: what the video model painted there is all that is known about it.
+      pixel at the floor still counts a little: what the video model generated there is all that is known about it.
     - ``"log"``: ln C. A pixel at the floor does not count at all.
     - ``"linear"``: C itself, the letter of the paper.
     - ``"none"``: ones, the ablation without confidence.

@@ -10,7 +10,7 @@ import torch
 from reconx_pl.errors import ConfigurationError
 
 
-def drawn_frames(frequencies: Sequence[float], size: int, generator: torch.Generator) -> Iterator[list[int]]:
+def sample_frames(frequencies: Sequence[float], size: int, generator: torch.Generator) -> Iterator[list[int]]:
     """Endless batches of frame indices, shuffled, in which frame i comes with a frequency proportional to the i-th.
 
     The n-th turn of a frame of frequency f is at the time (n + u) / f with u uniform in [0, 1) and drawn anew each
@@ -28,7 +28,7 @@ def drawn_frames(frequencies: Sequence[float], size: int, generator: torch.Gener
     """
     if not any(frequency > 0 for frequency in frequencies):
         raise ConfigurationError(
-            "no frame would ever be drawn: all are known views and known_view_weight is 0; raise it"
+            "no frame would ever be drawn: all are known views and input_view_weight is 0; raise it"
         )
     return _batches(frequencies, size, generator)
 

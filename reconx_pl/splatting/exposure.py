@@ -51,21 +51,21 @@ class Exposures(nn.Module):
 
     Args:
         views: number of frames.
-        known: those that keep the identity.
+        input_views: those that keep the identity.
         config: see ``ExposureCompensation``.
     """
 
-    def __init__(self, views: int, known: set[int], config: ExposureCompensation) -> None:
+    def __init__(self, views: int, input_views: set[int], config: ExposureCompensation) -> None:
         super().__init__()
         self.views = views
-        self.anchored = bool(known)
+        self.anchored = bool(input_views)
         mask = torch.ones(3, 4)
         if config.transform == "channels":
             mask[:, :3] = torch.eye(3)
         self.register_buffer("mask", mask)
         self.register_buffer("identity", torch.eye(3, 4))
         self.differences = nn.ParameterDict(
-            {str(view): nn.Parameter(torch.zeros(3, 4)) for view in range(views) if view not in known}
+            {str(view): nn.Parameter(torch.zeros(3, 4)) for view in range(views) if view not in input_views}
         )
 
     def transforms(self, views: Sequence[int]) -> Tensor:

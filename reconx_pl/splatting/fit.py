@@ -14,7 +14,7 @@ from torch import Tensor
 from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsError
 from reconx_pl.metrics.lpips import LpipsDistance, TargetFeatures
 from reconx_pl.splatting.confidence import normalise_confidence
-from reconx_pl.splatting.drawing import drawn_frames
+from reconx_pl.splatting.drawing import sample_frames
 from reconx_pl.splatting.exposure import Exposures
 from reconx_pl.splatting.fit_config import FitConfig, LearningRates
 from reconx_pl.splatting.fit_memory import check_memory, fit_memory
@@ -67,9 +67,9 @@ def fit(
     perceptual: LpipsDistance | None = None,
     progress: Progress | None = None,
     generator: torch.Generator | None = None,
-    known_views: Sequence[int] = (),
+    input_views: Sequence[int] = (),
 ) -> FitResult:
-    """Fit a scene to posed frames: two views, the frames painted between them, or a whole capture.
+    """Fit a scene to posed frames: two views, the frames generated between them, or a whole posed scene.
 
     Args:
         frames: [V, 3, H, W] in [0, 1]; their device is where the fit runs.
@@ -82,7 +82,7 @@ def fit(
         progress: called after every step of ten, and after the last.
         generator: CPU generator for the order of the frames and the places of crops; None = seeded with
             ``config.seed``.
-        known_views: indices of frames that are photographs: ``FitConfig.known_view_weight`` says how often they are
+        input_views: indices of frames that are photographs: ``FitConfig.input_view_weight`` says how often they are
             drawn; they keep their poses and are the reference of exposure.
 
     Raises:
@@ -99,13 +99,13 @@ def fit(
     check_memory(len(points), views, height, width, config, device)
     cameras = cameras.to(device, torch.float32)
     weights = _weights(targets, confidence, config)
-    known = _known(known_views, views)
+    inputs = _inputs(input_views, views)
     generator = generator or torch.Generator().manual_seed(config.seed)
-    frequencies = [config.known_view_weight if view in known else 1.0 for view in range(views)]
-    order = drawn_frames(frequencies, config.frames_per_step, generator)
+    frequencies = [config.input_view_weight if view in inputs else 1.0 for view in range(views)]
+    order = sample_frames(frequencies, config.frames_per_step, generator)
     start = gaussians_from_points(points, cameras, replace(config.initialise, sh_degree=config.sh_degree))
-    poses = None if config.poses is None else RefinedPoses(cameras, known, start.means, config.poses)
-    exposures = None if config.exposure is None else Exposures(views, known, config.exposure).to(device)
+    poses = None if config.poses is None else RefinedPoses(cameras, inputs, start.means, config.poses)
+    exposures = None if config.exposure is None else Exposures(views, inputs, config.exposure).to(device)
     renderer = renderer or default_renderer(device)
     perceptual = (perceptual or LpipsDistance(config.lpips_net)).to(device) if config.loss.lpips > 0 else None
 
@@ -125,13 +125,13 @@ def fit(
     for step in range(config.steps):
         chosen = next(order)
         gaussians = scene.gaussians(min(config.sh_degree, step // rise))
-        if config.agreement is not None and config.agreement.due(step, config.steps):
+        if config.robust_weights is not None and config.robust_weights.due(step, config.steps):
             with torch.no_grad():
                 similarity = [
                     ssim_map(picture_of(gaussians, [view]).clamp(0.0, 1.0), targets[[view]], statistics[[view]])
                     for view in range(views)
                 ]
-                counting = weights * config.agreement.factors(torch.cat(similarity), sorted(known))
+                counting = weights * config.robust_weights.factors(torch.cat(similarity), sorted(inputs))
         picture = picture_of(gaussians, chosen)
         with_lpips = perceptual is not None and step % config.lpips_every == 0
         crop = Crop.random(config.lpips_crop, height, width, generator) if with_lpips and config.lpips_crop else None
@@ -204,10 +204,10 @@ def _weights(targets: Tensor, confidence: Tensor | None, config: FitConfig) -> T
     return normalise_confidence(confidence.to(targets), config.confidence)
 
 
-def _known(known_views: Sequence[int], views: int) -> set[int]:
-    if any(not -views <= view < views for view in known_views):
-        raise ConfigurationError(f"known_views {list(known_views)} are not all among the {views} frames")
-    return {view % views for view in known_views}
+def _inputs(input_views: Sequence[int], views: int) -> set[int]:
+    if any(not -views <= view < views for view in input_views):
+        raise ConfigurationError(f"input_views {list(input_views)} are not all among the {views} frames")
+    return {view % views for view in input_views}
 
 
 def _target_features(targets: Tensor, perceptual: LpipsDistance | None, config: FitConfig) -> TargetFeatures | None:

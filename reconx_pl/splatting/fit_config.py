@@ -12,7 +12,7 @@ from reconx_pl.splatting.exposure import ExposureCompensation
 from reconx_pl.splatting.initialise import InitialiseConfig
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.splatting.pose_refinement import PoseRefinement
-from reconx_pl.splatting.robust_weights import Agreement
+from reconx_pl.splatting.robust_weights import RobustWeights
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class FitConfig:
         lpips_memory: bytes; target features of all frames are kept if they fit, else computed in each step. With
             ``lpips_crop`` none are kept.
         confidence: how DUSt3R's confidence becomes weights, see ``normalise_confidence``.
-        known_view_weight: how often a frame that is a photograph (``known_views`` of ``fit``) is drawn for each time
+        input_view_weight: how often a frame that is a photograph (``input_views`` of ``fit``) is drawn for each time
             that another frame is; 0 = never, 2.5 = five times for every two.
         rates: learning rates.
         poses: refines the poses of the frames that are not known; None keeps all poses.
         exposure: compensates brightness and tint of the frames that are not known; None takes them as they are.
-        agreement: lets the pixels of frames that are not known count by their agreement with the scene so far, beside
-            ``confidence``; None lets confidence alone decide.
+        robust_weights: lets the pixels of frames that are not known count by their agreement with the scene so far,
+            beside ``confidence``; None lets confidence alone decide.
         initialise: opacity and widths at the start; its ``sh_degree`` is replaced by the one above.
         background: colour behind the scene, in [0, 1].
         max_memory: GiB that the fit may take; more is refused before it starts, with the numbers. None = four fifths
@@ -83,11 +83,11 @@ class FitConfig:
     lpips_crop: int | None = None
     lpips_memory: int = 2**30
     confidence: ConfidenceMode = "mean-log"
-    known_view_weight: float = 1.0
+    input_view_weight: float = 1.0
     rates: LearningRates = field(default_factory=LearningRates)
     poses: PoseRefinement | None = None
     exposure: ExposureCompensation | None = None
-    agreement: Agreement | None = None
+    robust_weights: RobustWeights | None = None
     initialise: InitialiseConfig = field(default_factory=InitialiseConfig)
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     max_memory: float | None = None
@@ -101,8 +101,8 @@ class FitConfig:
             raise ConfigurationError(
                 f"need sh_degree 0 to 3 and sh_interval > 0, got {self.sh_degree}, {self.sh_interval}"
             )
-        if not 0 <= self.known_view_weight < float("inf") or self.lpips_memory < 0:
-            raise ConfigurationError("known_view_weight and lpips_memory must be >= 0 and finite")
+        if not 0 <= self.input_view_weight < float("inf") or self.lpips_memory < 0:
+            raise ConfigurationError("input_view_weight and lpips_memory must be >= 0 and finite")
         if self.max_memory is not None and not self.max_memory > 0:
             raise ConfigurationError(f"max_memory must be a positive number of GiB, got {self.max_memory}")
         if self.lpips_crop is not None and self.lpips_crop < MIN_SIZE[self.lpips_net]:

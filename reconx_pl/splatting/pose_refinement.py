@@ -1,4 +1,4 @@
-"""Small corrections of the poses of painted frames, found together with the scene.
+"""Small corrections of the poses of generated frames, found together with the scene.
 
 Every frame that is no photograph has a twist xi = (omega, v) in se(3), zero at the start, and the pose exp(xi^) P: the
 increment acts in the camera's own axes, after the given ``world_to_camera`` P. The photographs keep their poses to the
@@ -71,7 +71,7 @@ class RefinedPoses(nn.Module):
 
     Args:
         cameras: V views as given.
-        known: indices of the views that never move.
+        fixed: indices of the views that never move.
         means: [N, 3] points of the scene; their distance is the unit of translations.
         config: see ``PoseRefinement``.
 
@@ -79,15 +79,15 @@ class RefinedPoses(nn.Module):
         ConfigurationError: no view is known, so that nothing holds the coordinate system.
     """
 
-    def __init__(self, cameras: Cameras, known: set[int], means: Tensor, config: PoseRefinement) -> None:
+    def __init__(self, cameras: Cameras, fixed: set[int], means: Tensor, config: PoseRefinement) -> None:
         super().__init__()
-        if not known:
+        if not fixed:
             raise ConfigurationError(
                 "poses are refined against known views, and there are none: name the photographs among the frames "
-                "(known_views), or fit with poses=None"
+                "(input_views), or fit with poses=None"
             )
         self.given = cameras
-        self.free = [view for view in range(len(cameras)) if view not in known]
+        self.free = [view for view in range(len(cameras)) if view not in fixed]
         # Twists are in units of their first rates, so that one learning rate, 1, does for radians and world units.
         distance = torch.cdist(cameras.centers, means).median(dim=1).values  # [V]
         units = cameras.world_to_camera.new_full((len(cameras), 6), math.radians(config.rotation))

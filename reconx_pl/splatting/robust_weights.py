@@ -1,4 +1,4 @@
-"""Weights for painted pixels from their agreement with the scene that all frames make together.
+"""Weights for generated pixels from their agreement with the scene that all frames make together.
 
 A mistake that one frame makes is outvoted by the others: the scene does not follow it, and the frame's structural
 similarity with its own rendering stays low there. Such pixels then count less, as in iteratively reweighted least
@@ -17,8 +17,8 @@ from reconx_pl.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """When painted frames are judged by the scene so far, and how strictly.
+class RobustWeights:
+    """When generated frames are judged by the scene so far, and how strictly.
 
     Args:
         start: share of the steps before the first judgement.
@@ -43,15 +43,15 @@ class Agreement:
         since = step - round(self.start * steps)
         return since >= 0 and since % max(1, round(self.every * steps)) == 0
 
-    def factors(self, similarity: Tensor, known: Sequence[int]) -> Tensor:
+    def factors(self, similarity: Tensor, input_views: Sequence[int]) -> Tensor:
         """Factors of the weights [V, H, W] in [floor, 1]: exp(-((1 - SSIM) / scale)^2), and 1 for known views.
 
         Args:
             similarity: [V, H, W], SSIM of the frames with the scene as it is rendered now (``losses.ssim_map``).
-            known: the photographs; without any, all frames give the scale.
+            input_views: the photographs; without any, all frames give the scale.
         """
         off = 1.0 - similarity
-        scale = self.tolerance * (off[list(known)] if known else off).mean().clamp(min=1e-3)
+        scale = self.tolerance * (off[list(input_views)] if input_views else off).mean().clamp(min=1e-3)
         factors = self.floor + (1.0 - self.floor) * torch.exp(-((off / scale) ** 2))
-        factors[list(known)] = 1.0
+        factors[list(input_views)] = 1.0
         return factors

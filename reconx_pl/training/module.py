@@ -20,7 +20,7 @@ from reconx_pl.data.shards.caches import CachedInputs
 from reconx_pl.data.shards.tolerant_loader import FAILED
 from reconx_pl.diffusion.conditioning.frozen import FrozenModule
 from reconx_pl.diffusion.model import ReconXDiffusion
-from reconx_pl.diffusion.pipeline import DiffusionPainter, SamplingConfig
+from reconx_pl.diffusion.pipeline import SamplingConfig, SamplingPipeline
 from reconx_pl.diffusion.sampling.extrapolation import ExtrapolationConfig
 from reconx_pl.diffusion.sampling.objective import DiffusionLoss
 from reconx_pl.diffusion.weights import Queries
@@ -89,17 +89,17 @@ class ReconXModule(L.LightningModule):
         network: the diffusion model.
         stage: which parameters are trained, and whether the structure condition takes part.
         optimizer: AdamW and its schedule.
-        sampling: how clips are painted in validation, test and evaluation.
+        sampling: how clips are generated in validation, test and evaluation.
         init_from: weights to start from: a checkpoint of an earlier stage (``.ckpt``, a file or a folder), a
             ``.safetensors`` file, a folder that ``reconx weights convert`` wrote, or a released checkpoint of the base
             model. Of a checkpoint these are the weights themselves, not their average.
         queries: what becomes of the resampler's queries where ``init_from`` has another number of frames:
             "interpolate" over time, or "repeat" those of the nearest earlier frame.
         seed: of timesteps, noise and condition dropout; the draw of a step follows from it and the step alone.
-        ema: keep an exponential moving average of the trained weights; validation, painting and exported weights use
+        ema: keep an exponential moving average of the trained weights; validation, generation and exported weights use
             it. None keeps none.
-        towers: precision of the frozen CLIP towers' weights; "bf16" halves their memory (1.04 billion parameters at
-            full size). The autoencoder stays in float32: its rounding would be in every frame.
+        frozen_encoders: precision of the frozen CLIP encoders' weights; "bf16" halves their memory (1.04 billion
+            parameters at full size). The autoencoder stays in float32: its rounding would be in every frame.
         extrapolation: train samples whose second condition sits before the last frame (PAPER: section 4); None trains
             none.
     """
@@ -114,7 +114,7 @@ class ReconXModule(L.LightningModule):
         queries: Queries = "interpolate",
         seed: int = 0,
         ema: AverageConfig | None = None,
-        towers: Literal["32", "bf16"] = "32",
+        frozen_encoders: Literal["32", "bf16"] = "32",
         extrapolation: ExtrapolationConfig | None = None,
     ) -> None:
         super().__init__()
@@ -131,15 +131,15 @@ class ReconXModule(L.LightningModule):
         self.ema: WeightAverage | None = None  # made when weights are there and sharded
         self._loaded_step = 0
         self._has_weights = False  # those that a network is born with are none
-        self._paints_bf16 = False  # sharded weights come together in this precision alone
-        if towers == "bf16":
+        self._generates_bf16 = False  # sharded weights come together in this precision alone
+        if frozen_encoders == "bf16":
             for module in (*network.image_tokens.modules(), *network.text_tokens.modules()):
                 if isinstance(module, FrozenModule):
                     module.fingerprint()  # caches know the weights as they were loaded
                     module.to(torch.bfloat16)
-        self.tower_names = frozenset(f"{NETWORK}{name}" for name in frozen_names(network))
-        self.register_state_dict_post_hook(_leave_towers_out)
-        self.register_load_state_dict_post_hook(_do_not_miss_towers)
+        self.encoder_names = frozenset(f"{NETWORK}{name}" for name in frozen_names(network))
+        self.register_state_dict_post_hook(_leave_encoders_out)
+        self.register_load_state_dict_post_hook(_do_not_miss_encoders)
 
     def setup(self, stage: str) -> None:
         # Lightning forgets here the path that was given to ``fit`` or ``validate``; train.py sets it beforehand
@@ -155,7 +155,7 @@ class ReconXModule(L.LightningModule):
         strategy = self.trainer.strategy
         if isinstance(strategy, ShardedStrategy) and not is_sharded(self.network):
             shard_network(self.network, strategy.mesh, strategy.policy)
-            self._paints_bf16 = strategy.policy.param_dtype is torch.bfloat16
+            self._generates_bf16 = strategy.policy.param_dtype is torch.bfloat16
         if self.ema_config is not None and self.ema is None:
             self.ema = WeightAverage(self.network, self.ema_config)
 
@@ -212,29 +212,29 @@ class ReconXModule(L.LightningModule):
             finally:
                 reshard(self.network)
 
-    def painter(
+    def view_generator(
         self, sampling: SamplingConfig | None = None, device: torch.device | str | None = None
-    ) -> DiffusionPainter:
-        """A painter over the present weights (see ``averaged``), without structure before the stage that trains it.
+    ) -> SamplingPipeline:
+        """A view generator over the present weights (see ``averaged``), without structure before the stage that trains it.
 
-        It leaves the network in eval mode. Where the network is sharded all ranks have to paint together.
+        It leaves the network in eval mode. Where the network is sharded all ranks have to generate together.
 
         Args:
             sampling: instead of the module's own settings.
-            device: where to paint, for a module that stays elsewhere (``sampling.offload``). Without it the network is
-                where it works, and stays there: a module in training is never moved.
+            device: where to generate, for a module that stays elsewhere (``sampling.offload``). Without it the network
+                is where it works, and stays there: a module in training is never moved.
         """
         config = sampling or self.sampling
         if device is None:
             config = replace(config, offload=False)
         if not self.uses_structure:
             config = replace(config, structure=False)
-        if self._paints_bf16:
+        if self._generates_bf16:
             config = replace(config, precision="bf16")
-        return DiffusionPainter(self.network, config, device)
+        return SamplingPipeline(self.network, config, device)
 
     def cached_inputs(self) -> CachedInputs:
-        """For the data module: which members of cached shards stand in for the network's frozen towers."""
+        """For the data module: which members of cached shards stand in for the network's frozen encoders."""
         return self.network.cached_inputs()
 
     def _generator(self, *parts: int) -> torch.Generator:
@@ -254,13 +254,13 @@ class ReconXModule(L.LightningModule):
             batch,
             self._generator(self.global_step, number),
             structure=self.uses_structure,
-            second=self._second(batch, self.global_step, number),
+            end_condition_frame=self._end_condition_frame(batch, self.global_step, number),
         )
         size = len(batch["key"])
         self.log("train/loss", output.loss, prog_bar=True, batch_size=size)
         return {"loss": output.loss, "per_sample": output.per_sample, "t": output.t}
 
-    def _second(self, batch: ClipBatch, *parts: int) -> Tensor | None:
+    def _end_condition_frame(self, batch: ClipBatch, *parts: int) -> Tensor | None:
         """Frames [B] of the second condition; None where every clip keeps its last frame."""
         if self.extrapolation is None:
             return None
@@ -288,11 +288,13 @@ class ReconXModule(L.LightningModule):
 
     def _held_out(self, batch: ClipBatch, batch_idx: int) -> DiffusionLoss:
         generator = self._generator(VALIDATION_SEED, self._number(batch_idx))
-        second = None
+        end_condition_frame = None
         if self.extrapolation is not None and self.extrapolation.validation:
-            second = self._second(batch, VALIDATION_SEED, self._number(batch_idx))
+            end_condition_frame = self._end_condition_frame(batch, VALIDATION_SEED, self._number(batch_idx))
         with self.averaged():
-            return self.network.loss(batch, generator, structure=self.uses_structure, drop=False, second=second)
+            return self.network.loss(
+                batch, generator, structure=self.uses_structure, drop=False, end_condition_frame=end_condition_frame
+            )
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
         """The loss [] of a held-out batch; None where it failed while a run trains, which it does not end.
@@ -324,15 +326,17 @@ class ReconXModule(L.LightningModule):
         return output.loss
 
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        """Painted frames [B, T, 3, H, W] in [0, 1]; ``PaintedClips`` writes them."""
-        painter = self.painter()
+        """Generated frames [B, T, 3, H, W] in [0, 1]; ``GeneratedClips`` writes them."""
+        view_generator = self.view_generator()
         frames = batch["frames"][:, [0, -1]].float() / 255.0
         points = None
-        if painter.uses_structure:
+        if view_generator.uses_structure:
             points = relative_to_first(batch["points"], batch["world_to_camera"][:, 0])
         count, generator = batch["frames"].shape[1], self._generator(PREDICTION_SEED, self._number(batch_idx))
         with self.averaged():
-            return painter.paint_views(frames, batch["fps"], count, points, batch["key"], batch["caption"], generator)
+            return view_generator.generate_views(
+                frames, batch["fps"], count, points, batch["key"], batch["caption"], generator
+            )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         config = self.optimizer
@@ -354,12 +358,12 @@ class ReconXModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def _leave_towers_out(module: ReconXModule, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Pretrained towers keep files of their own: no checkpoint holds them again."""
-    for name in module.tower_names:
+def _leave_encoders_out(module: ReconXModule, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Pretrained frozen encoders keep files of their own: no checkpoint holds them again."""
+    for name in module.encoder_names:
         state.pop(prefix + name, None)
 
 
-def _do_not_miss_towers(module: ReconXModule, keys: Any) -> None:
-    """Loading is strict about everything but the towers."""
-    keys.missing_keys[:] = [name for name in keys.missing_keys if name not in module.tower_names]
+def _do_not_miss_encoders(module: ReconXModule, keys: Any) -> None:
+    """Loading is strict about everything but the frozen encoders."""
+    keys.missing_keys[:] = [name for name in keys.missing_keys if name not in module.encoder_names]

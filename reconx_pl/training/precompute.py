@@ -12,12 +12,12 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor, nn
 
 from reconx_pl.data.shards.caches import cache_name
-from reconx_pl.data.shards.clouds import CloudAnnotator, NamedEstimator, Poses
-from reconx_pl.data.shards.precompute import AnnotationReport, Annotator, Progress, annotate_shards
+from reconx_pl.data.shards.clouds import CloudPrecomputer, NamedEstimator, Poses
+from reconx_pl.data.shards.precompute import Precomputer, PrecomputeReport, Progress, precompute_shards
 from reconx_pl.data.shards.schema import encode_cache
 from reconx_pl.diffusion.autoencoder import PosteriorAutoencoder
 from reconx_pl.diffusion.cached_inputs import cached_inputs
-from reconx_pl.diffusion.conditioning.image_tokens import ClipImageTokens, ClipVisionTower
+from reconx_pl.diffusion.conditioning.image_tokens import ClipImageTokens, ClipVisionEncoder
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.ranks import process_place
 from reconx_pl.geometry.estimators.base import PointMapEstimator
@@ -26,7 +26,7 @@ from reconx_pl.types import Clip
 Precision = Literal["32", "bf16"]
 
 
-class MomentsAnnotator:
+class MomentsPrecomputer:
     """Mean and log variance [T, 2 C, h, w] of every frame's posterior.
 
     Args:
@@ -49,21 +49,21 @@ class MomentsAnnotator:
         return _members(self.names[0], moments, clip)
 
 
-class FirstFrameAnnotator:
-    """Tokens [M, D] of the first frame from the frozen image tower.
+class FirstFramePrecomputer:
+    """Tokens [M, D] of the first frame from the frozen image encoder.
 
     Args:
-        As for :class:`MomentsAnnotator`.
+        As for :class:`MomentsPrecomputer`.
     """
 
-    def __init__(self, tower: ClipVisionTower, device: torch.device, precision: Precision = "32") -> None:
-        self.tower, self.device, self.precision = tower, device, precision
-        self.names = (cache_name("clip", tower.fingerprint()),)
+    def __init__(self, encoder: ClipVisionEncoder, device: torch.device, precision: Precision = "32") -> None:
+        self.encoder, self.device, self.precision = encoder, device, precision
+        self.names = (cache_name("clip", encoder.fingerprint()),)
 
     @torch.inference_mode()
     def __call__(self, clip: Clip) -> dict[str, bytes]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            tokens = self.tower(clip.images[:1].to(self.device))
+            tokens = self.encoder(clip.images[:1].to(self.device))
         return _members(self.names[0], tokens[0].float(), clip)
 
 
@@ -71,17 +71,17 @@ def _members(name: str, values: Tensor, clip: Clip) -> dict[str, bytes]:
     return {name: encode_cache(values, f"clip {clip.key}: {name}")}
 
 
-def tower_annotators(
+def encoder_precomputers(
     autoencoder: nn.Module, image_tokens: nn.Module, device: torch.device, precision: Precision = "32"
-) -> list[Annotator]:
-    """One annotator for each frozen tower that the two parts have; they are moved to the device."""
+) -> list[Precomputer]:
+    """One precomputer for each frozen encoder that the two parts have; they are moved to the device."""
     cached_inputs(autoencoder, image_tokens)  # refuses two parts without any
-    annotators: list[Annotator] = []
+    precomputers: list[Precomputer] = []
     if isinstance(autoencoder, PosteriorAutoencoder):
-        annotators.append(MomentsAnnotator(autoencoder.to(device), device, precision))
+        precomputers.append(MomentsPrecomputer(autoencoder.to(device), device, precision))
     if isinstance(image_tokens, ClipImageTokens):
-        annotators.append(FirstFrameAnnotator(image_tokens.tower.to(device), device, precision))
-    return annotators
+        precomputers.append(FirstFramePrecomputer(image_tokens.encoder.to(device), device, precision))
+    return precomputers
 
 
 def frozen_parts(config: Path) -> tuple[nn.Module, nn.Module]:
@@ -127,8 +127,8 @@ def cache_shards(
     rank: int | None = None,
     world_size: int | None = None,
     progress: Progress | None = None,
-) -> AnnotationReport:
-    """Copy shards into a new folder, with clouds of every clip and what the frozen towers make of it.
+) -> PrecomputeReport:
+    """Copy shards into a new folder, with clouds of every clip and what the frozen encoders make of it.
 
     Run it again to go on after an interruption. Several processes share the work by shards: a Slurm array, torchrun, or
     rank and world_size by hand; the manifest is written when the last shard is there.
@@ -136,14 +136,14 @@ def cache_shards(
     Args:
         shards: folder of the packed shards.
         out: folder of the new ones.
-        config: YAML file of a training run, whose autoencoder and image tokens are used; None runs no towers.
+        config: YAML file of a training run, whose autoencoder and image tokens are used; None runs no frozen encoders.
         estimator: makes depth, confidence and cloud of the first and last frame, such as
             reconx_pl.geometry.dust3r.pretrained.PretrainedDust3r; None leaves those of the clips.
         points: most points of a cloud.
         min_confidence: of the points of a cloud, on DUSt3R's scale.
         poses: "dataset" hands the clip's poses to the estimator, "estimated" lets it find its own and aligns both.
-        precision: of the towers: bf16 computes in bfloat16 autocast; what is stored is float16 either way.
-        device: torch device of the towers; by default this process's GPU if there is one.
+        precision: of the frozen encoders: bf16 computes in bfloat16 autocast; what is stored is float16 either way.
+        device: torch device of the frozen encoders; by default this process's GPU if there is one.
         rank: number of this process; by default of the Slurm array, else torchrun's, else 0.
         world_size: number of processes; given with rank.
         progress: called after every clip.
@@ -151,28 +151,28 @@ def cache_shards(
     Raises:
         ConfigurationError: nothing to make; ``out`` was made with other weights or settings.
         BadDataError: damaged shards.
-        MissingWeightsError, BadWeightsError: from the towers or the estimator.
+        MissingWeightsError, BadWeightsError: from the frozen encoders or the estimator.
     """
     place = process_place(rank, world_size)
-    annotators: list[Annotator] = []
+    precomputers: list[Precomputer] = []
     settings: dict[str, Any] = {}
     if estimator is not None:
         if not hasattr(estimator, "identity"):
             raise ConfigurationError(
                 f"{type(estimator).__name__} has no `identity`, by which shards know what made their clouds"
             )
-        clouds = CloudAnnotator(cast(NamedEstimator, estimator), points, min_confidence, poses)
-        annotators.append(clouds)
+        clouds = CloudPrecomputer(cast(NamedEstimator, estimator), points, min_confidence, poses)
+        precomputers.append(clouds)
         settings["clouds"] = clouds.settings
     if config is not None:
         local = os.environ.get("LOCAL_RANK", "0")
         chosen = torch.device(device or (f"cuda:{local}" if torch.cuda.is_available() else "cpu"))
-        annotators += tower_annotators(*frozen_parts(config), chosen, precision)
+        precomputers += encoder_precomputers(*frozen_parts(config), chosen, precision)
         settings["precision"] = precision
-    if not annotators:
+    if not precomputers:
         raise ConfigurationError(
-            "nothing to make: give --config for the towers' outputs, --estimator for clouds, or both"
+            "nothing to make: give --config for the frozen encoders' outputs, --estimator for clouds, or both"
         )
     cudnn = torch.backends.cudnn
     with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32):
-        return annotate_shards(shards, out, annotators, settings, *place, progress=progress)
+        return precompute_shards(shards, out, precomputers, settings, *place, progress=progress)

@@ -1,4 +1,4 @@
-"""A painter from wherever its weights are: a training run, converted weights, the hub."""
+"""A view generator from wherever its weights are: a training run, converted weights, the hub."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from reconx_pl.diffusion.model import ReconXDiffusion
-from reconx_pl.diffusion.pipeline import DiffusionPainter, SamplingConfig
+from reconx_pl.diffusion.pipeline import SamplingConfig, SamplingPipeline
 from reconx_pl.errors import MissingWeightsError
 from reconx_pl.files.checksums import file_sha256
 from reconx_pl.files.weights import FOLDER_FILE
-from reconx_pl.reconstruction.view_generator import PainterSource
+from reconx_pl.reconstruction.view_generator import ViewGeneratorSource
 from reconx_pl.training.checkpointing.network_weights import load_weights, own_weights
 from reconx_pl.training.checkpointing.resume import newest_checkpoint
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.training.sharding import whole_tensors
 
 
-def load_painter(place: Path | str, sampling: SamplingConfig | None = None, device: str = "cpu") -> DiffusionPainter:
-    """A painter from a training run's folder, a folder that ``reconx weights convert`` wrote, or a hub repository.
+def load_view_generator(
+    place: Path | str, sampling: SamplingConfig | None = None, device: str = "cpu"
+) -> SamplingPipeline:
+    """A view generator from a training run's folder, a folder that ``reconx weights convert`` wrote, or a hub repository.
 
     Args:
         place: the folder, or ``owner/name`` on the hub.
         sampling: None takes the run's own settings, or the base model's.
-        device: where it paints.
+        device: where it generates.
 
     Raises:
         MissingWeightsError, BadWeightsError: as ``load_run`` and ``ReconXDiffusion.from_pretrained``.
@@ -37,23 +39,25 @@ def load_painter(place: Path | str, sampling: SamplingConfig | None = None, devi
         settings = sampling or module.sampling
         if not settings.offload:
             module.to(device)
-        return module.painter(settings, device)
+        return module.view_generator(settings, device)
     settings = sampling or SamplingConfig()
     network = ReconXDiffusion.from_pretrained(place, device="cpu" if settings.offload else device)
-    return DiffusionPainter(network, settings, device)
+    return SamplingPipeline(network, settings, device)
 
 
-def painter_source(place: Path | str, sampling: SamplingConfig | None = None, device: str = "cpu") -> PainterSource:
-    """``load_painter`` for later, with what identifies its frames now.
+def view_generator_source(
+    place: Path | str, sampling: SamplingConfig | None = None, device: str = "cpu"
+) -> ViewGeneratorSource:
+    """``load_view_generator`` for later, with what identifies its frames now.
 
     Raises:
         MissingWeightsError: as ``model_identity``.
     """
-    return PainterSource(model_identity(place, sampling), lambda: load_painter(place, sampling, device))
+    return ViewGeneratorSource(model_identity(place, sampling), lambda: load_view_generator(place, sampling, device))
 
 
 def model_identity(place: Path | str, sampling: SamplingConfig | None = None) -> str:
-    """What a painter of ``load_painter`` follows from, without loading it: its files' hashes, and the sampling.
+    """What a view generator of ``load_view_generator`` follows from, without loading it: its files' hashes, and the sampling.
 
     Raises:
         MissingWeightsError: no such folder, or a run without weights.
@@ -74,16 +78,16 @@ def model_identity(place: Path | str, sampling: SamplingConfig | None = None) ->
     return f"weights {hashlib.sha256(digests.encode()).hexdigest()[:16]}, {sampling}"
 
 
-def painter_identity(painter: DiffusionPainter) -> str:
-    """Who painted: a hash of the weights, and the sampling settings. Other weights never inherit these results.
+def view_generator_identity(view_generator: SamplingPipeline) -> str:
+    """Who generated: a hash of the weights, and the sampling settings. Other weights never inherit these results.
 
     Where the weights are sharded every rank has to ask.
     """
     digest = hashlib.sha256()
-    for name, tensor in whole_tensors(dict(sorted(own_weights(painter.network).items()))):
+    for name, tensor in whole_tensors(dict(sorted(own_weights(view_generator.network).items()))):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return f"weights {digest.hexdigest()[:16]}, {painter.config}"
+    return f"weights {digest.hexdigest()[:16]}, {view_generator.config}"
 
 
 def weights_of(run: Path, weights: Path | None = None) -> Path:

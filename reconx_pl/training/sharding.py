@@ -37,13 +37,13 @@ def shard_network(network: ReconXDiffusion, mesh: DeviceMesh, policy: MixedPreci
     single block, so that full size takes some 30 gathers a pass instead of 60, it is still a small share of the whole,
     and activation checkpointing of its blocks happens inside it, where recomputing needs no further gather.
 
-    Pretrained frozen towers are left whole on every rank: they have neither gradients nor moments.
+    Pretrained frozen encoders are left whole on every rank: they have neither gradients nor moments.
 
     Only ``forward``, ``loss`` and ``condition_sets`` may be called on a sharded network, by all ranks together.
     """
     policy = policy or MixedPrecisionPolicy()
-    towers = frozen_names(network)
-    whole = {parameter for name, parameter in network.named_parameters() if name in towers}
+    frozen_encoders = frozen_names(network)
+    whole = {parameter for name, parameter in network.named_parameters() if name in frozen_encoders}
     # the root too gives its weights back after a forward pass: validation, too, must leave it sharded
     for module in (*sharded_units(network), network):
         fully_shard(module, mesh=mesh, mp_policy=policy, ignored_params=whole, reshard_after_forward=True)

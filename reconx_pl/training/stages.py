@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from torch import nn
 
-from reconx_pl.diffusion.conditioning.frozen import frozen_towers
+from reconx_pl.diffusion.conditioning.frozen import frozen_encoders
 from reconx_pl.errors import ConfigurationError
 
 
@@ -70,12 +70,12 @@ def group_of(name: str) -> str:
 
 
 def frozen_names(network: nn.Module) -> frozenset[str]:
-    """Names of the tensors of pretrained towers, which have weights files of their own and are never trained."""
-    return frozenset().union(*frozen_towers(network).values())
+    """Names of the tensors of pretrained frozen encoders, which have weights files of their own and are never trained."""
+    return frozenset().union(*frozen_encoders(network).values())
 
 
 def apply_stage(network: nn.Module, stage: Stage) -> Counter[str]:
-    """Set ``requires_grad`` for a stage; pretrained towers stay frozen. Returns the trained parameters by group."""
+    """Set ``requires_grad`` for a stage; pretrained frozen encoders stay frozen. Returns the trained parameters by group."""
     frozen = frozen_names(network)
     counts: Counter[str] = Counter()
     for name, parameter in network.named_parameters():

@@ -73,7 +73,7 @@ def contact_sheet(
     height, width = sizes.pop()
     scale = cell / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))  # PIL: columns, rows
-    # Enlarged pixels stay square blocks: a smoothed enlargement would hide what was painted.
+    # Enlarged pixels stay square blocks: a smoothed enlargement would hide what was generated.
     resample = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
     total_width = LABEL_WIDTH + len(columns) * (size[0] + GAP) + (BAR_WIDTH if gain else 0) + GAP
     sheet = Image.new("RGB", (total_width, HEADER + len(rows) * (size[1] + GAP) + GAP), PAPER)

@@ -17,7 +17,7 @@ SOLID = 0.5  # alpha from which a pixel has a depth
 
 
 @dataclass(frozen=True)
-class Flight:
+class Flythrough:
     """frames [M, H, W, 3] uint8; depth [M, H, W] float32, world units, 0 where the scene is less than half opaque."""
 
     frames: np.ndarray
@@ -25,9 +25,9 @@ class Flight:
 
 
 @torch.no_grad()
-def fly(
+def render_flythrough(
     gaussians: Gaussians, cameras: Cameras, renderer: Renderer, progress: Callable[[int, int], None] | None = None
-) -> Flight:
+) -> Flythrough:
     """Render every camera; ``progress`` gets the frames done and all. Tensors of the result are on the CPU."""
     cameras = cameras.to(device=gaussians.means.device, dtype=torch.float32)
     frames = np.empty((len(cameras), cameras.height, cameras.width, 3), np.uint8)
@@ -38,4 +38,4 @@ def fly(
         depth[view] = torch.where(seen.alpha >= SOLID, seen.depth, 0.0)[0].cpu()
         if progress is not None:
             progress(view + 1, len(cameras))
-    return Flight(frames, depth)
+    return Flythrough(frames, depth)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from reconx_pl.files.atomic import written_whole
+from reconx_pl.files.atomic import atomic_write
 from reconx_pl.visualization.style import STYLE
 
 STAGE_COLORS = ("#2b6cb0", "#6ba3d6", "#c05621", "#e0a458", "#5a8f69", "#8d6cab", "#a3a9b5", "#d98880", "#4a5568")
@@ -34,7 +34,7 @@ def write_page(path: Path, title: str, body: Sequence[str], style: str = "") -> 
         + "\n".join(part for part in body if part)
         + "\n</body></html>\n"
     )
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
     return path
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.errors import BadDataError, ConfigurationError, MissingDependencyError
-from reconx_pl.files.atomic import written_whole
+from reconx_pl.files.atomic import atomic_write
 
 CODEC = "libx264"
 
@@ -56,7 +56,7 @@ def write_mp4(frames: Tensor | np.ndarray, path: str | Path, fps: float, quality
     images = np.pad(images, ((0, 0), (0, images.shape[1] % 2), (0, images.shape[2] % 2), (0, 0)), mode="edge")
     path = Path(path)
     video = {"movflags": "faststart"}
-    with written_whole(path) as unfinished, av.open(str(unfinished), "w", options=video) as container:
+    with atomic_write(path) as unfinished, av.open(str(unfinished), "w", options=video) as container:
         stream = container.add_stream(CODEC, rate=Fraction(fps).limit_denominator(1000))
         assert isinstance(stream, VideoStream)
         stream.height, stream.width = images.shape[1:3]

@@ -13,7 +13,7 @@ from shard_clips import FRAMES, HEIGHT, POINTS, WIDTH, edit_members, pack, pack_
 
 from reconx_pl.data.shards.caches import CachedInputs, cache_name
 from reconx_pl.data.shards.manifest import Manifest
-from reconx_pl.data.shards.precompute import annotate_shards
+from reconx_pl.data.shards.precompute import precompute_shards
 from reconx_pl.data.shards.reader import read_shard, training_members
 from reconx_pl.data.shards.schema import FRAMES as FRAMES_MEMBER
 from reconx_pl.data.shards.schema import encode_cache
@@ -27,7 +27,7 @@ CLIPS = 8
 
 
 class MeanColours:
-    """Stands for a tower: mean colours of 8 x 8 pixels, twice."""
+    """Stands for a frozen encoder: mean colours of 8 x 8 pixels, twice."""
 
     names = (MOMENTS, TOKENS)
 
@@ -45,7 +45,7 @@ def expected(clip: Clip) -> tuple[torch.Tensor, torch.Tensor]:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     plain, cached = tmp_path_factory.mktemp("plain"), tmp_path_factory.mktemp("made") / "cached"
     pack_numbers(plain, CLIPS)
-    annotate_shards(plain, cached, [MeanColours()])
+    precompute_shards(plain, cached, [MeanColours()])
     return plain, cached
 
 
@@ -117,7 +117,7 @@ def test_caches_of_other_weights_are_refused_by_name(folders: tuple[Path, Path])
 
 
 def test_a_missing_or_damaged_member_is_a_bad_clip(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    annotate_shards(folders[0], tmp_path / "cached", [MeanColours()])
+    precompute_shards(folders[0], tmp_path / "cached", [MeanColours()])
     edit_members(tmp_path / "cached", "clip-001", lambda members: members.pop(MOMENTS))
     with pytest.raises(BadDataError, match=rf"clip-001: member \.{MOMENTS} is missing.*reconx cache"):
         list(ClipPass(tmp_path / "cached", points=0, cached=BOTH))
@@ -134,7 +134,7 @@ def test_a_missing_or_damaged_member_is_a_bad_clip(folders: tuple[Path, Path], t
 
 def test_clips_of_different_sizes_are_not_stacked(tmp_path: Path) -> None:
     pack(tmp_path / "plain", [small_clip(0), replace(small_clip(1, height=48), key="tall")])
-    annotate_shards(tmp_path / "plain", tmp_path / "cached", [MeanColours()])
+    precompute_shards(tmp_path / "plain", tmp_path / "cached", [MeanColours()])
     with pytest.raises(ConfigurationError, match=r"tall has moments-.*batch_size=1"):
         next(iter(ClipPass(tmp_path / "cached", batch_size=2, points=0, cached=BOTH)))
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from reconx_pl.cli.main import main
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.data.shards.clouds import CloudAnnotator
+from reconx_pl.data.shards.clouds import CloudPrecomputer
 from reconx_pl.data.shards.manifest import Manifest
-from reconx_pl.data.shards.precompute import annotate_shards
+from reconx_pl.data.shards.precompute import precompute_shards
 from reconx_pl.data.shards.schema import decode_clip, encode_clip, encode_geometry
 from reconx_pl.data.shards.stream import ClipStream, read_clips
 from reconx_pl.errors import BadSceneError, ConfigurationError
@@ -68,16 +68,16 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def annotate(shards: Path, out: Path, sensor: Sensor, **options: Any) -> tuple[list[Clip], Any]:
-    annotator = CloudAnnotator(sensor, **options)
-    report = annotate_shards(shards, out, [annotator], {"clouds": annotator.settings})
+def precompute(shards: Path, out: Path, sensor: Sensor, **options: Any) -> tuple[list[Clip], Any]:
+    precomputer = CloudPrecomputer(sensor, **options)
+    report = precompute_shards(shards, out, [precomputer], {"clouds": precomputer.settings})
     return list(read_clips(out)), report
 
 
 @pytest.mark.parametrize("poses", ["dataset", "estimated"])
 def test_what_was_found_stands_in_the_world_of_the_clip(shards: Path, tmp_path: Path, poses: str) -> None:
     clips = list(read_clips(shards))
-    made, report = annotate(shards, tmp_path / "out", Sensor(clips), points=40, poses=poses)
+    made, report = precompute(shards, tmp_path / "out", Sensor(clips), points=40, poses=poses)
     assert report.clips == 3 and report.missing == 0 and not report.without
     for before, after in zip(clips, made, strict=True):
         assert before.depth is not None and after.depth is not None and after.cloud is not None
@@ -115,26 +115,26 @@ def test_half_precision_holds_far_from_the_origin_and_costs_half(shards: Path) -
 
 def test_confidence_filters_and_a_clip_without_a_cloud_keeps_no_old_one(shards: Path, tmp_path: Path) -> None:
     clips = list(read_clips(shards))
-    made, report = annotate(shards, tmp_path / "out", Sensor(clips, fails=clips[1].key))
+    made, report = precompute(shards, tmp_path / "out", Sensor(clips, fails=clips[1].key))
     assert made[1].cloud is None and made[1].depth is None and made[0].cloud is not None
     assert report.without == [f"clip {clips[1].key}: these two share nothing"]
-    made, report = annotate(shards, tmp_path / "strict", Sensor(clips), min_confidence=2.5)
+    made, report = precompute(shards, tmp_path / "strict", Sensor(clips), min_confidence=2.5)
     assert len(report.without) == 3 and all(clip.cloud is None for clip in made)
-    made, report = annotate(shards, tmp_path / "turned", Sensor(clips, turned=1.0), poses="estimated")
+    made, report = precompute(shards, tmp_path / "turned", Sensor(clips, turned=1.0), poses="estimated")
     assert len(report.without) == 3 and "do not agree with those of the clip" in report.without[0]
     with pytest.raises(ConfigurationError, match="at least 1"):
-        CloudAnnotator(Sensor(clips), points=0)
+        CloudPrecomputer(Sensor(clips), points=0)
 
 
 def test_another_estimator_or_setting_is_refused_and_the_same_goes_on(shards: Path, tmp_path: Path) -> None:
     clips = list(read_clips(shards))
     sensor = Sensor(clips)
-    annotate(shards, tmp_path / "out", sensor, points=30)
+    precompute(shards, tmp_path / "out", sensor, points=30)
     assert sensor.seen == 3
-    annotate(shards, tmp_path / "out", sensor, points=30)
+    precompute(shards, tmp_path / "out", sensor, points=30)
     assert sensor.seen == 3
     with pytest.raises(ConfigurationError, match="other weights or settings"):
-        annotate(shards, tmp_path / "out", sensor, points=31)
+        precompute(shards, tmp_path / "out", sensor, points=31)
     (stated,) = Manifest.load(tmp_path / "out").settings["annotations"]
     assert stated["clouds"]["estimator"] == "Sensor 1" and stated["clouds"]["points"] == 30
     batch = next(iter(ClipStream(tmp_path / "out", points=30)))

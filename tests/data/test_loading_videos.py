@@ -9,7 +9,7 @@ import torch
 from photograph_files import note, refused, write
 from raw_scenes import write_video
 
-from reconx_pl.data.photos.keyframes import sharp_frames
+from reconx_pl.data.photos.keyframes import select_keyframes
 from reconx_pl.data.photos.photographs import load_photographs
 from reconx_pl.errors import BadSceneError
 
@@ -32,7 +32,7 @@ def test_frames_of_a_video(tmp_path: Path) -> None:
     assert found.images.shape == (4, 3, 48, 64)
     assert (found.images[1] - torch.from_numpy(textured(40)[15]).permute(2, 0, 1) / 255).abs().mean() < 0.08
     assert len(load_photographs([file])) == 16
-    reduced = sharp_frames(file, 5, 32)
+    reduced = select_keyframes(file, 5, 32)
     assert reduced.pixels.shape == (5, 24, 32, 3) and min(np.diff(reduced.numbers)) >= 4
 
 

@@ -11,7 +11,7 @@ import torch
 from reconx_pl.diffusion.attention import DualCrossAttention
 from reconx_pl.diffusion.conditioning.conditions import Conditions
 from reconx_pl.diffusion.model import ReconXDiffusion
-from reconx_pl.diffusion.pipeline import DiffusionPainter, SamplingConfig
+from reconx_pl.diffusion.pipeline import SamplingConfig, SamplingPipeline
 
 FRAMES, SIDE = 3, 8
 
@@ -50,31 +50,35 @@ def test_keys_and_values_are_computed_once_for_all_steps(network: ReconXDiffusio
             for name in ("to_q", "to_k", "to_v_ip", "to_k_structure"):
                 getattr(layer, name).register_forward_hook(lambda *_, name=name: calls.update([name]))
     layers = sum(1 for _ in network.unet.cross_attention())
-    painter = DiffusionPainter(network, SamplingConfig(steps=4, view_scale=2.0, structure_scale=3.0))
+    view_generator = SamplingPipeline(
+        network, SamplingConfig(steps=4, guidance_scale=2.0, structure_guidance_scale=3.0)
+    )
     views, points = torch.rand(1, 2, 3, SIDE, SIDE), torch.randn(1, 32, 3)
-    painter.paint_views(views, torch.tensor([8.0]), FRAMES, points, ["clip"], [""])
+    view_generator.generate_views(views, torch.tensor([8.0]), FRAMES, points, ["clip"], [""])
     assert calls == {"to_q": 4 * layers, "to_k": layers, "to_v_ip": layers, "to_k_structure": layers}
 
 
-def test_batched_and_sequential_guidance_paint_the_same(network: ReconXDiffusion) -> None:
-    painted = []
+def test_batched_and_sequential_guidance_generate_the_same(network: ReconXDiffusion) -> None:
+    generated = []
     for batched in (True, False):
-        config = SamplingConfig(steps=3, eta=0.0, view_scale=2.0, structure_scale=3.0, batched=batched)
+        config = SamplingConfig(steps=3, eta=0.0, guidance_scale=2.0, structure_guidance_scale=3.0, batched=batched)
         views, points = (
             torch.rand(1, 2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(4)),
             torch.ones(1, 32, 3),
         )
         points = points + torch.arange(32.0)[None, :, None] / 7
-        painted.append(
-            DiffusionPainter(network, config).paint_views(
+        generated.append(
+            SamplingPipeline(network, config).generate_views(
                 views, torch.tensor([8.0]), FRAMES, points, ["clip"], [""], torch.Generator().manual_seed(5)
             )
         )
-    torch.testing.assert_close(painted[0], painted[1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(generated[0], generated[1], atol=1e-4, rtol=1e-4)
 
 
-def test_a_model_in_bfloat16_paints(network: ReconXDiffusion) -> None:
-    painter = DiffusionPainter(network.to(torch.bfloat16), SamplingConfig(steps=2))
+def test_a_model_in_bfloat16_generates(network: ReconXDiffusion) -> None:
+    view_generator = SamplingPipeline(network.to(torch.bfloat16), SamplingConfig(steps=2))
     points = torch.randn(1, 32, 3, generator=torch.Generator().manual_seed(6))
-    frames = painter.paint_views(torch.rand(1, 2, 3, SIDE, SIDE), torch.tensor([8.0]), FRAMES, points, ["clip"], [""])
+    frames = view_generator.generate_views(
+        torch.rand(1, 2, 3, SIDE, SIDE), torch.tensor([8.0]), FRAMES, points, ["clip"], [""]
+    )
     assert frames.dtype == torch.float32 and bool(torch.isfinite(frames).all())

@@ -1,4 +1,4 @@
-"""Training from caches: the loss of the frames without running a frozen tower; the command that makes the caches."""
+"""Training from caches: the loss of the frames without running a frozen encoder; the command that makes the caches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from frozen_towers import build_network, write_config
+from frozen_encoders import build_network, write_config
 from torch import Tensor
 
 from reconx_pl.cli.main import main
@@ -24,7 +24,7 @@ from reconx_pl.diffusion.conditioning.text_tokens import LearnedTextTokens
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.model import ReconXDiffusion, RecordedDraws
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
-from reconx_pl.training.precompute import cache_shards, frozen_parts, tower_annotators
+from reconx_pl.training.precompute import cache_shards, encoder_precomputers, frozen_parts
 from reconx_pl.types import ClipBatch
 
 CLIPS = 4
@@ -38,20 +38,20 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("towers")
+def frozen_encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("frozen encoders")
 
 
 @pytest.fixture(scope="module")
-def cached(plain: Path, towers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cached(plain: Path, frozen_encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "cached"
-    cache_shards(plain, folder, write_config(towers), device="cpu")
+    cache_shards(plain, folder, write_config(frozen_encoders), device="cpu")
     return folder
 
 
 @pytest.fixture
-def network(towers: Path, cached: Path) -> ReconXDiffusion:
-    return build_network(towers)
+def network(frozen_encoders: Path, cached: Path) -> ReconXDiffusion:
+    return build_network(frozen_encoders)
 
 
 def batch_of(folder: Path, network: ReconXDiffusion | None = None) -> ClipBatch:
@@ -59,11 +59,15 @@ def batch_of(folder: Path, network: ReconXDiffusion | None = None) -> ClipBatch:
     return next(iter(ClipPass(folder, CLIPS, points=64, cached=network and network.cached_inputs())))
 
 
-def break_towers(network: ReconXDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+def break_encoders(network: ReconXDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any, **options: Any) -> Tensor:
-        raise AssertionError("a frozen tower ran")
+        raise AssertionError("a frozen encoder ran")
 
-    for module in (network.autoencoder.vae.encoder, network.image_tokens.tower.visual.conv1, network.text_tokens.text):
+    for module in (
+        network.autoencoder.vae.encoder,
+        network.image_tokens.encoder.visual.conv1,
+        network.text_tokens.text,
+    ):
         for part in module.modules():
             monkeypatch.setattr(part, "forward", broken)
 
@@ -74,7 +78,7 @@ def all_kept_and_dropped() -> RecordedDraws:
     return RecordedDraws(dropped=Dropped(text, image, torch.zeros(4, dtype=torch.bool)))
 
 
-def test_the_loss_of_caches_is_the_loss_of_frames_and_runs_no_tower(
+def test_the_loss_of_caches_is_the_loss_of_frames_and_runs_no_encoder(
     plain: Path, cached: Path, network: ReconXDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames, caches = batch_of(plain), batch_of(cached, network)
@@ -90,10 +94,10 @@ def test_the_loss_of_caches_is_the_loss_of_frames_and_runs_no_tower(
         out.loss.backward()
         return out, {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
 
-    expected, gradients = step(frames)  # also lets the text tower see the captions for the first time
-    network.image_tokens.tower.null()
-    break_towers(network, monkeypatch)
-    with pytest.raises(AssertionError, match="a frozen tower ran"):
+    expected, gradients = step(frames)  # also lets the text encoder see the captions for the first time
+    network.image_tokens.encoder.null()
+    break_encoders(network, monkeypatch)
+    with pytest.raises(AssertionError, match="a frozen encoder ran"):
         step(frames)
     found, own = step(caches)
     assert torch.equal(found.t, expected.t)
@@ -114,7 +118,7 @@ def test_caches_hold_the_latent_of_any_frame(plain: Path, cached: Path, network:
     """Frames and caches train the same extrapolation."""
     second, losses = torch.tensor([1, 2, 3, 1]), []
     for batch in (batch_of(plain), batch_of(cached, network)):
-        out = network.loss(batch, torch.Generator().manual_seed(5), structure=False, second=second)
+        out = network.loss(batch, torch.Generator().manual_seed(5), structure=False, end_condition_frame=second)
         losses.append(out.per_sample.detach())
     torch.testing.assert_close(losses[1], losses[0], rtol=2e-3, atol=0)
     last = network.loss(batch, torch.Generator().manual_seed(5), structure=False).per_sample
@@ -156,7 +160,7 @@ def test_caches_of_other_weights_are_refused(cached: Path, network: ReconXDiffus
         batch_of(cached, other)
 
 
-def test_painting_does_not_spoil_what_training_remembers(cached: Path, network: ReconXDiffusion, plain: Path) -> None:
+def test_generation_does_not_spoil_what_training_remembers(cached: Path, network: ReconXDiffusion, plain: Path) -> None:
     batch = batch_of(plain)
     with torch.inference_mode():
         network.condition_sets(batch["frames"][:, [0, -1]] / 255, batch["fps"], 4, captions=batch["caption"])
@@ -172,17 +176,17 @@ def text_of(network: ReconXDiffusion, captions: list[str] | None) -> Tensor:
     return conditions.text_tokens
 
 
-def test_captions_of_clips_or_one_for_all(towers: Path, cached: Path) -> None:
-    own = build_network(towers, caption="a walk")
-    fixed = build_network(towers, caption="a walk", captions="fixed")
+def test_captions_of_clips_or_one_for_all(frozen_encoders: Path, cached: Path) -> None:
+    own = build_network(frozen_encoders, caption="a walk")
+    fixed = build_network(frozen_encoders, caption="a walk", captions="fixed")
     walk, sofa = own.text_tokens(["a walk"])[0], own.text_tokens(["a red sofa"])[0]
     assert (walk - sofa).abs().max() > 1e-3
     for captions, first in ((["a red sofa", ""], sofa), (["", ""], walk), (None, walk)):
         assert torch.equal(text_of(own, captions), torch.stack([first, walk]))
         assert torch.equal(text_of(fixed, captions), torch.stack([walk, walk]))
-    assert torch.equal(text_of(build_network(towers), None)[:1], own.text_tokens.null())  # by default ""
+    assert torch.equal(text_of(build_network(frozen_encoders), None)[:1], own.text_tokens.null())  # by default ""
     with pytest.raises(ConfigurationError, match="'clip' or 'fixed'"):
-        build_network(towers, captions="none")
+        build_network(frozen_encoders, captions="none")
 
 
 def test_learned_text_is_never_remembered() -> None:
@@ -194,8 +198,10 @@ def test_learned_text_is_never_remembered() -> None:
 
 
 @pytest.mark.parametrize("frozen", ["autoencoder", "image_tokens"])
-def test_one_frozen_tower_is_enough(plain: Path, towers: Path, cached: Path, tmp_path: Path, frozen: str) -> None:
-    autoencoder, image_tokens = frozen_parts(write_config(towers))
+def test_one_frozen_encoder_is_enough(
+    plain: Path, frozen_encoders: Path, cached: Path, tmp_path: Path, frozen: str
+) -> None:
+    autoencoder, image_tokens = frozen_parts(write_config(frozen_encoders))
     if frozen == "autoencoder":
         image_tokens = SmallImageTokens(
             SmallImageConfig(frames=4, width=32, image_size=32, resampler_width=32, heads=1)
@@ -216,23 +222,25 @@ def test_one_frozen_tower_is_enough(plain: Path, towers: Path, cached: Path, tmp
     torch.testing.assert_close(losses[1], losses[0], rtol=2e-3, atol=0)
 
 
-def test_a_network_without_frozen_towers_has_nothing_to_cache() -> None:
+def test_a_network_without_frozen_encoders_has_nothing_to_cache() -> None:
     parts = PixelUnshuffleAutoencoder(8), SmallImageTokens(SmallImageConfig(image_size=32))
     with pytest.raises(ConfigurationError, match="nothing to cache"):
-        tower_annotators(*parts, torch.device("cpu"))
+        encoder_precomputers(*parts, torch.device("cpu"))
 
 
-def test_bf16_gives_other_numbers_under_the_same_name_and_says_so(plain: Path, towers: Path, tmp_path: Path) -> None:
-    config = write_config(towers)
+def test_bf16_gives_other_numbers_under_the_same_name_and_says_so(
+    plain: Path, frozen_encoders: Path, tmp_path: Path
+) -> None:
+    config = write_config(frozen_encoders)
     cache_shards(plain, tmp_path / "bf16", config, precision="bf16", device="cpu", rank=0, world_size=1)
     with pytest.raises(ConfigurationError, match="bf16"):
         cache_shards(plain, tmp_path / "bf16", config, precision="32", device="cpu")
-    network = build_network(towers)
+    network = build_network(frozen_encoders)
     assert batch_of(tmp_path / "bf16", network)["caches"].keys() == set(network.cached_inputs().names)
 
 
-def test_command(plain: Path, cached: Path, towers: Path, tmp_path: Path) -> None:
-    config = str(write_config(towers))
+def test_command(plain: Path, cached: Path, frozen_encoders: Path, tmp_path: Path) -> None:
+    config = str(write_config(frozen_encoders))
     arguments = ["cache", str(plain), str(tmp_path / "out"), "--config", config, "--device", "cpu"]
     main([*arguments, "--rank", "1", "--world_size", "2"])
     assert not (tmp_path / "out" / "manifest.json").exists()

@@ -53,7 +53,7 @@ def test_compiled_blocks_compute_the_same() -> None:
     }
     expected, gradients = outcome(unet, x, tokens)
     torch._dynamo.utils.counters.clear()
-    unet.compile_blocks("aot_eager")  # captures both directions, generates no code
+    unet.compile_blocks("aot_eager")  # posed scenes both directions, generates no code
     found, compiled = outcome(unet, x, tokens)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3  # residual, spatial, temporal
     assert not torch._dynamo.utils.counters["graph_break"]
@@ -61,7 +61,7 @@ def test_compiled_blocks_compute_the_same() -> None:
     assert compiled.keys() == gradients.keys() == dict(unet.named_parameters()).keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(compiled[name], gradient, msg=name)
-    with torch.inference_mode():  # as the painter runs it
+    with torch.inference_mode():  # as the view generator runs it
         projected = unet(x, torch.tensor([400]), projections=unet.project(**tokens))
     torch.testing.assert_close(projected, expected)
     assert unet.state_dict().keys() == UNet(CONFIG).state_dict().keys()  # weights keep their names

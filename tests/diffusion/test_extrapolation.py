@@ -1,4 +1,4 @@
-"""The second condition before the last frame: what the model is told then, in training and in painting."""
+"""The second condition before the last frame: what the model is told then, in training and in generation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from reconx_pl.data.procedural import procedural_clip
 from reconx_pl.diffusion.conditioning.conditions import Conditions
 from reconx_pl.diffusion.model import ReconXDiffusion
-from reconx_pl.diffusion.pipeline import DiffusionPainter, SamplingConfig
+from reconx_pl.diffusion.pipeline import SamplingConfig, SamplingPipeline
 from reconx_pl.diffusion.sampling.extrapolation import ExtrapolationConfig, seen_in_batch, seen_points
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import relative_to_first
@@ -75,8 +75,8 @@ def test_the_second_latent_sits_where_it_is_put_and_zeros_elsewhere(network: Rec
     arguments = torch.rand(2, 3, 8, 8), first, second, torch.ones(2), FRAMES
     last = network.conditions(*arguments).concat_latents
     assert torch.equal(last[:, :, 0], first) and torch.equal(last[:, :, 2], second) and not last[:, :, 1].any()
-    assert torch.equal(network.conditions(*arguments, second=torch.tensor([2, 2])).concat_latents, last)
-    mixed = network.conditions(*arguments, second=torch.tensor([1, 2])).concat_latents
+    assert torch.equal(network.conditions(*arguments, end_condition_frame=torch.tensor([2, 2])).concat_latents, last)
+    mixed = network.conditions(*arguments, end_condition_frame=torch.tensor([1, 2])).concat_latents
     assert torch.equal(mixed[:, :, 0], first)
     assert torch.equal(mixed[0, :, 1], second[0]) and not mixed[0, :, 2].any()
     assert torch.equal(mixed[1, :, 2], second[1]) and not mixed[1, :, 1].any()
@@ -88,7 +88,7 @@ def test_training_tells_the_latent_of_the_frame_and_what_it_sees(
     clip, calls = two_sided(), told(network, monkeypatch)
     batch = batch_of([clip, clip])
     latents = network.encode(batch["frames"] / 255)
-    network.loss(batch, torch.Generator().manual_seed(0), drop=False, second=torch.tensor([1, 2]))
+    network.loss(batch, torch.Generator().manual_seed(0), drop=False, end_condition_frame=torch.tensor([1, 2]))
     (call,) = calls
     assert torch.equal(call["latents"][1], torch.stack([latents[0, :, 1], latents[1, :, 2]]))
     concat = call["made"].concat_latents
@@ -104,9 +104,9 @@ def test_the_last_frame_given_or_not_is_the_same_to_the_bit(network: ReconXDiffu
     batch, losses = batch_of([two_sided(), two_sided()]), []
     for second in (None, torch.tensor([2, 2])):
         generator = torch.Generator().manual_seed(1)
-        losses.append((network.loss(batch, generator, second=second).per_sample, generator.get_state()))
+        losses.append((network.loss(batch, generator, end_condition_frame=second).per_sample, generator.get_state()))
     assert torch.equal(losses[0][0], losses[1][0]) and torch.equal(losses[0][1], losses[1][1])
-    extrapolated = network.loss(batch, torch.Generator().manual_seed(1), second=torch.tensor([1, 2])).per_sample
+    extrapolated = network.loss(batch, torch.Generator().manual_seed(1), end_condition_frame=torch.tensor([1, 2])).per_sample
     assert extrapolated[0] != losses[0][0][0] and torch.equal(extrapolated[1], losses[0][0][1])
 
 
@@ -140,7 +140,7 @@ def test_a_few_steps_of_training_bring_the_loss_of_extrapolation_down(network: R
     optimizer = torch.optim.AdamW(parameters, lr=2e-3)
     for _ in range(12):
         optimizer.zero_grad()
-        out = network.loss(batch, torch.Generator().manual_seed(2), drop=False, second=torch.tensor([1, 1]))
+        out = network.loss(batch, torch.Generator().manual_seed(2), drop=False, end_condition_frame=torch.tensor([1, 1]))
         out.loss.backward()
         assert network.structure_encoder is not None
         assert all(bool(p.grad.any()) for p in network.structure_encoder.to_kv.parameters() if p.grad is not None)
@@ -171,49 +171,53 @@ def test_shares_out_of_range_are_refused(options: dict[str, float], says: str) -
         ExtrapolationConfig(**options)
 
 
-def paint(network: ReconXDiffusion, clip: Clip, second: int | None) -> Tensor:
-    config = SamplingConfig(steps=2, view_scale=2.0, structure_scale=3.0)
-    return DiffusionPainter(network, config).paint(clip, torch.Generator().manual_seed(3), second=second)
+def generate(network: ReconXDiffusion, clip: Clip, second: int | None) -> Tensor:
+    config = SamplingConfig(steps=2, guidance_scale=2.0, structure_guidance_scale=3.0)
+    return SamplingPipeline(network, config).generate(clip, torch.Generator().manual_seed(3), end_condition_frame=second)
 
 
-def test_painting_looks_at_the_second_view_and_no_other(
+def test_generation_looks_at_the_second_view_and_no_other(
     network: ReconXDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip, calls = two_sided(), told(network, monkeypatch)
-    painted = paint(network, clip, 1)
-    assert painted.shape == (FRAMES, 3, SIDE, SIDE)
+    generated = generate(network, clip, 1)
+    assert generated.shape == (FRAMES, 3, SIDE, SIDE)
     concat = calls[-1]["made"].concat_latents
     assert torch.equal(concat[0, :, 1], network.encode(clip.images[None])[0, :, 1]) and not concat[0, :, 2].any()
     assert (calls[-1]["points"][..., 2] > 0).all()
     clip.frames[2] = 0
     clip.cameras.world_to_camera[2, 0, 3] = 7.0
-    assert torch.equal(paint(network, clip, 1), painted)  # the last frame and its camera are not looked at
+    assert torch.equal(generate(network, clip, 1), generated)  # the last frame and its camera are not looked at
     clip.frames[1] = 255 - clip.frames[1]
-    assert not torch.equal(paint(network, clip, 1), painted)
+    assert not torch.equal(generate(network, clip, 1), generated)
 
 
-def test_painting_with_the_last_frame_is_as_before(network: ReconXDiffusion) -> None:
+def test_generation_with_the_last_frame_is_as_before(network: ReconXDiffusion) -> None:
     clip = two_sided()
     views, points = (
         clip.images[[0, -1]][None],
         relative_to_first(clip.cloud.points[None], clip.cameras.world_to_camera[:1]),
     )
-    painter = DiffusionPainter(network, SamplingConfig(steps=2, view_scale=2.0, structure_scale=3.0))
+    view_generator = SamplingPipeline(
+        network, SamplingConfig(steps=2, guidance_scale=2.0, structure_guidance_scale=3.0)
+    )
     arguments = views, torch.tensor([clip.fps]), FRAMES, points, ["clip"], [""]
-    plain = painter.paint_views(*arguments, torch.Generator().manual_seed(3))
-    assert torch.equal(paint(network, clip, None), plain[0])
-    given = painter.paint_views(*arguments, torch.Generator().manual_seed(3), second=torch.tensor([FRAMES - 1]))
+    plain = view_generator.generate_views(*arguments, torch.Generator().manual_seed(3))
+    assert torch.equal(generate(network, clip, None), plain[0])
+    given = view_generator.generate_views(
+        *arguments, torch.Generator().manual_seed(3), end_condition_frame=torch.tensor([FRAMES - 1])
+    )
     assert torch.equal(given, plain)
 
 
 @pytest.mark.parametrize("second", [0, 3, -1])
 def test_frames_that_cannot_be_the_second_are_refused(network: ReconXDiffusion, second: int) -> None:
     with pytest.raises(ConfigurationError, match="frames 1 to 2"):
-        paint(network, two_sided(), second)
+        generate(network, two_sided(), second)
     views = torch.rand(1, 2, 3, 8, 8)
     with pytest.raises(ConfigurationError, match="frames 1 to 2"):
-        DiffusionPainter(network).paint_views(
-            views, torch.ones(1), FRAMES, torch.rand(1, 32, 3), ["clip"], [""], second=torch.tensor([second])
+        SamplingPipeline(network).generate_views(
+            views, torch.ones(1), FRAMES, torch.rand(1, 32, 3), ["clip"], [""], end_condition_frame=torch.tensor([second])
         )
 
 
@@ -221,4 +225,4 @@ def test_views_that_see_too_few_points_say_so(network: ReconXDiffusion) -> None:
     clip = two_sided()
     clip.cameras.world_to_camera[:-1, 2, 3] = -100.0
     with pytest.raises(BadSceneError, match="two-sided: frames 0 and 1 see fewer than 5 points"):
-        paint(network, clip, 1)
+        generate(network, clip, 1)

@@ -63,7 +63,7 @@ def test_null_and_view_sets_lose_what_they_should(sets: ConditionSets) -> None:
 def test_formula(sets: ConditionSets, view: float, structure: float, batched: bool) -> None:
     e_0, e_view, e_full = (_Model()(X, T, c) for c in (sets.null, sets.view, sets.full))
     expected = e_0 + view * (e_view - e_0) + structure * (e_full - e_view)
-    ours = guided(Guidance(view, structure, rescale=0.0, batched=batched), _Model(), sets)
+    ours = guided(Guidance(view, structure, guidance_rescale=0.0, batched=batched), _Model(), sets)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-5)
 
 
@@ -81,10 +81,10 @@ def test_formula(sets: ConditionSets, view: float, structure: float, batched: bo
     ],
 )
 def test_only_needed_branches_run(
-    sets: ConditionSets, view: float, structure: float, rescale: float, branches: tuple[str, ...]
+    sets: ConditionSets, view: float, structure: float, guidance_rescale: float, branches: tuple[str, ...]
 ) -> None:
     for batched, batches in ((True, [2 * len(branches)]), (False, [2] * len(branches))):
-        model, guidance = _Model(), Guidance(view, structure, rescale, batched)
+        model, guidance = _Model(), Guidance(view, structure, guidance_rescale, batched)
         guided(guidance, model, sets)
         assert guidance.branches() == branches
         assert model.batches == batches
@@ -94,7 +94,7 @@ def test_without_structure_it_is_the_base_models_guidance(sets: ConditionSets) -
     plain = ConditionSets(null=sets.null, view=sets.view, full=sets.view)
     e_0, e_view = _Model()(X, T, plain.null), _Model()(X, T, plain.view)
     model = _Model()
-    ours = guided(Guidance(7.5, 3.0, rescale=0.0), model, plain)
+    ours = guided(Guidance(7.5, 3.0, guidance_rescale=0.0), model, plain)
     torch.testing.assert_close(ours, e_0 + 7.5 * (e_view - e_0), atol=1e-4, rtol=1e-5)
     assert model.batches == [4]
     only = _Model()
@@ -123,7 +123,7 @@ def test_rescale_of_a_model_that_predicts_zero_is_zero() -> None:
     assert torch.equal(rescale_guidance(zero, zero, 0.7), zero)
 
 
-@pytest.mark.parametrize("options", [{"view_scale": -1.0}, {"structure_scale": -1.0}, {"rescale": 1.5}])
+@pytest.mark.parametrize("options", [{"guidance_scale": -1.0}, {"structure_guidance_scale": -1.0}, {"rescale": 1.5}])
 def test_guidance_options_are_checked(options: dict) -> None:
     with pytest.raises(ConfigurationError):
         Guidance(**options)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from reconx_pl.diffusion.offload import resident
-from reconx_pl.diffusion.pipeline import DiffusionPainter, SamplingConfig
+from reconx_pl.diffusion.pipeline import SamplingConfig, SamplingPipeline
 from reconx_pl.errors import ConfigurationError
 
 
@@ -27,7 +27,7 @@ def test_parts_go_home_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     assert moves == ["meta", "cpu"]
 
 
-def test_the_painter_has_one_part_at_work_at_a_time(network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_view_generator_has_one_part_at_work_at_a_time(network, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {
         part: name
         for name, part in network.named_children()
@@ -46,9 +46,9 @@ def test_the_painter_has_one_part_at_work_at_a_time(network, monkeypatch: pytest
         part.register_forward_pre_hook(lambda *_, name=name: seen.setdefault(name, set()).update(present))
     original = network.decode
     monkeypatch.setattr(network, "decode", lambda x: (seen.update(decode=set(present)), original(x))[1])
-    painter = DiffusionPainter(network, SamplingConfig(steps=2, offload=True), "cpu:0")
+    view_generator = SamplingPipeline(network, SamplingConfig(steps=2, offload=True), "cpu:0")
     points = torch.randn(1, 32, 3, generator=torch.Generator().manual_seed(6))
-    painter.paint_views(torch.rand(1, 2, 3, 8, 8), torch.tensor([8.0]), 3, points, ["clip"], [""])
+    view_generator.generate_views(torch.rand(1, 2, 3, 8, 8), torch.tensor([8.0]), 3, points, ["clip"], [""])
     assert seen["unet"] == {"unet"}
     assert seen["image_tokens"] == {"autoencoder", "image_tokens", "text_tokens", "structure_encoder"}
     assert seen["decode"] == {"autoencoder"}
@@ -56,5 +56,5 @@ def test_the_painter_has_one_part_at_work_at_a_time(network, monkeypatch: pytest
 
 
 def test_another_device_needs_offload(network) -> None:
-    with pytest.raises(ConfigurationError, match=r"on cpu, painting on meta.*sampling\.offload"):
-        DiffusionPainter(network, SamplingConfig(), "meta")
+    with pytest.raises(ConfigurationError, match=r"on cpu, generation on meta.*sampling\.offload"):
+        SamplingPipeline(network, SamplingConfig(), "meta")

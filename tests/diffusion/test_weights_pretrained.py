@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from reconx_pl.cli.main import main
 from reconx_pl.diffusion import model
 from reconx_pl.diffusion.autoencoder import KLAutoencoder, PixelUnshuffleAutoencoder
-from reconx_pl.diffusion.conditioning.image_tokens import ClipVisionTower, SmallImageConfig, SmallImageTokens
+from reconx_pl.diffusion.conditioning.image_tokens import ClipVisionEncoder, SmallImageConfig, SmallImageTokens
 from reconx_pl.diffusion.conditioning.text_tokens import ClipTextTokens, LearnedTextTokens
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.model import ReconXDiffusion
@@ -159,8 +159,8 @@ def test_the_folder_stands_wherever_a_file_can(tmp_path: Path, monkeypatch: pyte
     assert torch.equal(target.unet.out[2].weight, source.unet.out[2].weight)
     vae = KLAutoencoder(source.autoencoder.config, out)
     assert torch.equal(vae.vae.decoder.conv_in.weight, source.autoencoder.vae.decoder.conv_in.weight)
-    image = ClipVisionTower(source.image_tokens.tower.config, out)
-    assert torch.equal(image.visual.conv1.weight, source.image_tokens.tower.visual.conv1.weight)
+    image = ClipVisionEncoder(source.image_tokens.encoder.config, out)
+    assert torch.equal(image.visual.conv1.weight, source.image_tokens.encoder.visual.conv1.weight)
     text = ClipTextTokens(source.text_tokens.config, out)
     assert torch.equal(text.text.ln_final.weight, source.text_tokens.text.ln_final.weight)
 

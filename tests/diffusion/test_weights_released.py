@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reconx_pl.diffusion.autoencoder import KLAutoencoder
-from reconx_pl.diffusion.conditioning.image_tokens import ClipVisionTower
+from reconx_pl.diffusion.conditioning.image_tokens import ClipVisionEncoder
 from reconx_pl.diffusion.conditioning.text_tokens import ClipTextTokens
 from reconx_pl.diffusion.sampling.schedule import ScheduleConfig
 from reconx_pl.diffusion.weights import load_network
@@ -44,7 +44,7 @@ def test_every_tensor_has_its_place(state: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("form", ["torch", "deepspeed", "safetensors"])
-def test_every_form_is_loaded_and_towers_are_taken_on_demand(
+def test_every_form_is_loaded_and_encoders_are_taken_on_demand(
     form: str, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     path = tmp_path / ("model.safetensors" if form == "safetensors" else "model.ckpt")
@@ -58,16 +58,18 @@ def test_every_form_is_loaded_and_towers_are_taken_on_demand(
     expected, loaded = own_weights(source), own_weights(target)
     for name, tensor in loaded.items():
         assert torch.equal(tensor, born[name] if name in born else expected[name]), name
-    assert len(born) > 10 and not any("vae" in name or "tower" in name for name in loaded)
-    assert not torch.equal(source.image_tokens.tower.visual.conv1.weight, target.image_tokens.tower.visual.conv1.weight)
-    load_network(target, path, towers=True)
+    assert len(born) > 10 and not any("vae" in name or "frozen encoder" in name for name in loaded)
+    assert not torch.equal(
+        source.image_tokens.encoder.visual.conv1.weight, target.image_tokens.encoder.visual.conv1.weight
+    )
+    load_network(target, path, frozen_encoders=True)
     for name, tensor in source.state_dict().items():
         assert name in born or torch.equal(target.state_dict()[name], tensor), name
-    # each tower reads its own part of the same file
+    # each frozen encoder reads its own part of the same file
     vae = KLAutoencoder(source.autoencoder.config, path)
     assert torch.equal(vae.vae.decoder.conv_in.weight, source.autoencoder.vae.decoder.conv_in.weight)
-    image = ClipVisionTower(source.image_tokens.tower.config, path)
-    assert torch.equal(image.visual.conv1.weight, source.image_tokens.tower.visual.conv1.weight)
+    image = ClipVisionEncoder(source.image_tokens.encoder.config, path)
+    assert torch.equal(image.visual.conv1.weight, source.image_tokens.encoder.visual.conv1.weight)
     text = ClipTextTokens(source.text_tokens.config, path)
     assert torch.equal(text.text.ln_final.weight, source.text_tokens.text.ln_final.weight)
 
@@ -218,20 +220,22 @@ def test_the_rescale_of_another_release_is_refused(state: dict[str, Tensor], tmp
             load_network(tiny(4, seed=2, schedule=schedule), path)
 
 
-def test_a_tower_that_the_file_lacks_keeps_its_own(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_a_encoder_that_the_file_lacks_keeps_its_own(state: dict[str, Tensor], tmp_path: Path) -> None:
     pruned = {name: tensor for name, tensor in state.items() if not name.startswith("first_stage_model.")}
     path = write(pruned, tmp_path / "model.ckpt")
     load_network(tiny(4, seed=2), path)
     with pytest.raises(BadWeightsError, match="missing: autoencoder"):
-        load_network(tiny(4, seed=2), path, towers=True)
+        load_network(tiny(4, seed=2), path, frozen_encoders=True)
 
 
-def test_own_weights_round_trip_without_the_towers(tmp_path: Path) -> None:
+def test_own_weights_round_trip_without_the_encoders(tmp_path: Path) -> None:
     source, target = tiny(4, seed=1), tiny(4, seed=2)
     save_network(source, tmp_path / "weights.safetensors")
     load_network(target, tmp_path / "weights.safetensors")
     assert all(torch.equal(tensor, own_weights(target)[name]) for name, tensor in own_weights(source).items())
-    assert not torch.equal(source.image_tokens.tower.visual.conv1.weight, target.image_tokens.tower.visual.conv1.weight)
+    assert not torch.equal(
+        source.image_tokens.encoder.visual.conv1.weight, target.image_tokens.encoder.visual.conv1.weight
+    )
 
 
 def test_more_frames_than_queries_is_an_error() -> None:

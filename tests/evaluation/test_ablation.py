@@ -19,7 +19,7 @@ from reconx_pl.files.json_files import write_json
 from reconx_pl.geometry.cameras import project
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.random_points import random_points
-from reconx_pl.splatting.robust_weights import Agreement
+from reconx_pl.splatting.robust_weights import RobustWeights
 
 
 def changed(one: object, other: object, path: str = "") -> set[str]:
@@ -45,7 +45,7 @@ def changed(one: object, other: object, path: str = "") -> set[str]:
     ],
 )
 def test_a_flag_changes_its_settings_and_no_other(flag: str, expected: set[str]) -> None:
-    full = EvaluationConfig(fit=FitConfig(agreement=Agreement(start=0.3)))
+    full = EvaluationConfig(fit=FitConfig(robust_weights=RobustWeights(start=0.3)))
     ablation = Ablation(**{flag: True})
     assert changed(full, ablation.evaluation(full)) == expected
     assert changed(SamplingConfig(), ablation.sampling(SamplingConfig())) == (
@@ -61,24 +61,24 @@ def test_names_go_both_ways(tmp_path: Path) -> None:
     assert Ablation.named("full") == Ablation() and Ablation.named("no-such-part") is None
 
 
-def test_without_diffusion_nothing_is_painted_and_the_input_views_alone_are_fitted() -> None:
-    painter, clip = CrossFade(), tiny_clip(3)
+def test_without_diffusion_nothing_is_generated_and_the_input_views_alone_are_fitted() -> None:
+    view_generator, clip = CrossFade(), tiny_clip(3)
     config = Ablation(no_diffusion=True).evaluation(CONFIG)
-    result = evaluate_scene(clip, painter, config)
-    assert painter.seen == [] and "painted" not in result.scores
+    result = evaluate_scene(clip, view_generator, config)
+    assert view_generator.seen == [] and "generated" not in result.scores
     spoiled = dataclasses.replace(clip, frames=clip.frames.clone())
     spoiled.frames[1:-1] = 0
-    assert torch.equal(evaluate_scene(spoiled, painter, config).gaussians.means, result.gaussians.means)
-    full = evaluate_scene(clip, painter, CONFIG)
-    assert len(painter.seen) == 1 and not torch.equal(full.gaussians.means, result.gaussians.means)
+    assert torch.equal(evaluate_scene(spoiled, view_generator, config).gaussians.means, result.gaussians.means)
+    full = evaluate_scene(clip, view_generator, CONFIG)
+    assert len(view_generator.seen) == 1 and not torch.equal(full.gaussians.means, result.gaussians.means)
 
 
 def test_without_diffusion_an_entry_is_fitted_to_its_contexts(tmp_path: Path) -> None:
-    painter = CrossFade()
+    view_generator = CrossFade()
     config = Ablation(no_diffusion=True).evaluation(ENTRIES)
     views = tiny_views(3, contexts=(0, 4, 8))
-    results = evaluate_views(lazily(views), painter, config, tmp_path, model=MODEL, protocol=PROTOCOL)
-    assert results["complete"] and painter.seen == []
+    results = evaluate_views(lazily(views), view_generator, config, tmp_path, model=MODEL, protocol=PROTOCOL)
+    assert results["complete"] and view_generator.seen == []
     assert "reconx" in results["mean"]
 
 

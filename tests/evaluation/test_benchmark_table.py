@@ -27,12 +27,12 @@ def results(**changes: Any) -> dict[str, Any]:
             "reconx": {"psnr": 23.456, "ssim": 0.8, "lpips": 0.1},
             "nearest_input": {"psnr": 12.0, "ssim": 0.4, "lpips": 0.5},
         },
-        "methods": {"reconx": "ReconX: splats", "painted": "Painted", "nearest_input": "Nearest | copied"},
+        "methods": {"reconx": "ReconX: splats", "generated": "Generated", "nearest_input": "Nearest | copied"},
         "metrics": ["psnr", "ssim", "lpips"],
         "absent": {},
         "geometry": {"points found by X": 7},
         "config_hash": "c" * 64,
-        "model": "painter 1",
+        "model": "view generator 1",
         "estimator": "X 1",
         "version": "0.1",
         "scenes": [scene(f"s{number}", 20.0 + number) for number in (3, 0, 6, 1, 4, 2, 5)],
@@ -59,7 +59,15 @@ def test_our_rows_stand_above_the_published_ones() -> None:
 
 def test_what_the_numbers_depend_on_is_said() -> None:
     text, protocol = table(), load_protocol("re10k-hard")
-    for part in (protocol.hash, "`runs/mine`", "`painter 1`", "`X 1`", "c" * 64, "reconx_pl 0.1", str(protocol.poses)):
+    for part in (
+        protocol.hash,
+        "`runs/mine`",
+        "`view generator 1`",
+        "`X 1`",
+        "c" * 64,
+        "reconx_pl 0.1",
+        str(protocol.poses),
+    ):
         assert part in text
     assert "7 scored of 7 asked for; the benchmark has 7" in text and "points found by X (7 entries)" in text
     assert "does not list them" in text  # the notes

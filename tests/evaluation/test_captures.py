@@ -14,9 +14,9 @@ from PIL import Image
 from reconx_pl.cli.main import main
 from reconx_pl.data.procedural import procedural_views
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.evaluation import posed_scenes as captures
+from reconx_pl.evaluation import posed_scenes as posed_scenes
 from reconx_pl.evaluation.posed_scene_runner import fit_photographs
-from reconx_pl.evaluation.posed_scenes import CaptureConfig, load_capture
+from reconx_pl.evaluation.posed_scenes import PosedSceneConfig, load_posed_scene
 from reconx_pl.geometry.cameras import unproject
 from reconx_pl.geometry.estimators.base import KnownDepth, PointMapEstimator, Reconstruction
 from reconx_pl.splatting.fit import FitConfig
@@ -26,7 +26,7 @@ from reconx_pl.splatting.points import PointsConfig
 from reconx_pl.types import Cameras
 
 SIZE, VIEWS = 64, 7
-CONFIG = CaptureConfig(
+CONFIG = PosedSceneConfig(
     fit=FitConfig(steps=60, loss=LossWeights(lpips=0.0)), points=PointsConfig(views="all", budget=3000),
     short_side=48, hold_out=3, metrics=("psnr", "ssim"),
 )  # fmt: skip
@@ -69,22 +69,22 @@ def nobody(source: Path, lacking: str) -> PointMapEstimator:
 
 
 def test_every_third_photograph_is_held_out(tmp_path: Path) -> None:
-    capture = load_capture(write_scene(tmp_path / "a"), CONFIG, None, nobody)
+    capture = load_posed_scene(write_scene(tmp_path / "a"), CONFIG, None, nobody)
     assert capture.held_out == [0, 3, 6] and capture.fitted == [1, 2, 4, 5]
     assert tuple(capture.images.shape) == (VIEWS, 3, 48, 48)
-    few = load_capture(tmp_path / "a", replace(CONFIG, views=2), None, nobody)
+    few = load_posed_scene(tmp_path / "a", replace(CONFIG, views=2), None, nobody)
     assert few.fitted == [1, 5] and few.held_out == [0, 3, 6]
-    assert load_capture(tmp_path / "a", replace(CONFIG, hold_out=0), None, nobody).held_out == []
+    assert load_posed_scene(tmp_path / "a", replace(CONFIG, hold_out=0), None, nobody).held_out == []
 
 
 def test_few_photographs_are_not_filled() -> None:
-    config = CaptureConfig()
+    config = PosedSceneConfig()
     assert config.points_for(8).at_least == 30_000 and config.points_for(7).at_least == 0
 
 
 def test_too_few_photographs_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(BadSceneError, match=r"/a: of 7 photographs 4 are held out and 3 are left.*hold_out"):
-        load_capture(write_scene(tmp_path / "a"), replace(CONFIG, hold_out=2, views=4), None, nobody)
+        load_posed_scene(write_scene(tmp_path / "a"), replace(CONFIG, hold_out=2, views=4), None, nobody)
     for options in ({"hold_out": 1}, {"views": 1}, {"short_side": -1}):
         with pytest.raises(ConfigurationError):
             replace(CONFIG, **options)  # type: ignore[arg-type]
@@ -92,21 +92,21 @@ def test_too_few_photographs_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_an_estimator_sees_the_photographs_of_the_fit_alone(tmp_path: Path) -> None:
     chosen = Watched()
-    capture = load_capture(write_scene(tmp_path / "a"), CONFIG, chosen, nobody)
+    capture = load_posed_scene(write_scene(tmp_path / "a"), CONFIG, chosen, nobody)
     assert "the truth" in capture.geometry and "4 photographs of the fit" in capture.geometry
     capture.points()
     assert chosen.shown == [4]
     bare = write_scene(tmp_path / "b", points=False)
     found = Watched()
-    load_capture(bare, CONFIG, None, lambda source, lacking: found).points()
+    load_posed_scene(bare, CONFIG, None, lambda source, lacking: found).points()
     assert found.shown == [4]
 
 
 def test_scenes_are_fitted_scored_and_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = [write_scene(tmp_path / "a"), write_scene(tmp_path / "b", seed=9)]
     calls: list[int] = []
-    real = captures.fit
-    monkeypatch.setattr(captures, "fit", lambda *rest, **named: calls.append(1) or real(*rest, **named))
+    real = posed_scenes.fit
+    monkeypatch.setattr(posed_scenes, "fit", lambda *rest, **named: calls.append(1) or real(*rest, **named))
     said: list[str] = []
     results = fit_photographs(
         scenes, tmp_path / "out", CONFIG, device="cpu", progress=lambda text, _: said.append(text)
@@ -135,8 +135,8 @@ def test_scenes_are_fitted_scored_and_not_done_again(tmp_path: Path, monkeypatch
 def test_a_bad_scene_is_named_and_the_others_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     good, bad = write_scene(tmp_path / "good"), write_scene(tmp_path / "bad")
     (bad / "images" / "04.png").write_bytes(b"not a picture")
-    options = ["--capture.fit.steps", "10", "--capture.fit.loss.lpips", "0", "--capture.short_side", "32"]
-    options += ["--capture.metrics", '["psnr"]', "--device", "cpu"]
+    options = ["--posed scene.fit.steps", "10", "--posed scene.fit.loss.lpips", "0", "--posed scene.short_side", "32"]
+    options += ["--posed scene.metrics", '["psnr"]', "--device", "cpu"]
     with pytest.raises(SystemExit) as stopped:
         main(["fit", str(bad), str(good), "--out", str(tmp_path / "out"), *options])
     assert "1 of 2 scenes" in str(stopped.value) and "04.png" in str(stopped.value)

@@ -1,4 +1,4 @@
-"""Entries of a benchmark on tiny scenes: what is painted, what is fitted, what is scored, and what never looks."""
+"""Entries of a benchmark on tiny scenes: what is generated, what is fitted, what is scored, and what never looks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from reconx_pl.geometry.estimators.colmap import ColmapEstimator
 from reconx_pl.geometry.estimators.pairs import PairGraph
 from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth
 from reconx_pl.metrics.image import psnr
-from reconx_pl.reconstruction.alignment import holds_known_views
+from reconx_pl.reconstruction.alignment import holds_fixed_views
 from reconx_pl.reconstruction.pair_clips import pair_clips
 from reconx_pl.splatting.fit import FitResult
 from reconx_pl.splatting.io.ply import load_ply
@@ -42,8 +42,8 @@ BARE = replace(ENTRIES, two_views=False, depth_warp=False, nearest_input=False)
 
 
 def run(views: BenchmarkViews, out: Path, config: EvaluationConfig = ENTRIES, **options: Any) -> Record:
-    painter = options.pop("painter", None) or CrossFade()
-    return evaluate_views(lazily(views), painter, config, out, model=MODEL, protocol=PROTOCOL, **options)
+    view_generator = options.pop("view generator", None) or CrossFade()
+    return evaluate_views(lazily(views), view_generator, config, out, model=MODEL, protocol=PROTOCOL, **options)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def watch(frames: torch.Tensor, cameras: Cameras, confidence: Any, start: Any, *args: Any, **kw: Any) -> FitResult:
         found = real(frames, cameras, confidence, start, *args, **kw)
-        calls.append({"frames": frames, "cameras": cameras, "start": start, "known": list(kw["known_views"])})
+        calls.append({"frames": frames, "cameras": cameras, "start": start, "known": list(kw["input_views"])})
         calls[-1] |= {"confidence": confidence, "gaussians": found.gaussians}
         return found
 
@@ -73,7 +73,7 @@ def test_the_plain_case(tmp_path: Path) -> None:
     assert len(record["scores"]["reconx"]["targets"]["psnr"]) == 2
     assert record["scores"]["reconx"]["mean"]["psnr"] == summary["mean"]["reconx"]["psnr"] > 15
     split = summary["split"]
-    assert split.keys() == {"painting", "geometry", "fit", "metrics", "baselines", "reading"}
+    assert split.keys() == {"generation", "geometry", "fit", "metrics", "baselines", "reading"}
     assert sum(split.values()) == pytest.approx(sum(summary["seconds"].values()), abs=0.01)
     assert summary["scenes_per_hour"] == pytest.approx(3600 / sum(split.values()), rel=1e-3)
 
@@ -104,10 +104,10 @@ def test_two_context_views_are_scored_as_a_clip_is(tmp_path: Path) -> None:
 
 
 def test_three_contexts_are_two_pairs_in_the_order_of_visiting(tmp_path: Path, fits: list[dict[str, Any]]) -> None:
-    views, painter = tiny_views(2, contexts=(8, 4, 0), targets=(1, 6)), CrossFade()
-    record = run(views, tmp_path, BARE, painter=painter)["scenes"][0]
+    views, view_generator = tiny_views(2, contexts=(8, 4, 0), targets=(1, 6)), CrossFade()
+    record = run(views, tmp_path, BARE, view_generator=view_generator)["scenes"][0]
     assert record["contexts"] == [8, 4, 0] and record["frame_gap"] == 8 and record["frames"] == 7
-    first, second = painter.seen
+    first, second = view_generator.seen
     for clip, pair in ((first, [0, 1]), (second, [1, 2])):
         assert torch.equal(clip.images[[0, -1]], views.context_images[pair])
         assert torch.equal(clip.cameras.world_to_camera[[0, -1]], views.context_cameras[pair].world_to_camera)
@@ -123,7 +123,7 @@ def test_three_contexts_are_two_pairs_in_the_order_of_visiting(tmp_path: Path, f
     assert len(torch.unique(given["cameras"].centers, dim=0)) == 7
 
 
-def test_targets_have_no_say_in_what_is_painted_and_fitted(tmp_path: Path, fits: list[dict[str, Any]]) -> None:
+def test_targets_have_no_say_in_what_is_generated_and_fitted(tmp_path: Path, fits: list[dict[str, Any]]) -> None:
     views = tiny_views(3, contexts=(0, 4, 8), targets=(1, 2, 6))
     generator = torch.Generator().manual_seed(0)
     moved = views.target_cameras.world_to_camera.clone()
@@ -133,12 +133,13 @@ def test_targets_have_no_say_in_what_is_painted_and_fitted(tmp_path: Path, fits:
         target_images=torch.rand(views.target_images.shape, generator=generator),
         target_cameras=replace(views.target_cameras, world_to_camera=moved),
     )
-    painters = CrossFade(), CrossFade()
+    view_generators = CrossFade(), CrossFade()
     config = replace(ENTRIES, refine_test_poses=3)
     true, other = (
-        run(one, tmp_path / str(number), config, painter=painters[number]) for number, one in enumerate((views, noise))
+        run(one, tmp_path / str(number), config, view_generator=view_generators[number])
+        for number, one in enumerate((views, noise))
     )
-    for ours, theirs in zip(painters[0].seen, painters[1].seen, strict=True):
+    for ours, theirs in zip(view_generators[0].seen, view_generators[1].seen, strict=True):
         assert torch.equal(ours.frames, theirs.frames)
         assert torch.equal(ours.cameras.world_to_camera, theirs.cameras.world_to_camera)
         assert torch.equal(ours.cloud.points, theirs.cloud.points)
@@ -197,8 +198,8 @@ def test_aligned_poses_hold_the_contexts_and_give_points_and_confidence(
     summary = run(views, tmp_path, config, estimator=oracle)
     assert summary["complete"] and summary["estimator"] == "an oracle" and summary["pose_policy"] == "aligned"
     assert summary["seconds"]["alignment"] > 0
-    _, (frames, _, known) = oracle.seen  # first the geometry of the contexts alone, then all frames
-    assert known.tolist() == [True, False, False, True] and torch.equal(frames[[0, 3]], views.context_images)
+    _, (frames, _, fixed) = oracle.seen  # first the geometry of the contexts alone, then all frames
+    assert fixed.tolist() == [True, False, False, True] and torch.equal(frames[[0, 3]], views.context_images)
     (given,) = fits
     assert torch.equal(given["cameras"].world_to_camera[[0, 3]], views.context_cameras.world_to_camera)
     assert torch.equal(given["cameras"].world_to_camera[[1, 2]], moved[[1, 2]])
@@ -211,7 +212,7 @@ def test_aligned_poses_hold_the_contexts_and_give_points_and_confidence(
     assert len(fits[-1]["start"]) == int((measured.context_depth > 0).sum())
 
 
-def test_dust3r_aligns_painted_frames(tmp_path: Path, fits: list[dict[str, Any]]) -> None:
+def test_dust3r_aligns_generated_frames(tmp_path: Path, fits: list[dict[str, Any]]) -> None:
     """A tiny random network: what it finds means nothing, that it is asked and obeyed does."""
     views = tiny_views(6)
     options = Dust3rOptions(
@@ -228,7 +229,7 @@ def test_dust3r_aligns_painted_frames(tmp_path: Path, fits: list[dict[str, Any]]
     found, straight = given["cameras"].world_to_camera, sequence_cameras(views_task(views, ENTRIES, None))
     assert torch.equal(found[[0, 3]], views.context_cameras.world_to_camera)
     assert not torch.allclose(found[[1, 2]], straight.world_to_camera[[1, 2]], atol=1e-3)
-    assert holds_known_views(PretrainedDust3r()) and not holds_known_views(ColmapEstimator())
+    assert holds_fixed_views(PretrainedDust3r()) and not holds_fixed_views(ColmapEstimator())
 
 
 def test_alignment_without_one_who_can_is_refused_at_once(tmp_path: Path) -> None:
@@ -328,7 +329,7 @@ def test_files_and_report_of_an_entry(tmp_path: Path) -> None:
     assert set(record["files"].values()) | {"result.json"} == {path.name for path in folder.iterdir()}
     assert len(load_ply(folder / "scene.ply")) == record["gaussians"]
     with Image.open(folder / "contact_sheet.png") as sheet:
-        assert sheet.height > 4 * 192  # one row of contexts and painted frames, three of targets
+        assert sheet.height > 4 * 192  # one row of contexts and generated frames, three of targets
     page = write_report(tmp_path, summary).read_text()
     for text in ("benchmark <code>tiny</code>", METHODS["depth_warp"], METHODS["contexts"], "RegNeRF", "not a score"):
         assert text in page

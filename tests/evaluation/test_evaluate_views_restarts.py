@@ -28,9 +28,9 @@ SHORT = replace(ENTRIES, fit=replace(QUICK, steps=5))
 TIMES = {"seconds", "split", "scenes_per_hour"}
 
 
-def run(entries: list[LazyViews], out: Path, painter: CrossFade | None = None, **options: Any) -> Record:
+def run(entries: list[LazyViews], out: Path, view_generator: CrossFade | None = None, **options: Any) -> Record:
     given = {"config": SHORT, "protocol": PROTOCOL, "model": MODEL} | options
-    return evaluate_views(entries, painter or CrossFade(), given.pop("config"), out, **given)
+    return evaluate_views(entries, view_generator or CrossFade(), given.pop("config"), out, **given)
 
 
 def numbers(summary: Record) -> Record:
@@ -49,12 +49,14 @@ def test_a_killed_evaluation_goes_on_to_the_same_table(tmp_path: Path) -> None:
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     left = json.loads((tmp_path / "killed" / "results.json").read_text())
     assert left["complete"] is False and left["finished"] == 1
-    entries, painter = lazily(*(tiny_views(seed) for seed in SEEDS)), CrossFade()
-    restarted = run(entries, tmp_path / "killed", painter, config=ENTRIES)
-    assert [clip.key for clip in painter.seen] == [f"room-{seed}" for seed in SEEDS[1:]]
+    entries, view_generator = lazily(*(tiny_views(seed) for seed in SEEDS)), CrossFade()
+    restarted = run(entries, tmp_path / "killed", view_generator, config=ENTRIES)
+    assert [clip.key for clip in view_generator.seen] == [f"room-{seed}" for seed in SEEDS[1:]]
     whole = run(entries, tmp_path / "whole", config=ENTRIES)
     assert restarted["complete"] and numbers(restarted) == numbers(whole)
-    assert run(entries, tmp_path / "killed", painter, config=ENTRIES) == restarted and len(painter.seen) == 2
+    assert (
+        run(entries, tmp_path / "killed", view_generator, config=ENTRIES) == restarted and len(view_generator.seen) == 2
+    )
 
 
 def _entries() -> list[LazyViews]:
@@ -105,11 +107,11 @@ def test_an_entry_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_another_protocol_estimator_or_target_is_another_result(tmp_path: Path) -> None:
-    views, painter = tiny_views(1), CrossFade()
+    views, view_generator = tiny_views(1), CrossFade()
 
     def again(views: BenchmarkViews, **options: Any) -> int:
-        run(lazily(views), tmp_path, painter, **options)
-        return len(painter.seen)
+        run(lazily(views), tmp_path, view_generator, **options)
+        return len(view_generator.seen)
 
     assert again(views) == again(views) == 1
     for _ in range(2):
@@ -119,6 +121,6 @@ def test_another_protocol_estimator_or_target_is_another_result(tmp_path: Path) 
     assert again(masked, protocol="tiny 4567") == 4
     deeper = replace(masked, context_depth=masked.context_depth * 1.1)
     assert again(deeper, protocol="tiny 4567") == 5
-    assert again(deeper, protocol="tiny 4567", model="test painter 2") == 6
+    assert again(deeper, protocol="tiny 4567", model="test view generator 2") == 6
     with pytest.raises(ConfigurationError, match="unique"):
         run(lazily(views, views), tmp_path)

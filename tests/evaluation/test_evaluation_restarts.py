@@ -33,7 +33,7 @@ def test_files_of_a_scene(clips: list[Clip], tmp_path: Path) -> None:
     folder = scene_folder(tmp_path, clips[0].key)
     assert {path.name for path in folder.iterdir()} == {
         "contact_sheet.png",
-        "painted.mp4",
+        "generated.mp4",
         "confidence.mp4",
         "rendered.mp4",
         "depth.mp4",
@@ -45,44 +45,46 @@ def test_files_of_a_scene(clips: list[Clip], tmp_path: Path) -> None:
     record = json.loads((folder / "result.json").read_text())
     assert record["pose_policy"] == "dataset" and record["config_hash"] == replace(CONFIG, media=True).hash
     assert summary["complete"] is True and summary["mean"]["reconx"].keys() == {"psnr", "ssim"}
-    assert {"paint", "fit", "render", "score", "media"} <= set(summary["seconds"])
+    assert {"generate", "fit", "render", "score", "media"} <= set(summary["seconds"])
 
 
 def test_a_restart_does_only_what_is_not_done(clips: list[Clip], tmp_path: Path) -> None:
     config = replace(CONFIG, two_views=False)
-    painter = CrossFade()
-    first = evaluate_scenes(clips, painter, config, tmp_path, model=MODEL)
-    assert len(painter.seen) == 2
-    again = evaluate_scenes(clips, painter, config, tmp_path, model=MODEL)
-    assert len(painter.seen) == 2 and again["mean"] == first["mean"] and again["complete"]
+    view_generator = CrossFade()
+    first = evaluate_scenes(clips, view_generator, config, tmp_path, model=MODEL)
+    assert len(view_generator.seen) == 2
+    again = evaluate_scenes(clips, view_generator, config, tmp_path, model=MODEL)
+    assert len(view_generator.seen) == 2 and again["mean"] == first["mean"] and again["complete"]
     (scene_folder(tmp_path, clips[1].key) / "result.json").write_text("{ half a fi")
-    evaluate_scenes(clips, painter, config, tmp_path, model=MODEL)
-    assert [clip.key for clip in painter.seen[2:]] == [clips[1].key]
-    evaluate_scenes(clips[:1], painter, replace(config, seed=1), tmp_path, model=MODEL)  # other settings
-    assert len(painter.seen) == 4
-    evaluate_scenes(clips[:1], painter, replace(config, seed=1), tmp_path, model="test painter 2")  # another model
-    assert len(painter.seen) == 5
+    evaluate_scenes(clips, view_generator, config, tmp_path, model=MODEL)
+    assert [clip.key for clip in view_generator.seen[2:]] == [clips[1].key]
+    evaluate_scenes(clips[:1], view_generator, replace(config, seed=1), tmp_path, model=MODEL)  # other settings
+    assert len(view_generator.seen) == 4
+    evaluate_scenes(
+        clips[:1], view_generator, replace(config, seed=1), tmp_path, model="test view generator 2"
+    )  # another model
+    assert len(view_generator.seen) == 5
     darker = replace(clips[0], frames=clips[0].frames // 2)  # other data under the same name
-    evaluate_scenes([darker], painter, replace(config, seed=1), tmp_path, model="test painter 2")
-    assert len(painter.seen) == 6
+    evaluate_scenes([darker], view_generator, replace(config, seed=1), tmp_path, model="test view generator 2")
+    assert len(view_generator.seen) == 6
 
 
 def test_an_interruption_leaves_finished_scenes(clips: list[Clip], tmp_path: Path) -> None:
     config = replace(CONFIG, two_views=False)
 
     class Interrupted(CrossFade):
-        def paint(self, clip: Clip, generator: torch.Generator) -> torch.Tensor:
+        def generate(self, clip: Clip, generator: torch.Generator) -> torch.Tensor:
             if clip.key == clips[1].key:
                 raise KeyboardInterrupt
-            return super().paint(clip, generator)
+            return super().generate(clip, generator)
 
     with pytest.raises(KeyboardInterrupt):
         evaluate_scenes(clips, Interrupted(), config, tmp_path, model=MODEL)
     left = json.loads((tmp_path / "results.json").read_text())
     assert left["complete"] is False and left["finished"] == 1
-    painter = CrossFade()
-    assert evaluate_scenes(clips, painter, config, tmp_path, model=MODEL)["complete"]
-    assert [clip.key for clip in painter.seen] == [clips[1].key]
+    view_generator = CrossFade()
+    assert evaluate_scenes(clips, view_generator, config, tmp_path, model=MODEL)["complete"]
+    assert [clip.key for clip in view_generator.seen] == [clips[1].key]
 
 
 def test_failures_are_named_and_the_summary_is_not_complete(clips: list[Clip], tmp_path: Path) -> None:
@@ -134,15 +136,15 @@ def test_no_scene_is_not_a_complete_evaluation(tmp_path: Path) -> None:
     assert evaluate_scenes([], CrossFade(), CONFIG, tmp_path, model=MODEL)["complete"] is False
 
 
-def test_painters_that_return_rubbish_are_refused(clips: list[Clip]) -> None:
+def test_view_generators_that_return_rubbish_are_refused(clips: list[Clip]) -> None:
     clip = clips[0]
     for frames, message in (
-        (clip.images[:3], "the painter returned"),
+        (clip.images[:3], "the view generator returned"),
         (clip.images * float("nan"), "NaN"),
     ):
         with pytest.raises(BadSceneError, match=message):
             evaluate_scene(clip, RecordedFrames({clip.key: frames}), CONFIG)
-    with pytest.raises(BadSceneError, match="no painted frames"):
+    with pytest.raises(BadSceneError, match="no generated frames"):
         evaluate_scene(clip, RecordedFrames({}), CONFIG)
 
 

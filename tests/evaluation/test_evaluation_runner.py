@@ -1,4 +1,4 @@
-"""The runner on real, tiny scenes: what painters see and what is scored."""
+"""The runner on real, tiny scenes: what view generators see and what is scored."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def clips() -> list[Clip]:
     return [tiny_clip(1), tiny_clip(2)]
 
 
-def test_a_painter_is_shown_the_two_views_and_nothing_of_the_others(clips: list[Clip]) -> None:
-    clip, painter = clips[0], CrossFade()
-    evaluate_scene(clip, painter, CONFIG)
-    seen = painter.seen[0]
+def test_a_view_generator_is_shown_the_two_views_and_nothing_of_the_others(clips: list[Clip]) -> None:
+    clip, view_generator = clips[0], CrossFade()
+    evaluate_scene(clip, view_generator, CONFIG)
+    seen = view_generator.seen[0]
     assert torch.equal(seen.frames[[0, -1]], clip.frames[[0, -1]])
     assert seen.frames[1:-1].abs().max() == 0
     assert torch.equal(seen.cameras.world_to_camera[[0, -1]], clip.cameras.world_to_camera[[0, -1]])
@@ -50,26 +50,26 @@ def test_scores_are_those_of_the_frames(clips: list[Clip]) -> None:
     result = evaluate_scene(clip, CrossFade(), replace(CONFIG, target_stride=2))
     assert result.targets == [2]
     truth = clip.images
-    assert torch.equal(result.painted[[0, -1]], truth[[0, -1]])
+    assert torch.equal(result.generated[[0, -1]], truth[[0, -1]])
     blend = (truth[:1] + truth[-1:]) / 2
-    assert result.scores["painted"]["psnr"].item() == pytest.approx(psnr(blend, truth[2:3]).item(), abs=1e-3)
+    assert result.scores["generated"]["psnr"].item() == pytest.approx(psnr(blend, truth[2:3]).item(), abs=1e-3)
     assert result.scores["reconx"]["psnr"].item() == pytest.approx(
         psnr(result.rendered[2:3], truth[2:3]).item(), abs=1e-4
     )
     copied = truth[[0, -1]][nearest_view(clip.cameras[2], clip.cameras[[0, 4]])]
     assert result.scores["nearest_input"]["psnr"].item() == pytest.approx(psnr(copied, truth[2:3]).item(), abs=1e-3)
-    assert set(result.scores) == {"reconx", "painted", "two_views", "nearest_input"}
+    assert set(result.scores) == {"reconx", "generated", "two_views", "nearest_input"}
     assert set(result.scores["reconx"]) == {"psnr", "ssim"}
 
 
-def test_perfect_painting_beats_the_two_views_and_a_longer_fit_helps(clips: list[Clip]) -> None:
+def test_perfect_generation_beats_the_two_views_and_a_longer_fit_helps(clips: list[Clip]) -> None:
     clip = clips[1]
-    painter = RecordedFrames({clip.key: clip.images})
-    longer = evaluate_scene(clip, painter, replace(CONFIG, fit=replace(QUICK, steps=80), confidence="uniform"))
-    shorter = evaluate_scene(clip, painter, replace(CONFIG, fit=replace(QUICK, steps=2), confidence="uniform"))
+    view_generator = RecordedFrames({clip.key: clip.images})
+    longer = evaluate_scene(clip, view_generator, replace(CONFIG, fit=replace(QUICK, steps=80), confidence="uniform"))
+    shorter = evaluate_scene(clip, view_generator, replace(CONFIG, fit=replace(QUICK, steps=2), confidence="uniform"))
     assert longer.scores["reconx"]["psnr"].mean() > longer.scores["two_views"]["psnr"].mean()
     assert longer.scores["reconx"]["psnr"].mean() > shorter.scores["reconx"]["psnr"].mean() + 1
-    assert longer.scores["painted"]["psnr"].min() == pytest.approx(100)
+    assert longer.scores["generated"]["psnr"].min() == pytest.approx(100)
 
 
 def test_where_points_come_from_and_how_found_poses_fit_is_in_the_results(clips: list[Clip], tmp_path: Path) -> None:
@@ -146,7 +146,9 @@ def test_a_scene_does_not_depend_on_what_was_evaluated_before(clips: list[Clip])
     assert len(seeds) == 3
 
 
-def test_pose_policy_decides_the_cameras_of_painted_frames(clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pose_policy_decides_the_cameras_of_generated_frames(
+    clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
     fitted: list[Cameras] = []
     real = scene_module.fit
 
@@ -170,7 +172,7 @@ def test_frames_of_a_clip_can_be_aligned_too(clips: list[Clip]) -> None:
     clip, config = clips[0], replace(CONFIG, two_views=False, pose_policy="aligned")
     result = evaluate_scene(clip, CrossFade(), config, estimator=Oracle(clip.cameras[[0, 3, 1, 2, 4]]))
     assert torch.allclose(result.cameras.world_to_camera[1], clip.cameras.world_to_camera[3], atol=1e-6)
-    assert set(result.scores) == {"reconx", "painted", "nearest_input"}
+    assert set(result.scores) == {"reconx", "generated", "nearest_input"}
     with pytest.raises(ConfigurationError, match="needs an estimator"):
         evaluate_scene(clip, CrossFade(), config)
 
@@ -181,7 +183,7 @@ def test_ceiling_fits_even_frames_and_scores_odd_ones(clips: list[Clip]) -> None
     result = evaluate_scene(clips[0], CrossFade(), replace(CONFIG, two_views=False, ceiling=True))
     assert result.ceiling_targets == [1, 3]
     assert len(result.scores["ceiling"]["psnr"]) == 2
-    assert result.scores["ceiling"]["psnr"].mean() > result.scores["painted"]["psnr"].mean() - 20
+    assert result.scores["ceiling"]["psnr"].mean() > result.scores["generated"]["psnr"].mean() - 20
 
 
 def test_held_out_views_are_scored_apart(clips: list[Clip]) -> None:
@@ -218,5 +220,5 @@ def test_the_fit_starts_from_the_maps_of_the_input_views_or_else_from_the_cloud(
     assert len(evaluate_scene(clip, CrossFade(), thinned).gaussians) == 300
     without = replace(clip, depth=None, confidence=None)
     assert len(evaluate_scene(without, CrossFade(), CONFIG).gaussians) == len(clip.cloud)
-    with pytest.raises(ConfigurationError, match="painted frames"):
+    with pytest.raises(ConfigurationError, match="generated frames"):
         replace(CONFIG, points=PointsConfig(views="all"))

@@ -34,7 +34,7 @@ OWN = {
     "path": "{scene}",
     "height": 64,
     "width": 64,
-    "poses": {"painted": "interpolated"},
+    "poses": {"generated": "interpolated"},
     "entries": {"banana": {"context": [0, 4], "target": [2]}},
 }
 
@@ -107,7 +107,7 @@ def test_the_hash_covers_what_changes_numbers_and_nothing_else(tmp_path: Path) -
         "geometry": "depth",
         "metrics": ("psnr",),
         "fps": 9.0,
-        "poses": dataclasses.replace(protocol.poses, painted="interpolated"),
+        "poses": dataclasses.replace(protocol.poses, generated="interpolated"),
         "index": dataclasses.replace(index, sha256="0" * 64),
     }
     for name, value in other.items():
@@ -137,8 +137,8 @@ def test_the_hash_does_not_depend_on_the_order_of_keys(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"hight": 64}, "hight"),
-        ({"poses": {"painted": "aligned", "targets": "dataset"}}, "targets"),
-        ({"poses": {"painted": "guessed"}}, "painted"),
+        ({"poses": {"generated": "aligned", "targets": "dataset"}}, "targets"),
+        ({"poses": {"generated": "guessed"}}, "generated"),
         ({"height": ...}, "height"),
         ({"height": "tall"}, "height"),
         ({"height": 4}, "8 pixels"),

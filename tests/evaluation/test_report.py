@@ -18,7 +18,7 @@ from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.task import FROM_DEPTH, FROM_POINTS
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.pose_refinement import PoseRefinement
-from reconx_pl.splatting.robust_weights import Agreement
+from reconx_pl.splatting.robust_weights import RobustWeights
 from reconx_pl.types import AlignmentQuality
 from reconx_pl.visualization.video import write_mp4
 
@@ -27,7 +27,7 @@ def scene_record(out: Path, key: str, scores: dict[str, dict[str, float]]) -> di
     folder = scene_folder(out, key)
     folder.mkdir(parents=True)
     Image.new("RGB", (64, 32), (200, 30, 30)).save(folder / "contact_sheet.png")
-    for name in ("painted", "confidence"):
+    for name in ("generated", "confidence"):
         write_mp4(torch.rand(3, 3, 16, 16), folder / f"{name}.mp4", 8)
     (folder / "scene.ply").write_bytes(b"ply")
     return {
@@ -37,12 +37,12 @@ def scene_record(out: Path, key: str, scores: dict[str, dict[str, float]]) -> di
         "frame_gap": 40,
         "gaussians": 1234,
         "targets": [1, 2, 3],
-        "seconds": {"fit": 61.0, "paint": 2.5},
+        "seconds": {"fit": 61.0, "generate": 2.5},
         "scores": {method: {"mean": values, "targets": {}} for method, values in scores.items()},
         "held_out_scores": {},
         "files": {
             "contact_sheet": "contact_sheet.png",
-            "painted": "painted.mp4",
+            "generated": "generated.mp4",
             "confidence": "confidence.mp4",
             "splats": "scene.ply",
         },
@@ -51,7 +51,7 @@ def scene_record(out: Path, key: str, scores: dict[str, dict[str, float]]) -> di
 
 SCORES = {
     "reconx": {"psnr": 24.126, "ssim": 0.8123},
-    "painted": {"psnr": 23.0, "ssim": 0.85},
+    "generated": {"psnr": 23.0, "ssim": 0.85},
     "two_views": {"psnr": 18.0, "ssim": 0.6},
     "nearest_input": {"psnr": 17.0, "ssim": 0.5},
     "ceiling": {"psnr": 31.0, "ssim": 0.95},
@@ -78,7 +78,7 @@ def results(tmp_path: Path) -> dict[str, Any]:
         "config_hash": config.hash,
         "model": "step 2000",
         "version": "0.1.0",
-        "seconds": {"fit": 183.0, "paint": 7.5},
+        "seconds": {"fit": 183.0, "generate": 7.5},
         "scenes": [scene_record(tmp_path, key, SCORES) for key in keys],
     }
 
@@ -109,7 +109,7 @@ def test_best_is_marked_among_those_that_do_not_see_the_truth(tmp_path: Path, re
     page, _ = read_page(write_report(tmp_path, results))
     table = page[page.index("<h2>Scores</h2>") : page.index("<h2>Where the time went</h2>")]
     assert re.findall(r'<td class="best" title="best">([\d.]+)', table) == ["24.13", "0.850"]
-    lower = {"reconx": {"lpips": 0.2}, "painted": {"lpips": 0.1}, "ceiling": {"lpips": 0.05}}
+    lower = {"reconx": {"lpips": 0.2}, "generated": {"lpips": 0.1}, "ceiling": {"lpips": 0.05}}
     results |= {"mean": lower, "metrics": ["lpips"], "absent": {}, "scenes": results["scenes"][:0]}
     assert "No scene has been scored" in write_report(tmp_path, results).read_text()
     one = results | {"scenes": [scene_record(tmp_path, "late", lower)]}
@@ -124,10 +124,10 @@ def test_only_the_first_scenes_have_pictures(tmp_path: Path, results: dict[str, 
 
 
 def test_large_videos_are_linked(tmp_path: Path, results: dict[str, Any]) -> None:
-    path = scene_folder(tmp_path, "plain") / "painted.mp4"
+    path = scene_folder(tmp_path, "plain") / "generated.mp4"
     path.write_bytes(b"0" * (VIDEO_LIMIT + 1))
     _, links = read_page(write_report(tmp_path, results))
-    assert "scenes/plain/painted.mp4" in links.targets
+    assert "scenes/plain/generated.mp4" in links.targets
     assert sum(target.startswith("data:video/mp4") for target in links.targets) == 5
 
 
@@ -196,7 +196,7 @@ def test_a_bad_alignment_cannot_be_overlooked(tmp_path: Path, results: dict[str,
 def test_report_says_when_the_fit_moved_poses_and_judged_frames(tmp_path: Path, results: dict[str, Any]) -> None:
     plain, _ = read_page(write_report(tmp_path, results))
     assert "refined these poses" not in plain and "count less" not in plain
-    fit = FitConfig(poses=PoseRefinement(), agreement=Agreement())
+    fit = FitConfig(poses=PoseRefinement(), robust_weights=RobustWeights())
     results["config"] = EvaluationConfig(fit=fit).as_dict()
     page, _ = read_page(write_report(tmp_path, results))
     assert "The fit refined these poses." in page and "they count less" in page

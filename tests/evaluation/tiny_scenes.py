@@ -1,4 +1,4 @@
-"""Tiny scenes, a painter and settings that the tests of the runner share."""
+"""Tiny scenes, a view generator and settings that the tests of the runner share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reconx_pl.types import Cameras, Clip
 QUICK = FitConfig(steps=20, loss=LossWeights(lpips=0.0))
 CONFIG = EvaluationConfig(fit=QUICK, metrics=("psnr", "ssim"), media=False)
 ENTRIES = EvaluationConfig(fit=QUICK, metrics=("psnr", "ssim"), media=False, pose_policy="interpolated", clip_frames=4)
-MODEL, PROTOCOL = "test painter 1", {"name": "tiny", "hash": "0123"}
+MODEL, PROTOCOL = "test view generator 1", {"name": "tiny", "hash": "0123"}
 
 
 def tiny_clip(seed: int, frames: int = 5) -> Clip:
@@ -53,12 +53,12 @@ def lazily(*entries: BenchmarkViews) -> list[LazyViews]:
 
 
 class CrossFade:
-    """Paints by blending the two views; counts its calls and remembers what it was shown."""
+    """Generates by blending the two views; counts its calls and remembers what it was shown."""
 
     def __init__(self) -> None:
         self.seen: list[Clip] = []
 
-    def paint(self, clip: Clip, generator: torch.Generator) -> torch.Tensor:
+    def generate(self, clip: Clip, generator: torch.Generator) -> torch.Tensor:
         self.seen.append(clip)
         first, last = clip.images[0], clip.images[-1]
         share = torch.linspace(0, 1, len(clip.cameras))[:, None, None, None]
@@ -74,10 +74,10 @@ class Oracle:
         self.cameras, self.seen = cameras, []
 
     def estimate(
-        self, images: torch.Tensor, cameras: Cameras | None = None, known: torch.Tensor | None = None
+        self, images: torch.Tensor, cameras: Cameras | None = None, fixed: torch.Tensor | None = None
     ) -> Reconstruction:
-        self.seen.append((images, cameras, known))
-        found = self.cameras if known is not None else cameras
+        self.seen.append((images, cameras, fixed))
+        found = self.cameras if fixed is not None else cameras
         depth = torch.full(images[:, 0].shape, 3.0)
         depth[:, 0] = 0
         confidence = torch.full_like(depth, 5.0)

@@ -12,7 +12,7 @@ from pair_scenes import PairScene, pair_scene, predictions_of, scene_errors
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.alignment.align import align
 from reconx_pl.geometry.alignment.initialisation import initialise
-from reconx_pl.geometry.alignment.options import AlignmentOptions, KnownViews
+from reconx_pl.geometry.alignment.options import AlignmentOptions, FixedViews
 from reconx_pl.geometry.alignment.pixels import centred_pixels
 from reconx_pl.geometry.alignment.result import Alignment, cleaned
 from reconx_pl.geometry.alignment.two_views import align_two
@@ -24,9 +24,9 @@ VARIED = (34.0, 28.0, 31.0, 26.0)
 FEW = AlignmentOptions(steps=60)
 
 
-def known_of(scene: PairScene, poses: tuple[int, ...], lenses: tuple[int, ...] = ()) -> KnownViews:
+def fixed_of(scene: PairScene, poses: tuple[int, ...], lenses: tuple[int, ...] = ()) -> FixedViews:
     views = torch.arange(len(scene.cameras))
-    return KnownViews(
+    return FixedViews(
         torch.cat([one.world_to_camera for one in scene.cameras]).float(),
         torch.cat([one.intrinsics for one in scene.cameras]).float(),
         torch.isin(views, torch.tensor(poses, dtype=torch.int64)),
@@ -78,7 +78,7 @@ def test_loss_never_rises_above_its_start_thanks_to_the_warm_up() -> None:
 def test_every_view_takes_the_focal_of_its_own_best_edge() -> None:
     """The original reads the edge before: with differing focals its start is wrong (DUSt3R issue 164)."""
     scene = pair_scene(focals=VARIED)
-    start = initialise(predictions_of(scene, noise=0.01), [centred_pixels(24, 32)] * 4, KnownViews.none(4))
+    start = initialise(predictions_of(scene, noise=0.01), [centred_pixels(24, 32)] * 4, FixedViews.none(4))
     assert torch.allclose(start.focal, scene.focals, rtol=5e-3)
 
 
@@ -87,12 +87,12 @@ def test_every_view_takes_the_focal_of_its_own_best_edge() -> None:
 @pytest.mark.parametrize("unit", [1.0, 300.0])
 def test_known_cameras_are_held_exactly_and_the_world_is_theirs(poses: tuple, lenses: tuple, unit: float) -> None:
     scene = pair_scene(focals=VARIED)
-    known = known_of(scene, poses, lenses)
-    known.world_to_camera[:, :3, 3] *= unit
-    found = align(predictions_of(scene, noise=0.02), AlignmentOptions(steps=150), known)
+    fixed = fixed_of(scene, poses, lenses)
+    fixed.world_to_camera[:, :3, 3] *= unit
+    found = align(predictions_of(scene, noise=0.02), AlignmentOptions(steps=150), fixed)
     held = list(poses)
-    assert found.world_to_camera[held].equal(known.world_to_camera[held])
-    assert found.intrinsics[list(lenses)].equal(known.intrinsics[list(lenses)])
+    assert found.world_to_camera[held].equal(fixed.world_to_camera[held])
+    assert found.intrinsics[list(lenses)].equal(fixed.intrinsics[list(lenses)])
     assert_close(scene_errors(found, scene), 0.03, 0.1, 1.0)
     if len(poses) > 1:  # in the known world itself, no similarity between
         off = torch.stack(found.points) / unit - torch.stack(scene.points)
@@ -105,10 +105,10 @@ def test_known_cameras_are_held_exactly_and_the_world_is_theirs(poses: tuple, le
 
 def test_known_cameras_do_not_draw_noisy_points_towards_them() -> None:
     scene = pair_scene()
-    predictions, known = predictions_of(scene, noise=0.05), known_of(scene, (0, 1, 2, 3), (0, 1, 2, 3))
+    predictions, fixed = predictions_of(scene, noise=0.05), fixed_of(scene, (0, 1, 2, 3), (0, 1, 2, 3))
 
     def off(distances: str) -> float:
-        found = align(predictions, AlignmentOptions(steps=150, distances=distances), known)
+        found = align(predictions, AlignmentOptions(steps=150, distances=distances), fixed)
         return (torch.stack(found.points) - torch.stack(scene.points)).norm(dim=-1).median().item()
 
     assert off("auto") == off("pair") < 0.25 * off("world")
@@ -116,15 +116,15 @@ def test_known_cameras_do_not_draw_noisy_points_towards_them() -> None:
 
 def test_known_cameras_need_not_be_those_of_every_view() -> None:
     with pytest.raises(ConfigurationError, match="4 views"):
-        align(predictions_of(pair_scene()), FEW, KnownViews.none(3))
+        align(predictions_of(pair_scene()), FEW, FixedViews.none(3))
 
 
 def test_one_place_of_all_known_cameras_leaves_the_unit_free() -> None:
     scene = pair_scene()
-    known = known_of(scene, (0, 1, 2, 3))
-    known.world_to_camera[:, :3, 3] = 0
-    found = align(predictions_of(scene), FEW, known)
-    assert found.world_to_camera.equal(known.world_to_camera)
+    fixed = fixed_of(scene, (0, 1, 2, 3))
+    fixed.world_to_camera[:, :3, 3] = 0
+    found = align(predictions_of(scene), FEW, fixed)
+    assert found.world_to_camera.equal(fixed.world_to_camera)
     depth = torch.stack([project(p.reshape(-1, 3), found.camera(v))[1] for v, p in enumerate(found.points)])
     assert depth.median() > 0.5  # it does not shrink to a point
 
@@ -235,7 +235,7 @@ def test_cleaning_leaves_points_that_agree() -> None:
 @pytest.mark.parametrize("lenses", [False, True])
 def test_closed_form_of_two_views(edges: list, lenses: bool) -> None:
     scene = pair_scene(((24, 32), (32, 24)), (34.0, 28.0))
-    given = known_of(scene, (), (0, 1)).intrinsics if lenses else None
+    given = fixed_of(scene, (), (0, 1)).intrinsics if lenses else None
     found = align_two(predictions_of(scene, torch.tensor(edges)), given)
     assert_close(scene_errors(found, scene), 1e-4, 1e-2, 1e-2)
     assert found.world_to_camera[0].equal(torch.eye(4)) and len(found.losses) == 0
@@ -261,5 +261,5 @@ def test_closed_form_keeps_the_more_confident_order() -> None:
 def test_anchored_graph_of_uneven_degrees() -> None:
     scene = pair_scene(((24, 32),) * 6, (30.0,) * 6)
     edges = PairGraph(kind="anchors", window=1, anchors=(0, 5)).edges(6)
-    found = align(predictions_of(scene, edges), FEW, known_of(scene, (0, 5)))
+    found = align(predictions_of(scene, edges), FEW, fixed_of(scene, (0, 5)))
     assert_close(scene_errors(found, scene), 5e-3, 0.1, 0.5)

@@ -13,11 +13,11 @@ from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.alignment.align import align
 from reconx_pl.geometry.alignment.checks import checked_sizes, confident
 from reconx_pl.geometry.alignment.focal import weiszfeld_focal
-from reconx_pl.geometry.alignment.initialisation import known_frame
+from reconx_pl.geometry.alignment.initialisation import fixed_frame
 from reconx_pl.geometry.alignment.minimise import learning_rate
 from reconx_pl.geometry.alignment.objective import objective
 from reconx_pl.geometry.alignment.observations import grouped
-from reconx_pl.geometry.alignment.options import AlignmentOptions, KnownViews
+from reconx_pl.geometry.alignment.options import AlignmentOptions, FixedViews
 from reconx_pl.geometry.alignment.pixels import centred_pixels, default_intrinsics
 from reconx_pl.geometry.alignment.resection import resect
 from reconx_pl.geometry.alignment.spanning_tree import edge_scores, spanning_tree
@@ -125,7 +125,7 @@ def test_edge_distances_find_the_bad_edge() -> None:
     scene = pair_scene()
     predictions = predictions_of(scene)
     predictions.points[7] = (predictions.points[7][0], predictions.points[7][1] * 1.3)
-    distances = align(predictions, AlignmentOptions(steps=0), KnownViews.of(joined(scene))).edge_distances
+    distances = align(predictions, AlignmentOptions(steps=0), FixedViews.of(joined(scene))).edge_distances
     assert distances.argmax() == 7 and distances[7] > 10 * distances.median()
 
 
@@ -198,11 +198,11 @@ def test_known_frame_takes_orientation_and_scale_from_two_cameras() -> None:
     turn = matrices(torch.tensor([0.1, 0.5, -0.3, 0.8]).double())
     moved[:, :3, :3] = turn @ poses[:, :3, :3]
     moved[:, :3, 3] = 3 * poses[:, :3, 3] @ turn.T + 1
-    found = known_frame(poses, moved)
+    found = fixed_frame(poses, moved)
     assert found.scale.item() == pytest.approx(3)
     assert torch.allclose(found.rotation, turn)
     assert torch.allclose(found.apply(poses[:, :3, 3]), moved[:, :3, 3])
-    assert known_frame(poses[:1], moved[:1]).scale == 1
+    assert fixed_frame(poses[:1], moved[:1]).scale == 1
 
 
 def test_quaternions_and_translations_come_back() -> None:
@@ -241,9 +241,9 @@ def test_contradictory_options_are_refused(wrong: dict) -> None:
 
 def test_known_views_must_be_whole() -> None:
     with pytest.raises(ConfigurationError, match="shapes"):
-        KnownViews(torch.eye(4)[None], torch.eye(3)[None], torch.ones(2).bool(), torch.ones(2).bool())
+        FixedViews(torch.eye(4)[None], torch.eye(3)[None], torch.ones(2).bool(), torch.ones(2).bool())
     with pytest.raises(ConfigurationError, match="bool"):
-        KnownViews(torch.eye(4)[None], torch.eye(3)[None], torch.ones(1), torch.ones(1))
+        FixedViews(torch.eye(4)[None], torch.eye(3)[None], torch.ones(1), torch.ones(1))
 
 
 def test_connected_parts() -> None:

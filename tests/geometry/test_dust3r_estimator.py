@@ -96,14 +96,14 @@ def test_cameras_and_points_are_those_of_the_photographs() -> None:
 def test_known_cameras_come_back_as_they_were_given_and_points_lie_in_their_world() -> None:
     scene = scene_48()
     cameras = photograph_cameras(scene)
-    known = torch.tensor([True, True, False, True])
+    fixed = torch.tensor([True, True, False, True])
     wrong = replace(cameras, world_to_camera=cameras.world_to_camera.clone())
     wrong.world_to_camera[2] = torch.eye(4)
     patched, estimator = estimator_of(predictions_of(scene), min_confidence=1.5, graph=PairGraph())
     with patched:
-        found = estimator.estimate(images(), wrong, known)
-    assert found.cameras.world_to_camera[known].equal(cameras.world_to_camera[known])
-    assert found.cameras.intrinsics[known].equal(cameras.intrinsics[known])
+        found = estimator.estimate(images(), wrong, fixed)
+    assert found.cameras.world_to_camera[fixed].equal(cameras.world_to_camera[fixed])
+    assert found.cameras.intrinsics[fixed].equal(cameras.intrinsics[fixed])
     assert torch.allclose(found.cameras.world_to_camera[2], cameras.world_to_camera[2], atol=2e-2)
     # nearest pixels of the truth
     y, x = torch.meshgrid((torch.arange(72) * 48 // 72), (torch.arange(96) * 64 // 96), indexing="ij")
@@ -171,7 +171,7 @@ def test_arguments_must_go_together() -> None:
     with pytest.raises(ConfigurationError, match="one bool a view"):
         estimator.estimate(images(), cameras, torch.ones(3).bool())
     with pytest.raises(ConfigurationError, match="no cameras"):
-        estimator.estimate(images(), known=torch.ones(4).bool())
+        estimator.estimate(images(), fixed=torch.ones(4).bool())
     with pytest.raises(ConfigurationError, match="names"):
         estimator.estimate(images(), names=["a.jpg"])
     cameras.intrinsics[1, 0, 0] = 0

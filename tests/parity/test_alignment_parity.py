@@ -20,7 +20,7 @@ from reconx_pl.geometry.alignment.focal import weiszfeld_focal
 from reconx_pl.geometry.alignment.minimise import learning_rate
 from reconx_pl.geometry.alignment.objective import objective
 from reconx_pl.geometry.alignment.observations import ViewGroup, grouped
-from reconx_pl.geometry.alignment.options import AlignmentOptions, KnownViews
+from reconx_pl.geometry.alignment.options import AlignmentOptions, FixedViews
 from reconx_pl.geometry.alignment.pixels import centred_pixels, default_intrinsics
 from reconx_pl.geometry.alignment.result import Alignment, cleaned
 from reconx_pl.geometry.alignment.spanning_tree import edge_scores, spanning_tree
@@ -196,13 +196,13 @@ def test_end_is_not_worse(kit: Path, tolerance: float | None) -> None:
     )
 
 
-def truth(kit: Path) -> KnownViews:
+def truth(kit: Path) -> FixedViews:
     tensors = read_kit(kit)[1]
-    known = torch.ones(len(tensors["gt.focals"]), dtype=torch.bool)
+    fixed = torch.ones(len(tensors["gt.focals"]), dtype=torch.bool)
     intrinsics = [
         default_intrinsics(focal, *size) for focal, size in zip(tensors["gt.focals"], sizes_of(kit), strict=True)
     ]
-    return KnownViews(torch.linalg.inv(tensors["gt.poses"]), torch.stack(intrinsics), known, known)
+    return FixedViews(torch.linalg.inv(tensors["gt.poses"]), torch.stack(intrinsics), fixed, fixed)
 
 
 def test_known_cameras(kit: Path) -> None:

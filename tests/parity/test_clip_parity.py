@@ -1,4 +1,4 @@
-"""The CLIP towers against the reference: tokenizer, text tokens, preprocessing, image tokens, released layout."""
+"""The frozen CLIP encoders against the reference: tokenizer, text tokens, preprocessing, image tokens, released layout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from golden_kits import golden_kits
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reconx_pl.diffusion.conditioning.image_tokens import ClipVisionConfig, ClipVisionTower, preprocess
+from reconx_pl.diffusion.conditioning.image_tokens import ClipVisionConfig, ClipVisionEncoder, preprocess
 from reconx_pl.diffusion.conditioning.text_tokens import ClipTextConfig, ClipTextTokens, tokenize
 
 KITS = golden_kits("clip_*.json")
@@ -39,7 +39,7 @@ def _text_config(description: dict[str, Any]) -> ClipTextConfig:
 def test_text_tokens(path: Path) -> None:
     description, weights = json.loads(path.read_text()), path.with_suffix(".safetensors")
     kit = load_file(weights)
-    # the file holds both towers under the released names: each takes its own part
+    # the file holds both frozen encoders under the released names: each takes its own part
     model = ClipTextTokens(_text_config(description), weights=weights)
     _close(model.encode(kit["io.tokens"]), kit["io.text_out"])
     last = ClipTextTokens(_text_config(description), weights=weights, layer="last")
@@ -66,10 +66,10 @@ def test_image_tokens(path: Path, case: str) -> None:
     kit = load_file(weights)
     images = kit[f"io.image_u8.{case}"].float() / 255
     _close(preprocess(images), kit[f"io.preprocessed.{case}"])
-    tower = ClipVisionTower(_vision_config(description), weights=weights)
+    encoder = ClipVisionEncoder(_vision_config(description), weights=weights)
     tokens = kit[f"io.image_tokens.{case}"]
-    _close(tower(images), tokens)
-    _close(tower(torch.cat([images, images.flip(-1)]))[:1], tokens)
+    _close(encoder(images), tokens)
+    _close(encoder(torch.cat([images, images.flip(-1)]))[:1], tokens)
 
 
 @needs_kit
@@ -79,19 +79,19 @@ def test_null_image(path: Path) -> None:
     kit = load_file(weights)
     grey = torch.full((1, 3, 64, 48), 0.5)
     _close(preprocess(grey)[..., :1, :1], kit["io.preprocessed_zero_pixel"])
-    _close(ClipVisionTower(_vision_config(description), weights=weights)(grey), kit["io.image_tokens_zero"])
+    _close(ClipVisionEncoder(_vision_config(description), weights=weights)(grey), kit["io.image_tokens_zero"])
 
 
 @needs_kit
 @each_kit
-def test_tower_alone_loads_too(path: Path, tmp_path: Path) -> None:
+def test_encoder_alone_loads_too(path: Path, tmp_path: Path) -> None:
     description = json.loads(path.read_text())
     kit = load_file(path.with_suffix(".safetensors"))
     prefix = "embedder.model.visual."
     alone = tmp_path / "visual.safetensors"
     save_file({k[len(prefix) :]: v for k, v in kit.items() if k.startswith(prefix)}, alone)
-    tower = ClipVisionTower(_vision_config(description), weights=alone)
-    _close(tower(kit["io.image_u8.grow"].float() / 255), kit["io.image_tokens.grow"])
+    encoder = ClipVisionEncoder(_vision_config(description), weights=alone)
+    _close(encoder(kit["io.image_u8.grow"].float() / 255), kit["io.image_tokens.grow"])
 
 
 @pytest.mark.skipif(not golden_kits("unet_512_interp_keys.json"), reason="needs unet_512_interp_keys.json")
@@ -99,8 +99,8 @@ def test_released_layout() -> None:
     (path,) = golden_kits("unet_512_interp_keys.json")
     released = {key: value[0] for key, value in json.loads(path.read_text()).items()}
     with torch.device("meta"):
-        tower, text = ClipVisionTower(random_init=True), ClipTextTokens(random_init=True)
-    for model, prefix in ((tower.visual, "embedder.model.visual."), (text.text, "cond_stage_model.model.")):
+        encoder, text = ClipVisionEncoder(random_init=True), ClipTextTokens(random_init=True)
+    for model, prefix in ((encoder.visual, "embedder.model.visual."), (text.text, "cond_stage_model.model.")):
         ours = {name: list(value.shape) for name, value in model.state_dict().items()}
         theirs = {k[len(prefix) :]: v for k, v in released.items() if k.startswith(prefix)}
         theirs.pop("logit_scale", None)

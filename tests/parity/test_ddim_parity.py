@@ -52,7 +52,9 @@ def test_recorded_run(path: Path, run: str) -> None:
     cond = _conditions(kit["cond"])
     # the toy has one condition; all of it belongs to the view branch, as in the base model
     sets = ConditionSets(null=_conditions(kit["uncond"]), view=cond, full=cond)
-    guidance = Guidance(view_scale=settings["cfg"], structure_scale=settings["cfg"], rescale=settings["gr"])
+    guidance = Guidance(
+        guidance_scale=settings["cfg"], structure_guidance_scale=settings["cfg"], rescale=settings["gr"]
+    )
     steps: list[SamplerStep] = []
     start = kit["x_T"]
     final = sampler.sample(

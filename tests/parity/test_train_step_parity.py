@@ -1,6 +1,6 @@
 """One whole training step against the original: conditions with drops, noising, the U-Net, the loss, every gradient.
 
-The kit has the original's frozen towers replaced by stubs, which are built here as its description says. The rest is
+The kit has the original's frozen encoders replaced by stubs, which are built here as its description says. The rest is
 our own ``ReconXDiffusion.loss`` from frames to loss, with the kit's random numbers in the place of drawn ones.
 """
 
@@ -55,7 +55,7 @@ class StubText(nn.Module):
         return self.empty[None]
 
 
-class StubTower(nn.Module):
+class StubEncoder(nn.Module):
     """Adaptive average pooling of a frame in [-1, 1] to 2 x 5 cells, each times a matrix [3, E]."""
 
     def __init__(self, weight: Tensor) -> None:
@@ -113,7 +113,7 @@ def build(info: dict, kit: dict[str, Tensor], structure: bool = False) -> ReconX
     resampler = ResamplerConfig(**info["resampler_config"])
     vision = ClipVisionConfig(image_size=28, width=resampler.embedding_dim, layers=1, head_width=8, embed_dim=8)
     image_tokens = ClipImageTokens(vision, resampler, random_init=True)
-    image_tokens.tower = StubTower(kit["image_stub_weight"])
+    image_tokens.encoder = StubEncoder(kit["image_stub_weight"])
     state = {key[len(RESAMPLER) :]: value for key, value in kit.items() if key.startswith(RESAMPLER)}
     image_tokens.resampler.load_state_dict(state, strict=True)
     width = config.context_dim
@@ -233,7 +233,7 @@ def test_gradients(path: Path) -> None:
     step = plain_step(path)
     found = trained(step)
     norms = {own_name(name): norm for name, norm in step.info["grad_norms"].items()}
-    assert norms.keys() == found.keys()  # the towers get none, everything else gets one
+    assert norms.keys() == found.keys()  # the frozen encoders get none, everything else gets one
     unet_kit = json.loads(own_file(step.info["weights"], "unet").with_suffix(".json").read_text(encoding="utf-8"))
     # parameters that a GroupNorm with one channel a group cancels have gradients of rounding errors
     cancelled = {own_name(name) for name in unet_kit["insensitive_parameters"]}

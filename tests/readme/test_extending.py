@@ -50,9 +50,9 @@ def test_own_renderer(names: dict[str, Any]) -> None:
 
 def test_own_metric(names: dict[str, Any]) -> None:
     clip, scored = names["clip"], names["scored"]
-    painted = names["CrossFade"]().paint(clip, torch.Generator())
-    error = (painted - clip.images).abs().mean((1, 2, 3))[1:-1].double()
-    torch.testing.assert_close(scored.scores["painted"]["mae"], error, atol=2e-3, rtol=0)
+    generated = names["CrossFade"]().generate(clip, torch.Generator())
+    error = (generated - clip.images).abs().mean((1, 2, 3))[1:-1].double()
+    torch.testing.assert_close(scored.scores["generated"]["mae"], error, atol=2e-3, rtol=0)
     assert set(scored.scores["reconx"]) == {"psnr", "ssim", "mae"}
     means = names["means"].compute()
     torch.testing.assert_close(means["mae"], scored.scores["reconx"]["mae"].mean())

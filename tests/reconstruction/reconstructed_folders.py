@@ -15,7 +15,15 @@ from reconx_pl.files.identity import plain_settings
 from reconx_pl.files.json_files import write_json
 from reconx_pl.files.tensors import camera_tensors, cloud_tensors, save_tensors
 from reconx_pl.reconstruction.files import copy, write_cameras
-from reconx_pl.reconstruction.settings import FIT, FLIGHT, FRAMES, GEOMETRY, PAINTING, PHOTOGRAPHS, ReconstructionConfig
+from reconx_pl.reconstruction.settings import (
+    FIT,
+    FLYTHROUGH,
+    FRAMES,
+    GENERATION,
+    GEOMETRY,
+    PHOTOGRAPHS,
+    ReconstructionConfig,
+)
 from reconx_pl.reconstruction.stages import Stage, stage_record
 from reconx_pl.reconstruction.views import read_views
 from reconx_pl.splatting.io.ply import save_ply
@@ -52,7 +60,7 @@ def reconstructed(
     stages: Sequence[str],
     *,
     estimator: str = COLMAP,
-    painter: str | None = None,
+    view_generator: str | None = None,
     closed: bool = False,
     kept: Sequence[str] = (),
     reached: Sequence[str] | None = None,
@@ -63,7 +71,7 @@ def reconstructed(
         out: the folder.
         names: of the photographs.
         stages: those that left their files.
-        estimator, painter, closed: as the summary has them.
+        estimator, view generator, closed: as the summary has them.
         kept: stages of an earlier run.
         reached: stages of the run that the summary is of; None is all that left files.
     """
@@ -79,10 +87,10 @@ def reconstructed(
         return out / "stages" / records[name]["folder"]
 
     _views(out, names, photographs, folder(PHOTOGRAPHS), folder(GEOMETRY), closed)
-    if PAINTING in stages:
+    if GENERATION in stages:
         for clip in range(len(names) - (not closed)):
-            save_tensors({"frames": pictures(5, clip)}, folder(PAINTING) / f"clip-{clip:02d}.safetensors")
-        write_mp4(pictures(4).float() / 255, out / "painted.mp4", 8)
+            save_tensors({"frames": pictures(5, clip)}, folder(GENERATION) / f"clip-{clip:02d}.safetensors")
+        write_mp4(pictures(4).float() / 255, out / "generated.mp4", 8)
     if FIT in stages:
         shown = {"rendered": 255 - photographs, "photographs": photographs}
         save_tensors(shown, folder(FIT) / "rendered.safetensors")
@@ -91,7 +99,7 @@ def reconstructed(
         numbers = {"gaussians": 12345, "frames": len(names), "psnr_of_photographs": psnr, "loss": loss}
         write_json(folder(FIT) / "fit.json", numbers)
         copy(save_ply(_gaussians(), folder(FIT) / "scene.ply"), out / "scene.ply")
-    if FLIGHT in stages:
+    if FLYTHROUGH in stages:
         for video in ("flythrough.mp4", "flythrough_depth.mp4"):
             write_mp4(pictures(4).float() / 255, out / video, 8)
     shown_stages = [name for name in stages if reached is None or name in reached]
@@ -103,7 +111,7 @@ def reconstructed(
         "views": list(names),
         "closed": closed,
         "estimator": estimator,
-        "painter": painter,
+        "view generator": view_generator,
         "device": "cpu",
         "last_stage": shown_stages[-1],
         "stages": [records[name] for name in shown_stages],
@@ -113,8 +121,8 @@ def reconstructed(
     return summary
 
 
-WHOLE = (PHOTOGRAPHS, GEOMETRY, FRAMES, FIT, FLIGHT)
-PAINTED = (PHOTOGRAPHS, GEOMETRY, PAINTING, FRAMES, FIT, FLIGHT)
+WHOLE = (PHOTOGRAPHS, GEOMETRY, FRAMES, FIT, FLYTHROUGH)
+GENERATED = (PHOTOGRAPHS, GEOMETRY, GENERATION, FRAMES, FIT, FLYTHROUGH)
 
 
 def _views(out: Path, names: Sequence[str], images: Tensor, photographs: Path, geometry: Path, closed: bool) -> None:

@@ -1,4 +1,4 @@
-"""Photographs of a procedural room, an estimator that knows its cameras, and a painter that counts."""
+"""Photographs of a procedural room, an estimator that knows its cameras, and a view generator that counts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from reconx_pl.geometry.cameras import resize_cameras
 from reconx_pl.geometry.estimators.base import Reconstruction
 from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth
 from reconx_pl.reconstruction.run import Reconstructed, reconstruct
-from reconx_pl.reconstruction.settings import PaintingConfig, ReconstructionConfig
-from reconx_pl.reconstruction.view_generator import PainterSource
+from reconx_pl.reconstruction.settings import GenerationConfig, ReconstructionConfig
+from reconx_pl.reconstruction.view_generator import ViewGeneratorSource
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.types import Cameras, Clip
@@ -26,9 +26,9 @@ SIZE = (64, 96)  # rows, columns
 CONFIG = ReconstructionConfig(
     max_side=96,
     short_side=32,
-    painting=PaintingConfig(frames=4, height=32, width=48, loop="never"),
+    generation=GenerationConfig(frames=4, height=32, width=48, loop="never"),
     fit=FitConfig(steps=12, loss=LossWeights(lpips=0.0)),
-    flight_frames=4,
+    flythrough_frames=4,
 )
 
 
@@ -62,10 +62,10 @@ class Surveyor:
     identity: str = "a surveyor"
 
     def estimate(
-        self, images: torch.Tensor, cameras: Cameras | None = None, known: torch.Tensor | None = None
+        self, images: torch.Tensor, cameras: Cameras | None = None, fixed: torch.Tensor | None = None
     ) -> Reconstruction:
         self.calls += 1
-        if known is not None:  # all frames: a wall at the mean depth of the room
+        if fixed is not None:  # all frames: a wall at the mean depth of the room
             assert cameras is not None
             wall = torch.full(images[:, 0].shape, float(self.room.depth.mean()))
             flat = point_map_from_depth(wall, cameras, torch.full_like(wall, 3.0))
@@ -87,24 +87,26 @@ class Fader:
     clips: list[Clip] = field(default_factory=list)
     stop_after: int | None = None
 
-    def paint(self, clip: Clip, generator: torch.Generator) -> torch.Tensor:
+    def generate(self, clip: Clip, generator: torch.Generator) -> torch.Tensor:
         if self.stop_after is not None and len(self.clips) == self.stop_after:
             raise KeyboardInterrupt
         self.clips.append(clip)
         share = torch.linspace(0, 1, len(clip.cameras))[:, None, None, None]
         return clip.images[0] * (1 - share) + clip.images[-1] * share
 
-    def source(self) -> PainterSource:
-        return PainterSource("a fader", lambda: self)
+    def source(self) -> ViewGeneratorSource:
+        return ViewGeneratorSource("a fader", lambda: self)
 
 
 def made(stages: Reconstructed) -> list[str]:
     return [stage.name for stage in stages.stages if not stage.reused]
 
 
-def go(three: Room, out: Path, painter: Fader | None = None, config: ReconstructionConfig = CONFIG, **more: Any) -> Any:
+def go(
+    three: Room, out: Path, view_generator: Fader | None = None, config: ReconstructionConfig = CONFIG, **more: Any
+) -> Any:
     surveyor = more.pop("surveyor", None) or Surveyor(three)
-    return reconstruct(three.files, out, config, surveyor, painter.source() if painter else None, **more)
+    return reconstruct(three.files, out, config, surveyor, view_generator.source() if view_generator else None, **more)
 
 
 def folder_of(result: Reconstructed, name: str) -> Path:

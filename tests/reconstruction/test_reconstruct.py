@@ -19,9 +19,9 @@ from reconx_pl.data.formats.transforms import read_transforms
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.reconstruction import files, fitting, run
 from reconx_pl.reconstruction.frames import read_fit_input
-from reconx_pl.reconstruction.generation import known_places, read_painted
+from reconx_pl.reconstruction.generation import input_places_of, read_generated
 from reconx_pl.reconstruction.settings import STAGES
-from reconx_pl.reconstruction.views import cut_views
+from reconx_pl.reconstruction.views import crop_views
 from reconx_pl.splatting.io.ply import load_ply
 from reconx_pl.types import Clip
 
@@ -33,7 +33,7 @@ def test_photographs_become_a_scene_that_every_program_opens(three: Room, tmp_pa
     result = go(three, out, Fader())
     assert made(result) == list(STAGES)
     assert len(load_ply(out / "scene.ply")) == len(load_ply(folder_of(result, "fit") / "scene.ply")) > 500
-    for name in ("flythrough.mp4", "painted.mp4", "report.html"):
+    for name in ("flythrough.mp4", "generated.mp4", "report.html"):
         assert (out / name).stat().st_size > 500, name
     # one cameras.json, three conventions, one truth
     ours, theirs, colmap = only_scene(out), read_transforms(out / "cameras.json"), read_colmap(out)
@@ -49,50 +49,52 @@ def test_photographs_become_a_scene_that_every_program_opens(three: Room, tmp_pa
 def test_the_summary_has_time_and_memory_of_every_stage(three: Room, tmp_path: Path) -> None:
     go(three, tmp_path / "scene", Fader())
     summary = json.loads((tmp_path / "scene" / "reconstruction.json").read_text())
-    assert summary["complete"] and summary["painter"] == "a fader" and summary["estimator"] == "a surveyor"
+    assert summary["complete"] and summary["view generator"] == "a fader" and summary["estimator"] == "a surveyor"
     assert [stage["name"] for stage in summary["stages"]] == list(STAGES)
     for stage in summary["stages"]:
         assert stage["seconds"] >= 0 and stage["peak_memory"] > 50e6, "bytes, not kilobytes"
 
 
-def test_the_fit_sees_photographs_to_the_bit_and_painted_frames_between(three: Room, tmp_path: Path) -> None:
-    painter = Fader()
-    result = go(three, tmp_path / "scene", painter)
+def test_the_fit_sees_photographs_to_the_bit_and_generated_frames_between(three: Room, tmp_path: Path) -> None:
+    view_generator = Fader()
+    result = go(three, tmp_path / "scene", view_generator)
     given = read_fit_input(folder_of(result, "frames"))
-    assert given.frames.shape == (7, 3, 32, 48) and given.known == [0, 3, 6]
+    assert given.frames.shape == (7, 3, 32, 48) and given.input_places == [0, 3, 6]
     assert result.views is not None
-    cut = cut_views(result.views, 32, 48)
-    assert torch.equal(given.frames[given.known], cut.images.float() / 255)
+    cut = crop_views(result.views, 32, 48)
+    assert torch.equal(given.frames[given.input_places], cut.images.float() / 255)
     fade = cut.images[0].float() / 255 * (2 / 3) + cut.images[1].float() / 255 / 3
-    assert (given.frames[1] - fade).abs().max() <= 0.5 / 255 + 1e-6, "painted frames are kept as 8 bits"
-    assert torch.equal(given.cameras.world_to_camera[given.known], cut.cameras.world_to_camera)
+    assert (given.frames[1] - fade).abs().max() <= 0.5 / 255 + 1e-6, "generated frames are kept as 8 bits"
+    assert torch.equal(given.cameras.world_to_camera[given.input_places], cut.cameras.world_to_camera)
     assert given.confidence is not None and given.confidence.shape == (7, 32, 48)
-    assert [clip.key for clip in painter.clips] == ["scene+0", "scene+1"]
-    assert all(not clip.frames[1:-1].any() for clip in painter.clips), "painters never see what is between"
+    assert [clip.key for clip in view_generator.clips] == ["scene+0", "scene+1"]
+    assert all(not clip.frames[1:-1].any() for clip in view_generator.clips), (
+        "view generators never see what is between"
+    )
 
 
-def test_without_a_painter_the_photographs_are_all_there_is(three: Room, tmp_path: Path) -> None:
+def test_without_a_view_generator_the_photographs_are_all_there_is(three: Room, tmp_path: Path) -> None:
     result = go(three, tmp_path / "scene")
     assert [stage.name for stage in result.stages] == ["photographs", "geometry", "frames", "fit", "flythrough"]
     given = read_fit_input(folder_of(result, "frames"))
-    assert given.frames.shape == (3, 3, 32, 48) and given.known == [0, 1, 2]
-    assert not (tmp_path / "scene" / "painted.mp4").exists()
+    assert given.frames.shape == (3, 3, 32, 48) and given.input_places == [0, 1, 2]
+    assert not (tmp_path / "scene" / "generated.mp4").exists()
 
 
-def test_a_closed_path_is_painted_back_to_the_first_photograph(
+def test_a_closed_path_is_generated_back_to_the_first_photograph(
     three: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from reconx_pl.geometry.view_order import ViewOrder
     from reconx_pl.reconstruction import geometry
 
     monkeypatch.setattr(geometry, "view_order", lambda cameras, cloud: ViewOrder((2, 0, 1), True))
-    painter = Fader()
-    loop = replace(CONFIG, painting=replace(CONFIG.painting, loop="auto"))
-    result = go(three, tmp_path / "scene", painter, loop)
+    view_generator = Fader()
+    loop = replace(CONFIG, generation=replace(CONFIG.generation, loop="auto"))
+    result = go(three, tmp_path / "scene", view_generator, loop)
     given = read_fit_input(folder_of(result, "frames"))
-    assert len(painter.clips) == 3 and given.frames.shape[0] == 9, "3 photographs and 2 frames after each"
-    assert given.known == known_places(3, 4) == [0, 3, 6]
-    assert torch.equal(painter.clips[2].frames[-1], painter.clips[0].frames[0])
+    assert len(view_generator.clips) == 3 and given.frames.shape[0] == 9, "3 photographs and 2 frames after each"
+    assert given.input_places == input_places_of(3, 4) == [0, 3, 6]
+    assert torch.equal(view_generator.clips[2].frames[-1], view_generator.clips[0].frames[0])
     assert result.views is not None and result.views.names == ("photo_2.png", "photo_0.png", "photo_1.png")
     step = (given.cameras.centers[8] - given.cameras.centers[0]).norm()
     assert step < (given.cameras.centers[6] - given.cameras.centers[0]).norm(), "the last frames lead back"
@@ -111,32 +113,32 @@ def test_frames_are_aligned_from_each_photograph_to_the_next(
     asked: list[tuple[torch.Tensor, list[bool]]] = []
 
     class Aligner(Surveyor):
-        def estimate(self, images: torch.Tensor, cameras: Any = None, known: Any = None) -> Any:
-            found = super().estimate(images, cameras, known)
-            if known is None:
+        def estimate(self, images: torch.Tensor, cameras: Any = None, input_places: Any = None) -> Any:
+            found = super().estimate(images, cameras, input_places)
+            if input_places is None:
                 return found
-            asked.append((images, known.tolist()))
+            asked.append((images, input_places.tolist()))
             moved = replace(cameras, world_to_camera=cameras.world_to_camera.clone())
             moved.world_to_camera[:, 2, 3] += 0.01 * len(asked)
             return replace(found, cameras=moved)
 
-    around = replace(CONFIG, painting=replace(CONFIG.painting, loop="auto"))
-    result = go(three, tmp_path / "scene", Fader(), around, surveyor=Aligner(three), stages=["frames"])
+    orbit_frames = replace(CONFIG, generation=replace(CONFIG.generation, loop="auto"))
+    result = go(three, tmp_path / "scene", Fader(), orbit_frames, surveyor=Aligner(three), stages=["frames"])
     given = read_fit_input(folder_of(result, "frames"))
     frames = given.frames
     clips = [[0, 1, 2, 3], [3, 4, 5, 6], *([[6, 7, 8, 0]] if closed else [])]
     assert len(asked) == len(clips), "pairs grow with the square of the frames, and so does their memory"
-    painted = read_painted(folder_of(result, "painting")).cameras
-    for number, ((images, known), clip) in enumerate(zip(asked, clips, strict=True), start=1):
-        assert torch.equal(images, frames[clip]) and known == [True, False, False, True]
-        moved = given.cameras.world_to_camera[clip] - painted.world_to_camera[clip]
+    generated = read_generated(folder_of(result, "generation")).cameras
+    for number, ((images, input_places), clip) in enumerate(zip(asked, clips, strict=True), start=1):
+        assert torch.equal(images, frames[clip]) and input_places == [True, False, False, True]
+        moved = given.cameras.world_to_camera[clip] - generated.world_to_camera[clip]
         torch.testing.assert_close(moved[:, 2, 3], torch.tensor([0, 0.01, 0.01, 0]) * number, atol=1e-5, rtol=0)
 
 
 class Turner(Fader):
     """As a fader, between the first frame and frame ``second``; what comes after stays as the latter."""
 
-    def paint(self, clip: Clip, generator: torch.Generator, *, second: int) -> torch.Tensor:  # type: ignore[override]
+    def generate(self, clip: Clip, generator: torch.Generator, *, second: int) -> torch.Tensor:  # type: ignore[override]
         if len(self.clips) == self.stop_after:
             raise KeyboardInterrupt
         self.clips.append(clip)
@@ -146,25 +148,25 @@ class Turner(Fader):
 
 def test_all_around_the_scene_from_two_photographs(three: Room, tmp_path: Path) -> None:
     pair = replace(three, files=three.files[:2], cameras=three.cameras[:2], depth=three.depth[:2])
-    around = replace(CONFIG, painting=replace(CONFIG.painting, frames=6, around=40, second=3))
-    painter = Turner()
-    result = go(pair, tmp_path / "scene", painter, around)
+    orbit_frames = replace(CONFIG, generation=replace(CONFIG.generation, frames=6, orbit_frames=40, second=3))
+    view_generator = Turner()
+    result = go(pair, tmp_path / "scene", view_generator, orbit_frames)
     given = read_fit_input(folder_of(result, "frames"))
-    assert len(given.frames) == 40 and given.known[0] == 0 and len(given.known) == 2
+    assert len(given.frames) == 40 and given.input_places[0] == 0 and len(given.input_places) == 2
     assert result.views is not None
-    cut = cut_views(result.views, 32, 48)
-    assert torch.equal(given.frames[given.known], cut.images.float() / 255)
-    last = painter.clips[-1]
+    cut = crop_views(result.views, 32, 48)
+    assert torch.equal(given.frames[given.input_places], cut.images.float() / 255)
+    last = view_generator.clips[-1]
     assert torch.equal(last.frames[-1], cut.images[0]), "the last clip ends on the first photograph"
     steps = (given.cameras.centers - given.cameras.centers.roll(1, dims=0)).norm(dim=1)
     assert steps.max() < 4 * steps.median(), "and so does the path"
     with pytest.raises(ConfigurationError, match="Fader cannot extrapolate"):
-        go(pair, tmp_path / "other", Fader(), around)
+        go(pair, tmp_path / "other", Fader(), orbit_frames)
     stopped, others = Turner(stop_after=2), Turner()
     with pytest.raises(KeyboardInterrupt):
-        go(pair, tmp_path / "stopped", stopped, around)
-    again = go(pair, tmp_path / "stopped", others, around)
-    assert [clip.key for clip in stopped.clips + others.clips] == [clip.key for clip in painter.clips]
+        go(pair, tmp_path / "stopped", stopped, orbit_frames)
+    again = go(pair, tmp_path / "stopped", others, orbit_frames)
+    assert [clip.key for clip in stopped.clips + others.clips] == [clip.key for clip in view_generator.clips]
     whole = read_fit_input(folder_of(again, "frames"))
     assert torch.equal(whole.frames, given.frames), "a stop leaves no trace in the result"
 
@@ -184,9 +186,9 @@ def test_the_same_command_again_does_nothing_again(three: Room, tmp_path: Path) 
     ("change", "redone"),
     [
         ({"fit": replace(CONFIG.fit, steps=13)}, ["fit", "flythrough"]),
-        ({"flight_frames": 5}, ["flythrough"]),
-        ({"painting": replace(CONFIG.painting, poses="interpolated")}, ["frames", "fit", "flythrough"]),
-        ({"painting": replace(CONFIG.painting, frames=5)}, ["painting", "frames", "fit", "flythrough"]),
+        ({"flythrough_frames": 5}, ["flythrough"]),
+        ({"generation": replace(CONFIG.generation, poses="interpolated")}, ["frames", "fit", "flythrough"]),
+        ({"generation": replace(CONFIG.generation, frames=5)}, ["generation", "frames", "fit", "flythrough"]),
         ({"max_side": 80}, list(STAGES)),
     ],
 )
@@ -201,7 +203,7 @@ def test_another_setting_redoes_what_it_changes_alone(
 STOPPED_IN = {
     "photographs": (run, "load_photographs"),
     "geometry": (run, "find_geometry"),
-    "frames": (run, "prepare_painted"),
+    "frames": (run, "prepare_generated"),
     "fit": (fitting, "fit"),
     "flythrough": (fitting, "fly"),
 }
@@ -223,11 +225,11 @@ def test_stopped_in_any_stage_it_goes_on_there(
     assert made(result) == list(STAGES[STAGES.index(stage) :])
 
 
-def test_stopped_between_two_clips_it_paints_the_other_one_alone(three: Room, tmp_path: Path) -> None:
+def test_stopped_between_two_clips_it_generates_the_other_one_alone(three: Room, tmp_path: Path) -> None:
     stopped, other = Fader(stop_after=1), Fader()
     with pytest.raises(KeyboardInterrupt):
         go(three, tmp_path / "scene", stopped)
-    assert made(go(three, tmp_path / "scene", other)) == ["painting", "frames", "fit", "flythrough"]
+    assert made(go(three, tmp_path / "scene", other)) == ["generation", "frames", "fit", "flythrough"]
     assert [clip.key for clip in stopped.clips + other.clips] == ["scene+0", "scene+1"]
     whole = go(three, tmp_path / "whole" / "scene", Fader())
     first, second = (tmp_path / "scene" / "scene.ply").read_bytes(), (whole.out / "scene.ply").read_bytes()
@@ -261,9 +263,13 @@ def test_only_the_stages_that_were_asked_for(three: Room, tmp_path: Path) -> Non
 
 
 def test_the_name_of_the_folder_changes_nothing(three: Room, tmp_path: Path) -> None:
-    painters = Fader(), Fader()
-    results = [go(three, tmp_path / name, painter) for name, painter in zip("ab", painters, strict=True)]
-    assert [clip.key for clip in painters[0].clips] == [clip.key for clip in painters[1].clips], "keys seed the noise"
+    view_generators = Fader(), Fader()
+    results = [
+        go(three, tmp_path / name, view_generator) for name, view_generator in zip("ab", view_generators, strict=True)
+    ]
+    assert [clip.key for clip in view_generators[0].clips] == [clip.key for clip in view_generators[1].clips], (
+        "keys seed the noise"
+    )
     assert [stage.key for stage in results[0].stages] == [stage.key for stage in results[1].stages]
     assert (tmp_path / "a" / "scene.ply").read_bytes() == (tmp_path / "b" / "scene.ply").read_bytes()
     (tmp_path / "a").rename(tmp_path / "holidays")
@@ -301,5 +307,5 @@ def test_options_of_an_estimator_without_identity_are_part_of_what_geometry_is_k
 def test_results_of_an_earlier_run_are_told_from_those_of_this_one(three: Room, tmp_path: Path) -> None:
     assert go(three, tmp_path / "scene", Fader()).outdated == []
     again = go(three, tmp_path / "scene", stages=["geometry"])
-    assert again.outdated == ["painted.mp4", "scene.ply", "flythrough.mp4", "flythrough_depth.mp4"]
+    assert again.outdated == ["generated.mp4", "scene.ply", "flythrough.mp4", "flythrough_depth.mp4"]
     assert (tmp_path / "scene" / "scene.ply").exists()

@@ -20,7 +20,7 @@ from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.splatting.io.ply import load_ply
 from reconx_pl.visualization.video import write_mp4
 
-QUICK = ["--fit.steps", "10", "--fit.loss.lpips", "0", "--short_side", "32", "--flight_frames", "3"]
+QUICK = ["--fit.steps", "10", "--fit.loss.lpips", "0", "--short_side", "32", "--flythrough_frames", "3"]
 SPARSE = ["--no-diffusion", "--geometry", "colmap", *QUICK]
 
 
@@ -75,19 +75,19 @@ def test_photographs_in_scene_out_and_on_with_resume(
     assert (tmp_path / "again" / "scene.ply").stat().st_size == (out / "scene.ply").stat().st_size
 
 
-def test_a_model_paints(two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_generates(two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     surveyed(monkeypatch, two)
     asked = []
     monkeypatch.setattr(
-        "reconx_pl.training.runs.painter_source",
+        "reconx_pl.training.runs.view_generator_source",
         lambda place, sampling, device: asked.append((place, sampling, device)) or Fader().source(),
     )
     out = tmp_path / "scene"
-    painting = ["--painting.frames", "4", "--painting.height", "32", "--painting.width", "48"]
-    main(["reconstruct", str(two.files[0].parent), "-o", str(out), "--model", "a/model", *QUICK, *painting])
+    generation = ["--generation.frames", "4", "--generation.height", "32", "--generation.width", "48"]
+    main(["reconstruct", str(two.files[0].parent), "-o", str(out), "--model", "a/model", *QUICK, *generation])
     assert asked == [("a/model", None, "cpu")]
-    assert json.loads((out / "reconstruction.json").read_text())["painter"] == "a fader"
-    assert (out / "painted.mp4").is_file()
+    assert json.loads((out / "reconstruction.json").read_text())["view generator"] == "a fader"
+    assert (out / "generated.mp4").is_file()
 
 
 def test_five_lines_of_python(two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +196,7 @@ def test_resume_finds_the_model_from_any_folder(two: Room, tmp_path: Path, monke
     surveyed(monkeypatch, two)
     asked = []
     monkeypatch.setattr(
-        "reconx_pl.training.runs.painter_source", lambda place, *_: asked.append(Path(place)) or Fader().source()
+        "reconx_pl.training.runs.view_generator_source", lambda place, *_: asked.append(Path(place)) or Fader().source()
     )
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     wanted = ["--model", "runs/mine", "--stages", "geometry"]

@@ -22,7 +22,7 @@ from reconx_pl.errors import (
     UnplacedViewsError,
 )
 from reconx_pl.reconstruction import fitting
-from reconx_pl.reconstruction.settings import STAGES, PaintingConfig
+from reconx_pl.reconstruction.settings import STAGES, GenerationConfig
 from reconx_pl.splatting.losses import LossWeights
 
 
@@ -81,7 +81,7 @@ def test_a_full_disk_is_one_sentence_and_costs_no_finished_stage(
     with monkeypatch.context() as patch, pytest.raises(StorageError, match="the disk is full.*make room"):
         patch.setattr(*writer, full_disk)
         go(three, tmp_path / "scene", Fader())
-    assert (tmp_path / "scene" / "cameras.json").exists() and (tmp_path / "scene" / "painted.mp4").exists()
+    assert (tmp_path / "scene" / "cameras.json").exists() and (tmp_path / "scene" / "generated.mp4").exists()
     assert "photographs" not in made(go(three, tmp_path / "scene", Fader()))
 
 
@@ -122,34 +122,34 @@ def test_unknown_stages_and_alignment_that_cannot_be(three: Room, tmp_path: Path
         def estimate(self, images: torch.Tensor, cameras: Any = None) -> Any:  # type: ignore[override]
             return super().estimate(images)
 
-    aligned = replace(CONFIG, painting=replace(CONFIG.painting, poses="aligned"))
-    with pytest.raises(ConfigurationError, match="cannot align painted frames"):
+    aligned = replace(CONFIG, generation=replace(CONFIG.generation, poses="aligned"))
+    with pytest.raises(ConfigurationError, match="cannot align generated frames"):
         go(three, tmp_path / "scene", Fader(), aligned, surveyor=Sparse(three))
 
 
-def test_points_of_painted_frames_without_an_alignment_are_refused(three: Room, tmp_path: Path) -> None:
+def test_points_of_generated_frames_without_an_alignment_are_refused(three: Room, tmp_path: Path) -> None:
     everywhere = replace(CONFIG, points=replace(CONFIG.points, views="all"))
-    interpolated = replace(everywhere, painting=replace(CONFIG.painting, poses="interpolated"))
+    interpolated = replace(everywhere, generation=replace(CONFIG.generation, poses="interpolated"))
     with pytest.raises(ConfigurationError, match="points.views 'all' needs point maps"):
         go(three, tmp_path / "scene", Fader(), interpolated)
     assert len(go(three, tmp_path / "scene", Fader(), everywhere, stages=["frames"]).stages) == 4
 
 
-def test_what_the_fit_lacks_is_said_before_frames_are_painted(
+def test_what_the_fit_lacks_is_said_before_frames_are_generated(
     three: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RECONX_LPIPS_WEIGHTS", str(tmp_path))  # where none are
-    painter, lpips = Fader(), replace(CONFIG, fit=replace(CONFIG.fit, loss=LossWeights(lpips=0.05)))
+    view_generator, lpips = Fader(), replace(CONFIG, fit=replace(CONFIG.fit, loss=LossWeights(lpips=0.05)))
     with pytest.raises(MissingWeightsError, match=r"--fit\.loss\.lpips 0"):
-        go(three, tmp_path / "scene", painter, lpips)
-    assert painter.clips == []
-    assert made(go(three, tmp_path / "scene", painter, lpips, stages=["frames"]))[-1] == "frames"
+        go(three, tmp_path / "scene", view_generator, lpips)
+    assert view_generator.clips == []
+    assert made(go(three, tmp_path / "scene", view_generator, lpips, stages=["frames"]))[-1] == "frames"
 
 
 def test_clips_that_cannot_extrapolate_are_refused_at_once() -> None:
-    with pytest.raises(ConfigurationError, match=r"painting.second in 1 to 6; got around 40 and second 16"):
-        PaintingConfig(frames=8, around=40)
-    assert PaintingConfig(frames=8).second == 16, "which nothing reads without around"
+    with pytest.raises(ConfigurationError, match=r"generation.second in 1 to 6; got around 40 and second 16"):
+        GenerationConfig(frames=8, orbit_frames=40)
+    assert GenerationConfig(frames=8).second == 16, "which nothing reads without around"
 
 
 def test_progress_names_every_stage(three: Room, tmp_path: Path) -> None:

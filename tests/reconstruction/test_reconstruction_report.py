@@ -14,7 +14,7 @@ import torch
 from headless_browser import Browser, NoBrowser
 from html_pages import read_page
 from PIL import Image
-from reconstructed_folders import COLMAP, DUST3R, PAINTED, POINTS, WHOLE, pictures, reconstructed, ring
+from reconstructed_folders import COLMAP, DUST3R, GENERATED, POINTS, WHOLE, pictures, reconstructed, ring
 
 from reconx_pl.reconstruction import report_pictures
 from reconx_pl.reconstruction.report import write_report
@@ -38,14 +38,14 @@ def embedded(part: str) -> list[np.ndarray]:
 
 
 def test_report_stands_alone(tmp_path: Path) -> None:
-    path = write_report(tmp_path, reconstructed(tmp_path, NAMES, PAINTED, painter="model", closed=True))
+    path = write_report(tmp_path, reconstructed(tmp_path, NAMES, GENERATED, view_generator="model", closed=True))
     page, links = read_page(path)
     assert path == tmp_path / "report.html"
     assert not [target for target in links.targets if re.match(r"(https?:)?//", target)]
     assert not re.search(r"url\(|@import|<script", page)
     local = [target for target in links.targets if not target.startswith("data:")]
     assert all((tmp_path / target).exists() for target in local)
-    assert {"scene.ply", "cameras.json", "sparse/0/", "flythrough.mp4", "painted.mp4"} <= set(local)
+    assert {"scene.ply", "cameras.json", "sparse/0/", "flythrough.mp4", "generated.mp4"} <= set(local)
     assert sum(target.startswith("data:video/mp4") for target in links.targets) == 3
     assert all(links.alts)
 
@@ -57,7 +57,7 @@ def test_report_says_what_was_made(tmp_path: Path) -> None:
     assert "reconx view scene.ply --cameras ." in page
     pairs = section(page, "Photographs and scene")
     assert "no measure of its quality" in pairs and "PSNR 21.25 dB on average, 20.25 to 22.25" in pairs
-    assert "Nothing was painted" in section(page, "Painted frames")
+    assert "Nothing was generated" in section(page, "Generated frames")
     assert "mean of the first tenth 0.4567, of the last 0.02085" in section(page, "Fit")
     stages = section(page, "Stages")
     assert re.findall(r"<tr><td>(\w+)</td>.*?<td>(kept|now)</td></tr>", stages) == [
@@ -69,7 +69,9 @@ def test_report_says_what_was_made(tmp_path: Path) -> None:
 
 def test_text_from_outside_is_escaped(tmp_path: Path) -> None:
     out = tmp_path / "<i>&"
-    page, _ = read_page(write_report(out, reconstructed(out, NAMES, PAINTED, painter="model <script>", closed=True)))
+    page, _ = read_page(
+        write_report(out, reconstructed(out, NAMES, GENERATED, view_generator="model <script>", closed=True))
+    )
     for raw in ("<b>.jpg", 'b&"c', "<i>&", "<script>", "<fitted>"):
         assert raw not in page
     for text in ("a &lt;b&gt;.jpg", "b&amp;&quot;c.jpg", "&lt;i&gt;&amp;", "model &lt;script&gt;"):
@@ -102,7 +104,7 @@ def test_a_run_that_ended_with_cameras_shows_what_is_there(tmp_path: Path) -> No
     assert (tmp_path / "scene.ply").is_file() and "scene.ply" not in page and "flythrough.mp4" not in page
     assert "This run ended after geometry" in page and "Not there: frames, fit, flythrough." in page
     assert "reconx reconstruct --resume -o ." in page and "no scene yet" in page
-    assert "<h2>Flight</h2>" not in page and "<h2>Fit</h2>" not in page
+    assert "<h2>Fly-through</h2>" not in page and "<h2>Fit</h2>" not in page
     colors = pictures(3)[:, :, 0, 0].int().numpy()
     for shown, color in zip(embedded(section(page, "Photographs")), colors, strict=True):
         assert abs(shown - color).max() <= 4
@@ -118,11 +120,11 @@ def test_stages_that_were_deleted_are_said_to_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("closed", [False, True])
-def test_every_painted_clip_has_a_strip_between_its_photographs(tmp_path: Path, closed: bool) -> None:
-    summary = reconstructed(tmp_path, ["a.jpg", "b.jpg", "c.jpg"], PAINTED, painter="model", closed=closed)
-    part = section(read_page(write_report(tmp_path, summary))[0], "Painted frames")
+def test_every_generated_clip_has_a_strip_between_its_photographs(tmp_path: Path, closed: bool) -> None:
+    summary = reconstructed(tmp_path, ["a.jpg", "b.jpg", "c.jpg"], GENERATED, view_generator="model", closed=closed)
+    part = section(read_page(write_report(tmp_path, summary))[0], "Generated frames")
     ways = ["a.jpg to b.jpg", "b.jpg to c.jpg", *(["c.jpg to a.jpg"] if closed else [])]
-    assert re.findall(r"<figcaption>(\w\.jpg to \w\.jpg), 3 painted", part) == ways
+    assert re.findall(r"<figcaption>(\w\.jpg to \w\.jpg), 3 generated", part) == ways
     strips = embedded(part)
     assert len(strips) == len(ways)
     for number, strip in enumerate(strips):
@@ -145,7 +147,7 @@ def test_a_large_video_is_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(report_pictures, "VIDEO_LIMIT", size)
     page, links = read_page(write_report(tmp_path, summary))
     assert sum(target.startswith("data:video/mp4") for target in links.targets) == 1
-    assert '<a href="flythrough_depth.mp4">' in section(page, "Flight")
+    assert '<a href="flythrough_depth.mp4">' in section(page, "Fly-through")
 
 
 @pytest.mark.parametrize(("estimator", "bound"), [(COLMAP, False), (DUST3R, True)])
@@ -205,7 +207,9 @@ def long_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with names that do not break of themselves."""
     out = tmp_path_factory.mktemp("report") / ("scene_" * 20)
     names = [f"{'photograph_' * 12}{view}.jpg" for view in range(4)]
-    summary = reconstructed(out, names, PAINTED, painter="model" * 60, estimator=DUST3R + "x" * 200, closed=True)
+    summary = reconstructed(
+        out, names, GENERATED, view_generator="model" * 60, estimator=DUST3R + "x" * 200, closed=True
+    )
     return write_report(out, summary)
 
 

@@ -26,7 +26,7 @@ def _scene() -> tuple[Tensor, Cameras, PointCloud]:
 def _fitted(frames: Tensor, exposure: ExposureCompensation | None, known: tuple[int, ...]) -> FitResult:
     _, cameras, cloud = _scene()
     config = FitConfig(steps=200, loss=LossWeights(lpips=0.0), sh_degree=0, exposure=exposure)
-    return fit(frames, cameras, None, cloud, config, known_views=known)
+    return fit(frames, cameras, None, cloud, config, input_views=known)
 
 
 @pytest.mark.parametrize("transform", ["channels", "affine"])

@@ -18,7 +18,7 @@ from reconx_pl.splatting.fit_parameters import FitOptimizer, SceneParameters
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.splatting.pose_refinement import PoseRefinement, RefinedPoses, pose_changes, se3_exp
 from reconx_pl.splatting.renderers.cpu import CpuRenderer
-from reconx_pl.splatting.robust_weights import Agreement
+from reconx_pl.splatting.robust_weights import RobustWeights
 from reconx_pl.types import Cameras, PointCloud
 
 NO_LPIPS = LossWeights(lpips=0.0)
@@ -84,7 +84,7 @@ def test_finds_a_perturbed_pose_again_and_leaves_the_known_ones() -> None:
     given = _perturbed(true, 3, 1.5, [0.02 * depth, 0.02 * depth, 0.01 * depth])
     known = (0, 1, 2, 5, 6, -1)
     config = FitConfig(steps=300, loss=NO_LPIPS, sh_degree=1, poses=PoseRefinement(0.35, 7e-3))
-    found = fit(clip.images, given, None, clip.cloud, config, known_views=known).cameras
+    found = fit(clip.images, given, None, clip.cloud, config, input_views=known).cameras
     known_poses = [view % 8 for view in known]
     assert torch.equal(found.world_to_camera[known_poses], given.world_to_camera[known_poses])
     before, after = pose_changes(true, given), pose_changes(true, found)
@@ -101,7 +101,7 @@ def test_poses_stay_without_refinement_and_until_it_starts() -> None:
     assert torch.equal(fit(frames, cameras, None, cloud, config).cameras.world_to_camera, cameras.world_to_camera)
     late = replace(config, poses=PoseRefinement(start=0.5))
     early = replace(config, poses=PoseRefinement(start=0.0))
-    found = [fit(frames, cameras, None, cloud, option, known_views=(0, 2)) for option in (config, late, early)]
+    found = [fit(frames, cameras, None, cloud, option, input_views=(0, 2)) for option in (config, late, early)]
     assert found[0].history[:11] == found[1].history[:11] != found[2].history[:11]
     assert not torch.equal(found[1].cameras.world_to_camera[1], cameras.world_to_camera[1])
 
@@ -126,8 +126,8 @@ def test_where_all_views_are_known_nothing_moves() -> None:
     frames = CpuRenderer().render(scene, cameras).color.clamp(0, 1)
     cloud = PointCloud(scene.means, torch.full((60, 3), 0.5), torch.ones(60))
     plain = FitConfig(steps=8, loss=NO_LPIPS, sh_degree=0)
-    every = replace(plain, poses=PoseRefinement(), exposure=ExposureCompensation(), agreement=Agreement())
-    one, two = (fit(frames, cameras, None, cloud, config, known_views=range(3)) for config in (plain, every))
+    every = replace(plain, poses=PoseRefinement(), exposure=ExposureCompensation(), robust_weights=RobustWeights())
+    one, two = (fit(frames, cameras, None, cloud, config, input_views=range(3)) for config in (plain, every))
     assert one.history == two.history and torch.equal(two.cameras.world_to_camera, cameras.world_to_camera)
 
 
@@ -145,7 +145,7 @@ def test_refusals() -> None:
     scene, cameras = random_gaussians(60, sh_degree=0), ring_cameras(3, 24)
     cloud = PointCloud(scene.means, torch.full((60, 3), 0.5), torch.ones(60))
     config = FitConfig(steps=2, loss=NO_LPIPS, poses=PoseRefinement())
-    with pytest.raises(ConfigurationError, match="known_views"):
+    with pytest.raises(ConfigurationError, match="input_views"):
         fit(torch.zeros(3, 3, 24, 24), cameras, None, cloud, config)
     for options in ({"rotation": -1.0}, {"translation": float("nan")}, {"final": 0.0}, {"start": 1.0}):
         with pytest.raises(ConfigurationError):

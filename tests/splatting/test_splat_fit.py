@@ -65,7 +65,7 @@ def test_harmonics_join_by_and_by() -> None:
 
 
 def test_confidence_zero_pixels_do_not_pull() -> None:
-    """A frame painted wrong on one half, with confidence 0 there, leaves the fit as if that half were not there."""
+    """A frame generated wrong on one half, with confidence 0 there, leaves the fit as if that half were not there."""
     frames, cameras, cloud = _scene(300, 5, 40)
     confidence = torch.full((5, 40, 40), 10.0)
     wrong = frames.clone()
@@ -85,21 +85,21 @@ def test_a_known_view_weight_of_zero_leaves_the_known_views_out() -> None:
     frames, cameras, cloud = _scene(100, 3, 24)
     wrong = frames.clone()
     wrong[0] = 0.0
-    config = FitConfig(steps=20, loss=NO_LPIPS, sh_degree=0, known_view_weight=0.0)
-    one, two = (fit(images, cameras, None, cloud, config, known_views=(0,)) for images in (frames, wrong))
+    config = FitConfig(steps=20, loss=NO_LPIPS, sh_degree=0, input_view_weight=0.0)
+    one, two = (fit(images, cameras, None, cloud, config, input_views=(0,)) for images in (frames, wrong))
     assert one.history == two.history
     with pytest.raises(ConfigurationError, match="ever be drawn"):
-        fit(frames, cameras, None, cloud, config, known_views=(0, 1, 2))
+        fit(frames, cameras, None, cloud, config, input_views=(0, 1, 2))
 
 
 def test_known_views_weigh_more() -> None:
     frames, cameras, cloud = _scene(150, 4, 24)
-    painted = frames.clone()
-    painted[1:3] = painted[1:3].mean(dim=(2, 3), keepdim=True)
+    generated = frames.clone()
+    generated[1:3] = generated[1:3].mean(dim=(2, 3), keepdim=True)
     scores = []
     for weight in (0.2, 5.0):
-        config = FitConfig(steps=60, loss=NO_LPIPS, sh_degree=0, known_view_weight=weight)
-        scene = fit(painted, cameras, None, cloud, config, known_views=(0, -1)).gaussians
+        config = FitConfig(steps=60, loss=NO_LPIPS, sh_degree=0, input_view_weight=weight)
+        scene = fit(generated, cameras, None, cloud, config, input_views=(0, -1)).gaussians
         scores.append(_psnr(CpuRenderer().render(scene, cameras).color[[0, 3]], frames[[0, 3]]))
     assert scores[1] > scores[0] + 1.0
 
@@ -137,8 +137,8 @@ def test_refusals() -> None:
         fit((frames * 255).byte(), cameras, None, cloud, config)
     with pytest.raises(BadSceneError, match="NaN"):
         fit(frames * float("nan"), cameras, None, cloud, config)
-    with pytest.raises(ConfigurationError, match="known_views"):
-        fit(frames, cameras, None, cloud, config, known_views=(3,))
+    with pytest.raises(ConfigurationError, match="input_views"):
+        fit(frames, cameras, None, cloud, config, input_views=(3,))
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,8 @@ def test_refusals() -> None:
         {"steps": 0},
         {"sh_degree": 4},
         {"lpips_every": 0},
-        {"known_view_weight": -1.0},
-        {"known_view_weight": float("inf")},
+        {"input_view_weight": -1.0},
+        {"input_view_weight": float("inf")},
         {"sh_interval": 0.0},
         {"max_memory": 0.0},
         {"background": (0.0, 0.0, 2.0)},

@@ -30,7 +30,7 @@ def prepared(folder: Path, shards: Path, steps: int, checkpoint_every: int, **tr
     config["trainer"] |= {"limit_val_batches": 0, **trainer}
     for name in ("key_recorder.KeyRecorder", "signal_at.SignalAt"):
         config["trainer"]["callbacks"].append({"class_path": name, "init_args": {"folder": str(folder)}})
-    # painted clips and the count of operations take time, and are not what these tests are about
+    # generated clips and the count of operations take time, and are not what these tests are about
     unwanted = ("MediaCallback", "RichProgressBar", "ObserveCallback")
     config["trainer"]["callbacks"] = [
         c for c in config["trainer"]["callbacks"] if not c["class_path"].endswith(unwanted)

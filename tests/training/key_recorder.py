@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 
-from reconx_pl.training.runs import painter_identity
+from reconx_pl.training.runs import view_generator_identity
 
 
 class KeyRecorder(L.Callback):
@@ -29,4 +29,6 @@ class KeyRecorder(L.Callback):
             file.write(json.dumps([trainer.global_step, curve]) + "\n")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        (self.folder / f"rank{trainer.global_rank}.weights").write_text(painter_identity(pl_module.painter()))
+        (self.folder / f"rank{trainer.global_rank}.weights").write_text(
+            view_generator_identity(pl_module.view_generator())
+        )

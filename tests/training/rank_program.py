@@ -61,7 +61,7 @@ class Job:
     validate_every: int = 0
     checkpoint_every: int = 5
     checkpointing: bool = True
-    paint_first: bool = False
+    generate_first: bool = False
     precision: str = "32-true"
     safe: bool = False  # checkpoints that fail do not end the run
     full: tuple[int, int, int] | None = None  # rank that cannot write to the disk from one step up to before another
@@ -174,7 +174,7 @@ class Record(L.Callback):
         self.collectives = Collectives()
 
     def on_train_start(self, trainer: Any, pl_module: ReconXModule) -> None:
-        if self.job.paint_first:
+        if self.job.generate_first:
             self.on_validation_end(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -188,11 +188,11 @@ class Record(L.Callback):
         self.batches.append([trainer.global_step, batch["key"], loss])
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        with pl_module.averaged():  # as MediaCallback: sharded ranks paint together, before and between steps
-            batch, painter = numbered_batch(10_000), pl_module.painter()
+        with pl_module.averaged():  # as MediaCallback: sharded ranks generate together, before and between steps
+            batch, view_generator = numbered_batch(10_000), pl_module.view_generator()
             clip = [batch[key] for key in ("points", "key", "caption")]
             views = batch["frames"][:, [0, -1]].float() / 255
-            painter.paint_views(views, batch["fps"], FRAMES, *clip, torch.Generator().manual_seed(0))
+            view_generator.generate_views(views, batch["fps"], FRAMES, *clip, torch.Generator().manual_seed(0))
         pl_module.train()
 
     def on_fit_end(self, trainer: Any, pl_module: ReconXModule) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from frozen_towers import write_config, write_towers
+from frozen_encoders import write_config, write_encoders
 from safetensors.torch import load_file
 from tiny_run import logged, tiny_config
 
@@ -22,23 +22,23 @@ from reconx_pl.training.precompute import cache_shards
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Shards of frames, the same with caches, and the towers."""
+    """Shards of frames, the same with caches, and the frozen encoders."""
     root = tmp_path_factory.mktemp("cached")
     write_procedural(root / "frames", count=6, first_seed=0, frames=4, size=(32, 32), points=64, clips_per_shard=2)
-    (root / "towers").mkdir()
-    cache_shards(root / "frames", root / "caches", write_config(root / "towers"), device="cpu")
-    return {name: root / name for name in ("frames", "caches", "towers")}
+    (root / "frozen encoders").mkdir()
+    cache_shards(root / "frames", root / "caches", write_config(root / "frozen encoders"), device="cpu")
+    return {name: root / name for name in ("frames", "caches", "frozen encoders")}
 
 
 def train(
     folder: Path, folders: dict[str, Path], shards: str, cached: bool, steps: int = 4, **edits: Any
 ) -> tuple[dict[int, list[str]], dict[int, float], dict[str, torch.Tensor]]:
-    """Run (or go on with) a training of the towers' network; its clips, losses and weights."""
+    """Run (or go on with) a training of the frozen encoders' network; its clips, losses and weights."""
     folder.mkdir(exist_ok=True)
     path = tiny_config(folder, folders[shards], "base", steps=steps, checkpoint_every=2)
     config = yaml.safe_load(path.read_text())
     config["model"]["optimizer"] |= {"lr": 1e-3, "decay": "none"}
-    config["model"]["network"]["init_args"] = write_towers(folders["towers"]) | edits
+    config["model"]["network"]["init_args"] = write_encoders(folders["frozen encoders"]) | edits
     config["data"]["cached"] = cached
     callbacks = [c for c in config["trainer"]["callbacks"] if not c["class_path"].endswith("MediaCallback")]
     callbacks.append({"class_path": "key_recorder.KeyRecorder", "init_args": {"folder": str(folder)}})
@@ -72,7 +72,7 @@ def test_shards_without_the_caches_stop_the_run_before_it_starts(
 ) -> None:
     path = tiny_config(tmp_path, folders["caches"], "base", steps=1, checkpoint_every=1)
     config = yaml.safe_load(path.read_text())
-    config["model"]["network"]["init_args"] = write_towers(folders["towers"])
+    config["model"]["network"]["init_args"] = write_encoders(folders["frozen encoders"])
     config["data"] |= {"cached": True, plain: str(folders["frames"])}
     config["trainer"]["callbacks"] = [
         {"class_path": "key_recorder.KeyRecorder", "init_args": {"folder": str(tmp_path)}}
@@ -83,7 +83,7 @@ def test_shards_without_the_caches_stop_the_run_before_it_starts(
     assert not (tmp_path / "rank0.jsonl").exists()
 
 
-def test_a_network_without_frozen_towers_cannot_train_from_caches(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_network_without_frozen_encoders_cannot_train_from_caches(folders: dict[str, Path], tmp_path: Path) -> None:
     path = tiny_config(tmp_path, folders["caches"], "base", steps=1, checkpoint_every=1)
     with pytest.raises(SystemExit, match="error: .*nothing to cache"):
         main(["fit", "-c", str(path), "--data.cached", "true"])

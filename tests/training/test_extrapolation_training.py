@@ -30,8 +30,14 @@ def calls_of(extrapolation: ExtrapolationConfig | None, steps: int = 6) -> list[
     weight = next(p for p in module.network.parameters() if p.requires_grad)
 
     def record(batch: Any, generator: torch.Generator, **options: Any) -> DiffusionLoss:
-        second = options["second"]
-        calls.append((options.get("drop", True), second if second is None else second.tolist(), generator.get_state()))
+        end_condition_frame = options["end_condition_frame"]
+        calls.append(
+            (
+                options.get("drop", True),
+                end_condition_frame if end_condition_frame is None else end_condition_frame.tolist(),
+                generator.get_state(),
+            )
+        )
         return DiffusionLoss(weight.sum(), weight.detach().flatten()[:2], torch.zeros(2, dtype=torch.int64))
 
     module.network.loss = record  # type: ignore[method-assign]
@@ -46,10 +52,10 @@ def calls_of(extrapolation: ExtrapolationConfig | None, steps: int = 6) -> list[
 
 def test_without_the_option_nothing_is_drawn_and_with_it_nothing_else_changes() -> None:
     off, on = calls_of(None), calls_of(ExtrapolationConfig(share=0.5, earliest=0.1, latest=0.9))
-    assert [second for _, second, _ in off] == [None] * len(off)
-    trained = [second for training, second, _ in on if training]
+    assert [end_condition_frame for _, end_condition_frame, _ in off] == [None] * len(off)
+    trained = [end_condition_frame for training, end_condition_frame, _ in on if training]
     assert len(trained) == 12
-    drawn = {frame for second in trained for frame in second}
+    drawn = {frame for end_condition_frame in trained for frame in end_condition_frame}
     assert drawn == set(range(1, FRAMES))  # the last frame for half of the samples
     assert len(set(map(tuple, trained))) > 1  # every batch draws its own
     assert all(torch.equal(a[2], b[2]) for a, b in zip(off, on, strict=True))
@@ -64,7 +70,7 @@ def test_draws_follow_from_the_step_alone() -> None:
 @pytest.mark.parametrize("asked", [False, True])
 def test_validation_keeps_the_last_frame_unless_asked(asked: bool) -> None:
     calls = calls_of(ExtrapolationConfig(share=1.0, earliest=0.1, latest=0.9, validation=asked))
-    held_out = [second for training, second, _ in calls if not training]
+    held_out = [end_condition_frame for training, end_condition_frame, _ in calls if not training]
     assert len(held_out) == 3
     if asked:
         assert held_out[0] is not None and held_out == [held_out[0]] * 3  # one fixed draw: losses compare

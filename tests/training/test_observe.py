@@ -29,7 +29,7 @@ from reconx_pl.training.callbacks.callbacks import MediaCallback, ThroughputCall
 from reconx_pl.training.callbacks.observe import ObserveCallback
 from reconx_pl.training.callbacks.profile import TraceProfiler
 from reconx_pl.training.module import OptimizerConfig, ReconXModule
-from reconx_pl.training.plan.meta_model import meta_twin
+from reconx_pl.training.plan.meta_model import build_meta_model
 from reconx_pl.training.plan.step_flops import count_step
 from reconx_pl.training.sharding import shard_network
 from reconx_pl.training.stages import Stage, apply_stage
@@ -111,8 +111,8 @@ def test_the_work_is_that_of_the_plan_and_unknown_devices_have_no_utilisation(tm
     module = ReconXModule(tiny_network(checkpointing=True), Stage.image_attention, OptimizerConfig(lr=1e-3))
     logger = TensorBoardLogger(str(tmp_path), name="run", version="")
     trainer_of(tmp_path, watch, logger=logger, log_every_n_steps=1).fit(module, NumberedBatches())
-    twin = meta_twin(tiny_network(), Stage.image_attention)
-    assert watch._operations == count_step(twin, numbered_batch(0), structure=False).total
+    meta_model = build_meta_model(tiny_network(), Stage.image_attention)
+    assert watch._operations == count_step(meta_model, numbered_batch(0), structure=False).total
     assert logged(tmp_path / "run", "compute/tflops") and not logged(tmp_path / "run", "compute/utilisation")
 
 
@@ -133,10 +133,10 @@ def test_a_sharded_network_has_a_twin() -> None:
         network = tiny_network(checkpointing=False)
         apply_stage(network, Stage.structure)
         shard_network(network, init_device_mesh("cpu", (1,)))
-        sharded = count_step(meta_twin(network, Stage.structure), numbered_batch(0), structure=True)
+        sharded = count_step(build_meta_model(network, Stage.structure), numbered_batch(0), structure=True)
     finally:
         distributed.destroy_process_group()
-    assert sharded == count_step(meta_twin(tiny_network(), Stage.structure), numbered_batch(0), structure=True)
+    assert sharded == count_step(build_meta_model(tiny_network(), Stage.structure), numbered_batch(0), structure=True)
 
 
 def test_throughput_is_logged_once_for_each_window(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_the_callback_limits_what_it_writes(tmp_path: Path) -> None:
     config.write_text(yaml.safe_dump(content))
     main(["fit", "-c", str(config)])
     events = EventAccumulator(str(tmp_path / "base")).Reload()
-    tags = [tag for tag in events.Tags()["images"] if tag.startswith("painted/")]
+    tags = [tag for tag in events.Tags()["images"] if tag.startswith("generated/")]
     images = [Image.open(io.BytesIO(events.Images(tag)[0].encoded_image_string)) for tag in tags]
     assert [(image.size, image.n_frames) for image in images] == [((16, 8), 2)] * 2
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from frozen_towers import write_towers
+from frozen_encoders import write_encoders
 from rank_program import numbered_batch, tiny_network
 from tiny_run import tiny_config
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -21,7 +21,7 @@ from reconx_pl.diffusion.config import BLOCK_KINDS
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.training.module import ReconXModule
-from reconx_pl.training.plan.meta_model import BatchShape, blank_batch, meta_twin
+from reconx_pl.training.plan.meta_model import BatchShape, blank_batch, build_meta_model
 from reconx_pl.training.plan.peaks import peak_flops
 from reconx_pl.training.plan.plan import Plan, PlanOptions
 from reconx_pl.training.plan.step_flops import count_step
@@ -79,7 +79,7 @@ def test_the_operations_are_those_of_a_real_step(stage: Stage) -> None:
     network, structure = tiny_network(checkpointing=False), stage is Stage.structure
     apply_stage(network, stage)
     before = torch.get_rng_state()
-    found = count_step(meta_twin(network, stage), numbered_batch(0), structure, frozenset(BLOCK_KINDS))
+    found = count_step(build_meta_model(network, stage), numbered_batch(0), structure, frozenset(BLOCK_KINDS))
     assert torch.equal(before, torch.get_rng_state())
     assert found.total == counted(network, structure)
     network.unet.set_activation_checkpointing(True)
@@ -101,11 +101,11 @@ def test_the_memory_is_that_of_real_tensors() -> None:
     network.train()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = network.loss(numbered_batch(0), torch.Generator().manual_seed(0)).loss
-    twin = meta_twin(network, Stage.structure)
-    every, some = kept_for_backward(twin, numbered_batch(0), True, None, frozenset(BLOCK_KINDS))
+    meta_model = build_meta_model(network, Stage.structure)
+    every, some = kept_for_backward(meta_model, numbered_batch(0), True, None, frozenset(BLOCK_KINDS))
     assert every.activations == pytest.approx(sum(s.nbytes() for s in saved.values()), rel=0.01)
     assert every.copies == 0 and some.activations < every.activations / 2 and 0 < some.block < every.activations
-    half, _ = kept_for_backward(twin, numbered_batch(0), True, torch.bfloat16, frozenset(BLOCK_KINDS))
+    half, _ = kept_for_backward(meta_model, numbered_batch(0), True, torch.bfloat16, frozenset(BLOCK_KINDS))
     assert 0.4 * every.activations < half.activations < 0.9 * every.activations
     trained = [p for p in network.parameters() if p.requires_grad]
     assert 0 < half.copies <= sum(2 * p.numel() for p in network.unet.parameters()) * 1.2
@@ -113,7 +113,7 @@ def test_the_memory_is_that_of_real_tensors() -> None:
     loss.backward()
     optimizer = torch.optim.AdamW(trained)
     optimizer.step()
-    real = held(network, average=True, half_towers=False, ranks=1, sharded=False, mixed=False)
+    real = held(network, average=True, half_encoders=False, ranks=1, sharded=False, mixed=False)
     assert real.weights == sum(p.nbytes for p in network.parameters())
     assert real.gradients == sum(p.grad.nbytes for p in trained if p.grad is not None) == real.average
     moments = [v for state in optimizer.state.values() for v in state.values() if v.ndim or v.numel() > 1]
@@ -146,8 +146,8 @@ def test_the_command_needs_neither_data_nor_weights(
 ) -> None:
     path = tiny_config(tmp_path, shards, "base", steps=6, checkpoint_every=3)
     config = yaml.safe_load(path.read_text())
-    config["model"]["network"]["init_args"] = write_towers(tmp_path / "towers")
-    for file in (tmp_path / "towers").glob("*.safetensors"):
+    config["model"]["network"]["init_args"] = write_encoders(tmp_path / "frozen encoders")
+    for file in (tmp_path / "frozen encoders").glob("*.safetensors"):
         file.unlink()
     config["data"] |= {"train": str(tmp_path / "absent"), "val": None}
     path.write_text(yaml.safe_dump(config))
@@ -157,7 +157,7 @@ def test_the_command_needs_neither_data_nor_weights(
     assert "effective batch         8 clips = 4 a batch x 2 accumulated x 1 ranks" in text
     assert "4 frames of 32 x 64" in text and "absent is not there" in text
     assert "ASSUMPTION, not a measurement: 50 % of the data sheet's dense bfloat16 peak of A100" in text
-    assert "frozen towers, whole" in text and "epochs" not in text
+    assert "frozen encoders, whole" in text and "epochs" not in text
 
     cached = PlanCLI(["-c", str(path), *size, "--data.cached", "true"]).plan
     frames = PlanCLI(["-c", str(path), *size]).plan

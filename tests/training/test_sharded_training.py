@@ -117,9 +117,9 @@ def test_one_sharded_process_goes_on_from_either_form(folder: Path, tmp_path: Pa
     settings = {"accumulate": 2, "ranks": 1}
     from_folder = Job("a", str(tmp_path), STEPS, ckpt_path=f"{folder}/two-step=20.ckpt", **settings)
     from_file = Job("b", str(tmp_path), STEPS, ckpt_path=f"{folder}/one-step=20.ckpt", **settings)
-    # and it may paint before it trains
+    # and it may generate before it trains
     path = f"{folder}/one-step=10.ckpt"
-    further = Job("c", str(tmp_path), HALF + 2, ckpt_path=path, paint_first=True, **settings)
+    further = Job("c", str(tmp_path), HALF + 2, ckpt_path=path, generate_first=True, **settings)
     launch(from_folder, from_file, further)
     assert furthest(tensors(tmp_path, "a"), tensors(folder, "two")) == 0
     assert furthest(tensors(tmp_path, "b"), tensors(folder, "one")) == 0

@@ -79,9 +79,9 @@ def test_a_parameter_without_a_group_is_an_error() -> None:
         group_of("novelty.weight")
 
 
-def test_a_frozen_tower_stays_frozen() -> None:
-    tower = FrozenModule()
-    tower.layer = nn.Linear(2, 2)
-    network = nn.ModuleDict({"image_tokens": nn.ModuleDict({"tower": tower, "head": nn.Linear(2, 2)})})
+def test_a_frozen_encoder_stays_frozen() -> None:
+    encoder = FrozenModule()
+    encoder.layer = nn.Linear(2, 2)
+    network = nn.ModuleDict({"image_tokens": nn.ModuleDict({"frozen encoder": encoder, "head": nn.Linear(2, 2)})})
     assert apply_stage(network, Stage.base) == {"image_tokens": 6}
-    assert not any(p.requires_grad for p in tower.parameters())
+    assert not any(p.requires_grad for p in encoder.parameters())

@@ -28,7 +28,7 @@ from reconx_pl.training.stages import Stage
 class Fails(L.Callback):
     """Fails after validation, and leaves the module in eval mode."""
 
-    @tolerated("painting")
+    @tolerated("generation")
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pl_module.eval()
         raise RuntimeError("no memory left")
@@ -70,7 +70,7 @@ def test_a_callback_that_fails_after_validation(tmp_path: Path, caplog: pytest.L
     run, own = trainer(tmp_path, callbacks=[Fails()]), module()
     run.fit(own, NumberedBatches())
     assert run.global_step == 3 and own.network.unet.training
-    assert caplog.text.count("painting failed at step") == 3 and "no memory left" in caplog.text
+    assert caplog.text.count("generation failed at step") == 3 and "no memory left" in caplog.text
     run.state.fn = TrainerFn.VALIDATING  # there it is what the run is for
     with pytest.raises(RuntimeError, match="no memory left"):
         Fails().on_validation_end(run, own)

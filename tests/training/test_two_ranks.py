@@ -51,7 +51,7 @@ def test_ranks_see_different_clips_and_end_with_the_same_weights(tmp_path: Path)
     assert weights[0] == weights[1]
 
 
-def test_sharded_ranks_train_paint_and_score_and_one_process_goes_on(tmp_path: Path) -> None:
+def test_sharded_ranks_train_generate_and_score_and_one_process_goes_on(tmp_path: Path) -> None:
     """``-c configs/trainer/fsdp.yaml`` over the files that run on one device; then without it, from the folder."""
     shards = tmp_path / "shards"
     write_procedural(shards, count=4, frames=4, size=(32, 32), points=64, clips_per_shard=1)

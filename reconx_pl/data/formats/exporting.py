@@ -19,7 +19,7 @@ from reconx_pl.data.formats.posed import write_posed
 from reconx_pl.data.formats.scene import RawFrame, RawScene, invert_rigid
 from reconx_pl.data.formats.transforms import OPENGL_TO_OPENCV
 from reconx_pl.errors import BadCameraError, ConfigurationError
-from reconx_pl.files.atomic import written_whole
+from reconx_pl.files.atomic import atomic_write
 from reconx_pl.types import PointCloud
 
 ExportFormat = Literal["transforms", "colmap", "posed"]
@@ -45,7 +45,7 @@ def export_posed(scene: RawScene, folder: Path, format: ExportFormat, progress: 
         raise ConfigurationError(f"{folder} is there already and not empty; remove it or choose another folder")
     if folder.exists():
         folder.rmdir()
-    with written_whole(folder) as partial:
+    with atomic_write(folder) as partial:
         partial.mkdir()
         if format == "posed":
             write_posed(scene, partial)

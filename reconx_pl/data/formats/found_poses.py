@@ -44,7 +44,7 @@ def with_found_poses(blank: RawScene, estimator: PointMapEstimator) -> RawScene:
         BadSceneError: images of different sizes, or that cannot be reconstructed; names them.
         BadDataError: an image that cannot be decoded.
     """
-    found = _estimate(blank, estimator, known=False)
+    found = _estimate(blank, estimator, with_poses=False)
     cameras = resize_cameras(found.cameras, blank.frames[0].height, blank.frames[0].width)
     posed = tuple(
         replace(
@@ -71,7 +71,7 @@ def with_estimated_points(raw: RawScene, estimator: PointMapEstimator, poses: Po
         BadSceneError: not to be reconstructed or aligned; names the photographs.
         BadDataError: an image that cannot be decoded.
     """
-    found = _estimate(raw, estimator, known=poses == "dataset")
+    found = _estimate(raw, estimator, with_poses=poses == "dataset")
     quality, which = None, "the poses of the data set"
     if poses == "estimated":
         try:
@@ -112,12 +112,12 @@ def report_alignment(raw: RawScene, quality: AlignmentQuality) -> None:
     )  # fmt: skip
 
 
-def _estimate(raw: RawScene, estimator: PointMapEstimator, known: bool) -> Reconstruction:
+def _estimate(raw: RawScene, estimator: PointMapEstimator, with_poses: bool) -> Reconstruction:
     """Run an estimator on all frames; its messages, which count images, are told the names."""
     raw.check_one_size()
     images = torch.stack([_image(raw, view) for view in range(len(raw))])
     cameras: Cameras | None = None
-    if known:
+    if with_poses:
         cameras = resize_cameras(raw.cameras, *images.shape[-2:])
     try:
         return estimator.estimate(images, cameras)

@@ -186,7 +186,7 @@ def scene_clip(
     frames = list(frames)
     if len(frames) < 2 or min(frames) < 0 or max(frames) >= len(raw):
         raise ConfigurationError(f"{raw.source}: frames {frames} are no clip of a scene of {len(raw)} frames")
-    images, cameras = cut_images(raw, frames, height, width)
+    images, cameras = crop_images(raw, frames, height, width)
     ends = replace(raw, frames=(raw.frames[frames[0]], raw.frames[frames[-1]]))
     depth, confidence, cloud = cut_geometry(ends, images[[0, -1]], cameras[[0, -1]], points, seed)
     if cloud is not None and len(cloud) < min_points:
@@ -212,7 +212,7 @@ def plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_+=-]", "_", name) or "_"
 
 
-def cut_images(raw: RawScene, frames: Sequence[int], height: int, width: int) -> tuple[Tensor, Cameras]:
+def crop_images(raw: RawScene, frames: Sequence[int], height: int, width: int) -> tuple[Tensor, Cameras]:
     """Images [V, 3, H, W] uint8 and cameras (float64) of some frames, resized and cropped as in ``scene_clip``.
 
     Raises:
@@ -253,7 +253,7 @@ def cut_geometry(
 
     Args:
         raw: a scene whose V frames are the condition views.
-        images: [V, 3, H, W] uint8, see ``cut_images``.
+        images: [V, 3, H, W] uint8, see ``crop_images``.
         cameras: V views, those of the images.
         points: most points of the cloud, in farthest-point order; see ``scene_clip``.
         seed: of the choice of pixels from depth maps.

@@ -18,7 +18,7 @@ _MIDDLE = 0.6  # (ours) share of a stretch that they come from, so that chosen n
 
 
 @dataclass(frozen=True)
-class SharpFrames:
+class Keyframes:
     """Chosen frames of a video."""
 
     numbers: tuple[int, ...]  # in the video, rising
@@ -28,9 +28,9 @@ class SharpFrames:
     repeated: int  # stretches that show the same pixels as one before
 
 
-def sharp_frames(
+def select_keyframes(
     path: Path, views: int, max_side: int, progress: Callable[[int, int], None] | None = None
-) -> SharpFrames:
+) -> Keyframes:
     """Cut a video into ``views`` equal stretches and take the sharpest frame out of the middle of each.
 
     Sharpness is the variance of the Laplacian of the grey picture at the size that is returned. Frames that equal one
@@ -80,7 +80,7 @@ def sharp_frames(
             numbers.append(best[1])
     if len(numbers) < 2:
         raise BadSceneError(f"{path}: all frames show the same picture; give a video of a camera that moves")
-    return SharpFrames(tuple(numbers), np.stack(list(chosen.values())), (video.width, video.height), damaged, repeated)
+    return Keyframes(tuple(numbers), np.stack(list(chosen.values())), (video.width, video.height), damaged, repeated)
 
 
 def _candidates(stretch: np.ndarray) -> list[int]:

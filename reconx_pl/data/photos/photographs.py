@@ -19,7 +19,7 @@ from reconx_pl.data.formats.found_poses import MAX_SIDE
 from reconx_pl.data.formats.images import read_upright
 from reconx_pl.data.formats.video_frames import VIDEO_SUFFIXES
 from reconx_pl.data.photos.headers import PhotographHeader, named_files, quiet_pillow, read_header
-from reconx_pl.data.photos.keyframes import sharp_frames
+from reconx_pl.data.photos.keyframes import select_keyframes
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
 
 Progress = Callable[[int, int], None]  # done, of how many
@@ -143,7 +143,7 @@ def _from_files(files: list[Path], max_side: int, notes: list[str], progress: Pr
 
 
 def _from_video(path: Path, max_side: int, views: int, notes: list[str], progress: Progress | None) -> Photographs:
-    found = sharp_frames(path, views, max_side, progress)
+    found = select_keyframes(path, views, max_side, progress)
     count, (height, width) = len(found.numbers), found.pixels.shape[1:3]
     if found.video != (width, height):
         notes.append(
@@ -225,9 +225,9 @@ def _fitted(header: PhotographHeader, width: int, height: int) -> np.ndarray:  #
 def _check_different(pixels: list[np.ndarray], files: list[Path]) -> None:
     first: dict[bytes, int] = {}
     for view, picture in enumerate(pixels):
-        twin = first.setdefault(hashlib.sha256(picture.tobytes()).digest(), view)
-        if twin != view:
-            raise BadSceneError(f"{files[twin]} and {files[view]} are the same photograph; leave one of them out")
+        meta_model = first.setdefault(hashlib.sha256(picture.tobytes()).digest(), view)
+        if meta_model != view:
+            raise BadSceneError(f"{files[meta_model]} and {files[view]} are the same photograph; leave one of them out")
 
 
 def _unique_names(files: list[Path]) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
-"""Shard members that stand in for the frozen towers, named after the weights that made them.
+"""Shard members that stand in for the frozen encoders, named after the weights that made them.
 
 ``moments-<hash>.npy`` is [T, 2 C, h, w] float16, mean and log variance of the autoencoder's posterior of every frame:
 each visit of a clip draws its own sample, as if the encoder had run. ``clip-<hash>.npy`` is [M, D] float16, the tokens
-that the frozen image tower gives for the first frame. The hash is the beginning of the tower's fingerprint, so that a
-reader that looks for other weights does not find them.
+that the frozen image encoder gives for the first frame. The hash is the beginning of the frozen encoder's fingerprint,
+so that a reader that looks for other weights does not find them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def is_cache(member: str) -> bool:
 
 @dataclass(frozen=True)
 class CachedInputs:
-    """What a network reads instead of running its frozen towers.
+    """What a network reads instead of running its frozen encoders.
 
     Args:
         moments: member with the posterior's moments; None for an autoencoder that has none.
@@ -48,7 +48,8 @@ class CachedInputs:
     def __post_init__(self) -> None:
         if not self.names:
             raise ConfigurationError(
-                "this network has no frozen autoencoder or image tower: there is nothing to cache; set data.cached to "
+                "this network has no frozen autoencoder or image encoder: there is nothing to "
+            "cache; set data.cached to "
                 "false"
             )
 

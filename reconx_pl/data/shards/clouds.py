@@ -25,7 +25,7 @@ class NamedEstimator(PointMapEstimator, Protocol):
     def identity(self) -> str: ...
 
 
-class CloudAnnotator:
+class CloudPrecomputer:
     """Depth and confidence of the two condition views, and their cloud in farthest-point order, in float16.
 
     Args:

@@ -1,4 +1,4 @@
-"""Shards with more members than before: read, annotate clip by clip, write; many processes, restartable.
+"""Shards with more members than before: read, precompute clip by clip, write; many processes, restartable.
 
 Every shard is one piece of work. A process takes those whose number is its rank modulo the number of processes. A
 finished shard is renamed into place and then *recorded* in ``OUT/.parts``; the manifest of OUT is written by whichever
@@ -31,7 +31,7 @@ PARTS = ".parts"
 Progress = Callable[[str, int, int], None]  # shard, clips done, clips of this process that were to be done
 
 
-class Annotator(Protocol):
+class Precomputer(Protocol):
     """Makes members from a clip.
 
     Raises:
@@ -49,14 +49,14 @@ class Annotator(Protocol):
 
 
 @dataclass
-class AnnotationReport:
+class PrecomputeReport:
     """What one process did.
 
     Attributes:
         out: folder of the new shards.
         shards: written now by this process.
         done: shards of this process that were there.
-        clips: annotated now.
+        clips: precomputed now.
         bad: message for each clip that could not be read and was copied as it is, without new members.
         without: message for each clip of which some members could not be made; it has none of this kind.
         missing: shards that no process has finished yet; at 0 the manifest is written.
@@ -71,16 +71,16 @@ class AnnotationReport:
     missing: int = 0
 
 
-def annotate_shards(
+def precompute_shards(
     source: str | Path,
     out: str | Path,
-    annotators: Sequence[Annotator],
+    precomputers: Sequence[Precomputer],
     settings: Mapping[str, Any] | None = None,
     rank: int = 0,
     world: int = 1,
     progress: Progress | None = None,
-) -> AnnotationReport:
-    """Copy shards, every clip with the members that the annotators make of it; run again to go on.
+) -> PrecomputeReport:
+    """Copy shards, every clip with the members that the precomputers make of it; run again to go on.
 
     The new folder has the same shards with the same clips in the same order, so that a training run sees the same
     batches. A clip that cannot be read is copied as it is: training meets it as the same bad clip.
@@ -88,7 +88,7 @@ def annotate_shards(
     Args:
         source: folder of shards.
         out: folder of the new shards, on a file system that all processes share.
-        annotators: run in this order; a member that a clip has already is replaced.
+        precomputers: run in this order; a member that a clip has already is replaced.
         settings: how the members are made (JSON values); goes into the manifest, and all processes need the same.
         rank, world: this process and their number.
         progress: called after every clip.
@@ -99,14 +99,14 @@ def annotate_shards(
     """
     manifest, out = Manifest.load(source), Path(out)
     manifest.verify()
-    work = _Work(manifest, out, _settings(manifest, annotators, settings or {}))
+    work = _Work(manifest, out, _settings(manifest, precomputers, settings or {}))
     own = manifest.shards[rank::world]
-    report = AnnotationReport(out)
+    report = PrecomputeReport(out)
     left = [shard for shard in own if work.finished(shard) is None]
     report.done = len(own) - len(left)
     total = sum(shard.clips for shard in left)
     for shard in left:
-        for _ in work.annotate(shard, annotators, report):
+        for _ in work.precompute(shard, precomputers, report):
             report.clips += 1
             if progress is not None:
                 progress(shard.name, report.clips, total)
@@ -115,10 +115,10 @@ def annotate_shards(
     return report
 
 
-def _settings(manifest: Manifest, annotators: Sequence[Annotator], settings: Mapping[str, Any]) -> dict[str, Any]:
-    made = [name for annotator in annotators for name in annotator.names]
+def _settings(manifest: Manifest, precomputers: Sequence[Precomputer], settings: Mapping[str, Any]) -> dict[str, Any]:
+    made = [name for precomputer in precomputers for name in precomputer.names]
     if len(set(made)) < len(made) or not made:
-        raise ConfigurationError(f"annotators have to make members, and each its own; they make {made}")
+        raise ConfigurationError(f"precomputers have to make members, and each its own; they make {made}")
     caches = sorted({*manifest.settings.get(CACHES, ()), *filter(is_cache, made)})
     annotations = [*manifest.settings.get("annotations", ()), {"members": sorted(made), **settings}]
     return json.loads(json.dumps({**manifest.settings, CACHES: caches, "annotations": annotations}))
@@ -158,7 +158,7 @@ class _Work:
         whole = Manifest(self.out).damage(made) is None
         return made if whole and record["source"] == shard.sha256 else None
 
-    def annotate(self, shard: Shard, annotators: Sequence[Annotator], report: AnnotationReport) -> Iterator[str]:
+    def precompute(self, shard: Shard, precomputers: Sequence[Precomputer], report: PrecomputeReport) -> Iterator[str]:
         """Write one shard, put it in place, and record it; gives the key of every clip when it is done."""
         path = self.out / shard.name
         for stale in self.out.glob(f".{shard.name}.*.tmp"):  # of a process that was killed
@@ -173,10 +173,10 @@ class _Work:
                     logger.warning("a bad clip is copied as it is: %s", error)
                     report.bad.append(str(error))
                 else:
-                    for annotator in annotators:
-                        members = {name: data for name, data in members.items() if name not in annotator.names}
+                    for precomputer in precomputers:
+                        members = {name: data for name, data in members.items() if name not in precomputer.names}
                         try:
-                            members |= annotator(clip)
+                            members |= precomputer(clip)
                         except BadSceneError as error:
                             logger.warning("%s", error)
                             report.without.append(str(error))

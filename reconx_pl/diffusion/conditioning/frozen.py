@@ -22,7 +22,7 @@ class FrozenModule(nn.Module):
     for it: keep frozen parts whole.
     """
 
-    remembered = 64  # outputs; of a 77 x 1024 text tower 20 MB
+    remembered = 64  # outputs; of a 77 x 1024 text encoder 20 MB
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class FrozenModule(nn.Module):
         return repr(self.settings()) in self._fingerprints
 
     def stand_in(self, fingerprint: str) -> None:
-        """Answer for weights of this hash: a twin without values has none to compute one from."""
+        """Answer for weights of this hash: a meta-device model without values has none to compute one from."""
         self._fingerprints[repr(self.settings())] = fingerprint
 
     def recall(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
@@ -77,7 +77,7 @@ class FrozenModule(nn.Module):
         if key in self._outputs:
             self._outputs.move_to_end(key)
             return self._outputs[key]
-        # Asked first by a painter under inference_mode, the output must still be good for training afterwards:
+        # Asked first by a view generator under inference_mode, the output must still be good for training afterwards:
         # an inference tensor cannot be saved for a backward pass.
         with torch.inference_mode(False), torch.no_grad():
             output = self._outputs[key] = compute()
@@ -95,7 +95,9 @@ def _forget_all(module: Any, incompatible: object) -> None:  # not a lambda: mod
     module._fingerprints.clear()
 
 
-def frozen_towers(network: nn.Module) -> dict[str, frozenset[str]]:
-    """Names of the tensors of each pretrained tower in ``network``, which has a weights file of its own."""
-    towers = [(prefix, module) for prefix, module in network.named_modules() if isinstance(module, FrozenModule)]
-    return {prefix: frozenset(f"{prefix}.{name}" for name in module.state_dict()) for prefix, module in towers}
+def frozen_encoders(network: nn.Module) -> dict[str, frozenset[str]]:
+    """Names of the tensors of each pretrained frozen encoder in ``network``, which has a weights file of its own."""
+    frozen_encoders = [
+        (prefix, module) for prefix, module in network.named_modules() if isinstance(module, FrozenModule)
+    ]
+    return {prefix: frozenset(f"{prefix}.{name}" for name in module.state_dict()) for prefix, module in frozen_encoders}

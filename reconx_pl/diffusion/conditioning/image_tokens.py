@@ -25,9 +25,9 @@ from reconx_pl.files.weights import load_exactly, read_state
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-IMAGE_TOWER_PREFIXES = (
+IMAGE_ENCODER_PREFIXES = (
     "embedder.model.visual.",
-    "image_tokens.tower.visual.",
+    "image_tokens.frozen encoder.visual.",
     "model.visual.",
     "visual.",
     "",
@@ -36,7 +36,7 @@ IMAGE_TOWER_PREFIXES = (
 
 @dataclass(frozen=True)
 class ClipVisionConfig:
-    """Sizes of an OpenCLIP vision tower under open_clip's names. The defaults are ViT-H-14.
+    """Sizes of an OpenCLIP vision encoder under open_clip's names. The defaults are ViT-H-14.
 
     Args:
         image_size: side of the square input, pixels.
@@ -103,14 +103,14 @@ def _blur(images: Tensor, shrink: float, axis: int) -> Tensor:
     return functional.conv2d(padded.flatten(0, 1)[:, None], kernel).unflatten(0, images.shape[:2])[:, :, 0]
 
 
-class ClipVisionTower(FrozenModule):
+class ClipVisionEncoder(FrozenModule):
     """OpenCLIP's vision transformer, frozen; all tokens of the last block (class token first), before the final norm.
 
     Args:
         config: sizes.
         weights: local file: the official checkpoint (``embedder.model.visual.*``), a folder of ``reconx weights
-            convert``, an open_clip checkpoint (``visual.*``) or the tower alone.
-        random_init: allow a tower without weights; for tests of shapes and for parity kits only.
+            convert``, an open_clip checkpoint (``visual.*``) or the frozen encoder alone.
+        random_init: allow a frozen encoder without weights; for tests of shapes and for parity kits only.
 
     Raises:
         MissingWeightsError: neither ``weights`` nor ``random_init``.
@@ -124,7 +124,7 @@ class ClipVisionTower(FrozenModule):
         self.config = config = config or ClipVisionConfig()
         if weights is None and not random_init:
             raise MissingWeightsError(
-                "the CLIP image tower has no weights: pass weights=<file>, either the DynamiCrafter "
+                "the CLIP image encoder has no weights: pass weights=<file>, either the DynamiCrafter "
                 "checkpoint (hugging face Doubiiu/DynamiCrafter_512_Interp, model.ckpt) or OpenCLIP ViT-H-14 "
                 "laion2b_s32b_b79k; or use SmallImageTokens"
             )
@@ -142,7 +142,7 @@ class ClipVisionTower(FrozenModule):
                 output_dim=config.embed_dim,
             )
         if weights is not None:
-            load_exactly(self.visual, read_state(weights, IMAGE_TOWER_PREFIXES), str(weights), assign=True)
+            load_exactly(self.visual, read_state(weights, IMAGE_ENCODER_PREFIXES), str(weights), assign=True)
         self.freeze()
 
     @torch.no_grad()
@@ -152,26 +152,27 @@ class ClipVisionTower(FrozenModule):
         patches = self.visual.conv1(pixels).flatten(2).transpose(1, 2)  # [B, M, width]
         first = self.visual.class_embedding.expand(patches.shape[0], 1, -1)
         tokens = torch.cat([first, patches], dim=1) + self.visual.positional_embedding
-        # open_clip >= 3 blocks are batch first; forward() of the tower would pool and norm
+        # open_clip >= 3 blocks are batch first; forward() of the frozen encoder would pool and norm
         tokens = self.visual.ln_pre(tokens)
         for block in self.visual.transformer.resblocks:
             tokens = block(tokens)
         return tokens
 
     def null(self) -> Tensor:
-        """Tokens [1, 257, width] of a mid-grey image; the tower runs once for them."""
+        """Tokens [1, 257, width] of a mid-grey image; the frozen encoder runs once for them."""
         side, device = self.config.image_size, self.visual.conv1.weight.device
         return self.recall("mid grey", lambda: self(torch.full((1, 3, side, side), NULL_IMAGE, device=device)))
 
 
 class ClipImageTokens(nn.Module):
-    """The frozen CLIP tower and the trainable resampler.
+    """The frozen CLIP frozen encoder and the trainable resampler.
 
     Args:
-        vision: sizes of the tower.
-        resampler: sizes of the resampler; ``embedding_dim`` has to be the tower's width.
-        weights: of the tower, see ``ClipVisionTower``; the resampler is loaded separately (``image_proj_model.*``).
-        random_init: see ``ClipVisionTower``.
+        vision: sizes of the frozen encoder.
+        resampler: sizes of the resampler; ``embedding_dim`` has to be the frozen encoder's width.
+        weights: of the frozen encoder, see ``ClipVisionEncoder``; the resampler is loaded separately
+            (``image_proj_model.*``).
+        random_init: see ``ClipVisionEncoder``.
     """
 
     def __init__(
@@ -185,28 +186,28 @@ class ClipImageTokens(nn.Module):
         vision, resampler = vision or ClipVisionConfig(), resampler or ResamplerConfig()
         if resampler.embedding_dim != vision.width:
             raise ConfigurationError(
-                f"the resampler expects tokens of width {resampler.embedding_dim}, the CLIP tower gives {vision.width}"
+                f"the resampler expects tokens of width {resampler.embedding_dim}, the CLIP encoder gives {vision.width}"
             )
-        self.tower = ClipVisionTower(vision, weights, random_init)
+        self.encoder = ClipVisionEncoder(vision, weights, random_init)
         self.resampler = Resampler(resampler)
 
     def init_args(self) -> dict[str, Any]:
         """The arguments that build this module again without its weights, for ``config.json``."""
         return {
-            "vision": asdict(self.tower.config),
+            "vision": asdict(self.encoder.config),
             "resampler": asdict(self.resampler.config),
             "random_init": True,
         }
 
     def forward(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in [0, 1], the first condition view -> [B, T, Q, D]."""
-        return self.project(self.tower(images))
+        return self.project(self.encoder(images))
 
     def project(self, features: Tensor, dropped: Tensor | None = None) -> Tensor:
-        """What ``forward`` does after the tower.
+        """What ``forward`` does after the frozen encoder.
 
         Args:
-            features: [B, 257, width] tokens of the tower.
+            features: [B, 257, width] tokens of the frozen encoder.
             dropped: [B] bool, samples that get the tokens of the mid-grey image instead.
 
         Returns:
@@ -214,12 +215,12 @@ class ClipImageTokens(nn.Module):
         """
         features = features.to(self.resampler.proj_in.weight.dtype)
         if dropped is not None:
-            features = drop_tokens(features, self.tower.null(), dropped)
+            features = drop_tokens(features, self.encoder.null(), dropped)
         return self.resampler(features)
 
     def null(self, images: Tensor) -> Tensor:
         """Tokens of no image, one for the whole batch: [1, T, Q, D], whatever the size of ``images``."""
-        return self.project(self.tower.null())
+        return self.project(self.encoder.null())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Context tokens of the caption, [B, 77, D].
 
-``ClipTextTokens`` is the base model's path: OpenCLIP ViT-H/14's text tower, the output of the last block but one,
+``ClipTextTokens`` is the base model's path: OpenCLIP ViT-H/14's text encoder, the output of the last block but one,
 then the final norm. ``LearnedTextTokens`` stands in where there are no CLIP weights: it reads no words.
 """
 
@@ -19,14 +19,14 @@ from reconx_pl.diffusion.conditioning.frozen import FrozenModule
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.files.weights import load_exactly, read_state
 
-TEXT_TOWER_PREFIXES = ("cond_stage_model.model.", "text_tokens.text.", "model.", "")
-# parts of a whole CLIP checkpoint that are not the text tower
+TEXT_ENCODER_PREFIXES = ("cond_stage_model.model.", "text_tokens.text.", "model.", "")
+# parts of a whole CLIP checkpoint that are not the text encoder
 _NOT_TEXT = ("visual.", "logit_scale", "logit_bias", "attn_mask")
 
 
 @dataclass(frozen=True)
 class ClipTextConfig:
-    """Sizes of an OpenCLIP text tower under open_clip's names. The defaults are ViT-H-14.
+    """Sizes of an OpenCLIP text encoder under open_clip's names. The defaults are ViT-H-14.
 
     Args:
         context_length: tokens of a caption; longer ones are cut.
@@ -70,8 +70,8 @@ class ClipTextTokens(FrozenModule):
     Args:
         config: sizes.
         weights: local file: the official checkpoint (``cond_stage_model.model.*``), a folder of ``reconx weights
-            convert``, an open_clip checkpoint, or the tower alone.
-        random_init: allow a tower without weights; for tests of shapes and for parity kits only.
+            convert``, an open_clip checkpoint, or the frozen encoder alone.
+        random_init: allow a frozen encoder without weights; for tests of shapes and for parity kits only.
         layer: "penultimate" (base model) skips the last block, "last" runs all; the final norm follows either way.
 
     Raises:
@@ -92,7 +92,7 @@ class ClipTextTokens(FrozenModule):
             raise ConfigurationError(f"layer is 'penultimate' or 'last', got {layer!r}")
         if weights is None and not random_init:
             raise MissingWeightsError(
-                "the CLIP text tower has no weights: pass weights=<file>, either the DynamiCrafter "
+                "the CLIP text encoder has no weights: pass weights=<file>, either the DynamiCrafter "
                 "checkpoint (hugging face Doubiiu/DynamiCrafter_512_Interp, model.ckpt) or OpenCLIP ViT-H-14 "
                 "laion2b_s32b_b79k; or use LearnedTextTokens"
             )
@@ -110,7 +110,7 @@ class ClipTextTokens(FrozenModule):
                 no_causal_mask=True,  # the mask is made below: as a buffer it would be lost on the meta device
             )
         if weights is not None:
-            state = read_state(weights, TEXT_TOWER_PREFIXES)
+            state = read_state(weights, TEXT_ENCODER_PREFIXES)
             state = {key: value for key, value in state.items() if not key.startswith(_NOT_TEXT)}
             load_exactly(self.text, state, str(weights), assign=True)
         self.freeze()
@@ -129,8 +129,9 @@ class ClipTextTokens(FrozenModule):
     def forward(self, captions: Sequence[str]) -> Tensor:
         """Captions, one a sample, "" for none -> [B, 77, D].
 
-        The tower runs once for a caption, as long as it is remembered. Captions go through one by one: their tokens
-        then do not depend, not even in rounding, on the batch in which they came first, and a resumed run is exact.
+        The frozen encoder runs once for a caption, as long as it is remembered. Captions go through one by one: their
+        tokens then do not depend, not even in rounding, on the batch in which they came first, and a resumed run is
+        exact.
         """
         return torch.cat([self.recall((self.layer, caption), partial(self._encode, caption)) for caption in captions])
 

@@ -90,14 +90,16 @@ def seen_points(points: Tensor, cameras: Cameras, tokens: int) -> Tensor | None:
     return None if len(index) < tokens else repeated(points[index], len(points))
 
 
-def seen_in_batch(batch: ClipBatch, second: Tensor, size: tuple[int, int], tokens: int) -> tuple[Tensor, Tensor]:
+def seen_in_batch(
+    batch: ClipBatch, end_condition_frame: Tensor, size: tuple[int, int], tokens: int
+) -> tuple[Tensor, Tensor]:
     """``seen_points`` for the clips of a batch that are to be extrapolated.
 
     A clip whose two views see too few points keeps its last frame, and with it the whole cloud.
 
     Args:
         batch: B clips of T frames.
-        second: [B] frames of the second condition; T - 1 leaves a clip as it is.
+        end_condition_frame: [B] frames of the second condition; T - 1 leaves a clip as it is.
         size: rows and columns of the frames, pixels.
         tokens: S, of the structure encoder.
 
@@ -105,7 +107,7 @@ def seen_in_batch(batch: ClipBatch, second: Tensor, size: tuple[int, int], token
         points [B, N, 3], world units, and frames [B] of the second condition.
     """
     last = batch["world_to_camera"].shape[1] - 1
-    points, frames = list(batch["points"].unbind()), second.tolist()
+    points, frames = list(batch["points"].unbind()), end_condition_frame.tolist()
     for clip, frame in enumerate(frames):
         if frame == last:
             continue
@@ -116,4 +118,4 @@ def seen_in_batch(batch: ClipBatch, second: Tensor, size: tuple[int, int], token
             frames[clip] = last
         else:
             points[clip] = seen
-    return torch.stack(points), torch.tensor(frames, device=second.device)
+    return torch.stack(points), torch.tensor(frames, device=end_condition_frame.device)

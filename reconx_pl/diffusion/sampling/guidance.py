@@ -54,28 +54,28 @@ class Guidance:
     """Combines the predictions of a model under three condition sets.
 
     Args:
-        view_scale: s_view. 1 is no guidance; the base model uses 7.5.
-        structure_scale: s_struct. The paper does not say; equal to ``view_scale`` (our default) it is plain
-            guidance of everything against nothing and takes two passes instead of three.
-        rescale: phi in [0, 1], 0 switches the rescale off; the base model uses 0.7.
+        guidance_scale: s_view. 1 is no guidance; the base model uses 7.5.
+        structure_guidance_scale: s_struct. The paper does not say; equal to ``guidance_scale`` (our default) it is
+            plain guidance of everything against nothing and takes two passes instead of three.
+        guidance_rescale: phi in [0, 1], 0 switches the rescale off; the base model uses 0.7.
         batched: run the branches as one batch of up to 3B (fast) or one after the other (a third of the memory).
 
     Raises:
         ConfigurationError: a negative scale, or a rescale outside [0, 1].
     """
 
-    view_scale: float = 7.5
-    structure_scale: float = 7.5
-    rescale: float = 0.7
+    guidance_scale: float = 7.5
+    structure_guidance_scale: float = 7.5
+    guidance_rescale: float = 0.7
     batched: bool = True
 
     def __post_init__(self) -> None:
-        if self.view_scale < 0 or self.structure_scale < 0:
+        if self.guidance_scale < 0 or self.structure_guidance_scale < 0:
             raise ConfigurationError(
-                f"guidance scales are not negative, got view {self.view_scale} and structure {self.structure_scale}"
+                f"guidance scales are not negative, got view {self.guidance_scale} and structure {self.structure_guidance_scale}"
             )
-        if not 0 <= self.rescale <= 1:
-            raise ConfigurationError(f"guidance rescale lies in [0, 1], got {self.rescale}")
+        if not 0 <= self.guidance_rescale <= 1:
+            raise ConfigurationError(f"guidance rescale lies in [0, 1], got {self.guidance_rescale}")
 
     def branches(self, structured: bool = True) -> tuple[str, ...]:
         """Which of "null", "view", "full" have to be evaluated, in this order.
@@ -86,20 +86,20 @@ class Guidance:
         factors = self._factors(structured)
         # the rescale compares with the full prediction; alone it would be a comparison with itself
         alone = factors["full"] == 1 and factors["null"] == factors["view"] == 0
-        needs_full = self.rescale > 0 and not alone
+        needs_full = self.guidance_rescale > 0 and not alone
         return tuple(name for name, factor in factors.items() if factor != 0 or (name == "full" and needs_full))
 
     def _factors(self, structured: bool) -> dict[str, float]:
-        structure = self.structure_scale if structured else self.view_scale
-        return {"null": 1 - self.view_scale, "view": self.view_scale - structure, "full": structure}
+        structure = self.structure_guidance_scale if structured else self.guidance_scale
+        return {"null": 1 - self.guidance_scale, "view": self.guidance_scale - structure, "full": structure}
 
     def combine(self, predictions: dict[str, Tensor], structured: bool = True) -> Tensor:
         """The guided prediction from those of ``branches``, each [B, ...]."""
         factors = self._factors(structured)
         used = [factors[name] * value for name, value in predictions.items() if factors[name] != 0]
         guided = sum(used[1:], start=used[0])
-        if self.rescale > 0 and len(predictions) > 1:
-            guided = rescale_guidance(guided, predictions["full"], self.rescale)
+        if self.guidance_rescale > 0 and len(predictions) > 1:
+            guided = rescale_guidance(guided, predictions["full"], self.guidance_rescale)
         return guided
 
     def denoiser(self, bind: Bind, sets: ConditionSets) -> Denoise:

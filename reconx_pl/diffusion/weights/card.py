@@ -38,7 +38,7 @@ network = ReconXDiffusion.from_pretrained("<this folder>")
 ```
 
 In a configuration of `train.py` the folder can stand wherever a weights file can: `model.init_from`, and `weights` of
-the autoencoder and of the two CLIP towers.
+the autoencoder and of the two frozen CLIP encoders.
 
 ## Quality
 
@@ -57,7 +57,7 @@ def model_card(release: Release | None, frames: int, dtype: str) -> str:
     if release is None:
         head = _HEAD.format(licence=f"license: other\nlicense_name: {_UNSTATED}", base="", title="ReconX network")
         text = (
-            "Weights of a `ReconXDiffusion` of reconx_pl, an open implementation of ReconX, with the frozen towers.\n\n"
+            "Weights of a `ReconXDiffusion` of reconx_pl, an open implementation of ReconX, with the frozen encoders.\n\n"
             f"## Licence\n\nThat of the base model and of the data that the network was trained on{_TO_STATE}.\n"
         )
         return head + text + _LOAD
@@ -74,7 +74,7 @@ def model_card(release: Release | None, frames: int, dtype: str) -> str:
         "it was not read when this card was made. The code of DynamiCrafter is released under Apache-2.0."
     )
     text = f"""The released weights of {release.title} ([{release.repository}]({page})) in the form of reconx_pl, an \
-open implementation of ReconX: U-Net, autoencoder, resampler and both CLIP towers, in {_DTYPES[dtype]}. \
+open implementation of ReconX: U-Net, autoencoder, resampler and both frozen CLIP encoders, in {_DTYPES[dtype]}. \
 Nothing was trained: the structure branch of ReconX is not among them and is born, closed, when the model is loaded.
 
 Trained by its authors at {release.height} x {release.width} pixels; the noise schedule in `config.json` (zero \
@@ -83,8 +83,8 @@ frames; the release has 16{"" if frames == 16 else ", which were adapted"}.
 
 ## Licence
 
-The licence of the base model's weights holds for this folder. {known} The CLIP towers and the autoencoder inside come \
-from OpenCLIP and Stable Diffusion, with licences of their own.
+The licence of the base model's weights holds for this folder. {known} The frozen CLIP encoders and the autoencoder
+inside come \ from OpenCLIP and Stable Diffusion, with licences of their own.
 """
     base = f"base_model: {release.repository}\n"
     return _HEAD.format(licence=licence, base=base, title=f"{release.title}, for reconx_pl") + text + _LOAD
@@ -104,12 +104,12 @@ def run_card(facts: Mapping[str, str], init_from: str | None) -> str:
     head = _HEAD.format(licence=f"license: other\nlicense_name: {_UNSTATED}", base="", title="ReconX, a training run")
     what = ", ".join(["Weights of a training run of reconx_pl, an open implementation of ReconX", *trained])
     text = f"""{what}.{started}
-`weights.safetensors` is the network without the frozen towers, which keep files of their own; `config.yaml` says which
-network it is and where those files were: adapt these paths.
+`weights.safetensors` is the network without the frozen encoders, which keep files of their own; `config.yaml` says
+which network it is and where those files were: adapt these paths.
 
 ## Licence
 
-The licences of the base model, of the frozen towers and of the data that the network was trained on hold{_TO_STATE}.
+The licences of the base model, of the frozen encoders and of the data that the network was trained on hold{_TO_STATE}.
 
 ## Loading
 

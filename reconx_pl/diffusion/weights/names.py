@@ -40,7 +40,7 @@ def load_official_unet(state: Mapping[str, Tensor], source: str = "the checkpoin
     """Pick the U-Net out of an official state dict and give its tensors our names.
 
     Args:
-        state: an official checkpoint's ``state_dict``; autoencoder, text and image towers in it are passed over.
+        state: an official checkpoint's ``state_dict``; autoencoder, text and image encoders in it are passed over.
         source: file name for messages.
 
     Raises:

@@ -1,7 +1,8 @@
 """A whole checkpoint as the base models are distributed, under the names of ``ReconXDiffusion``.
 
 DynamiCrafter 512, 512-interp and 1024 and ViewCrafter share one layout of 2,520 tensors: U-Net, autoencoder, the two
-CLIP towers, resampler and 13 buffers of the noise schedule. Every tensor has its place here or is named as unused.
+frozen CLIP encoders, resampler and 13 buffers of the noise schedule. Every tensor has its place here or is named as
+unused.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ AUTOENCODER = "first_stage_model."
 # Official prefix to ours, for the parts whose tensors keep their names; U-Net and autoencoder are renamed within.
 PARTS = {
     "image_proj_model.": "image_tokens.resampler.",
-    "embedder.model.visual.": "image_tokens.tower.visual.",
+    "embedder.model.visual.": "image_tokens.frozen encoder.visual.",
     "cond_stage_model.model.": "text_tokens.text.",
 }
-# Stored and never used: the image embedder keeps what is left of its text side, the text tower its temperature.
+# Stored and never used: the image embedder keeps what is left of its text side, the text encoder its temperature.
 UNUSED = frozenset(
     {
         "embedder.model.positional_embedding",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reconx_pl.errors import BadDataError
 from reconx_pl.evaluation.benchmarks.protocols import IndexFile
-from reconx_pl.files.atomic import written_whole
+from reconx_pl.files.atomic import atomic_write
 from reconx_pl.files.checksums import our_cache
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def _fetch(index: IndexFile, folder: Path, mirror: str | None) -> str:
             f"{index.file}: {url} has sha256 {found}; the benchmark was defined with {index.sha256}, and nothing was "
             f"written. The publisher may have changed the file; {by_hand}"
         )
-    with written_whole(target) as unfinished:
+    with atomic_write(target) as unfinished:
         unfinished.write_bytes(data)
     return "fetched"
 

@@ -91,15 +91,15 @@ class PosePolicy:
     """Which cameras are used where.
 
     Args:
-        painted: of the frames between context views: "aligned" finds them by a global alignment of all frames with the
-            context cameras held fixed, "interpolated" moves between the context cameras. Neither looks at a target.
+        generated: of the frames between context views: "aligned" finds them by a global alignment of all frames with
+            the context cameras held fixed, "interpolated" moves between the context cameras. Neither looks at a target.
         context: of the context views: those of the data set.
         target: of the scored views: those of the data set.
         test_pose_refinement: steps by which the cameras of targets are refined on the targets, for a row of its own;
             the other rows never see it. 0 = no such row.
     """
 
-    painted: Literal["aligned", "interpolated"]
+    generated: Literal["aligned", "interpolated"]
     context: Literal["dataset"] = "dataset"
     target: Literal["dataset"] = "dataset"
     test_pose_refinement: int = 0
@@ -109,13 +109,13 @@ class PosePolicy:
             raise ConfigurationError("test_pose_refinement is a number of steps, 0 or more")
 
     def __str__(self) -> str:
-        painted = {
-            "aligned": "painted frames by global alignment with those held fixed",
-            "interpolated": "painted frames interpolated between them",
-        }[self.painted]
+        generated = {
+            "aligned": "generated frames by global alignment with those held fixed",
+            "interpolated": "generated frames interpolated between them",
+        }[self.generated]
         steps = self.test_pose_refinement
         refined = f"; a row of its own after {steps} steps of refining the cameras of targets" if steps else ""
-        return f"context views at data set poses, {painted}, targets at data set poses{refined}"
+        return f"context views at data set poses, {generated}, targets at data set poses{refined}"
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Protocol:
         metrics: of "psnr", "ssim", "lpips".
         masks: "none" scores targets whole, "targets" inside the data set's masks, "white" as RegNeRF does; see
             ``settings.EvaluationConfig``.
-        fps: frames a second that a painted clip is said to have.
+        fps: frames a second that a generated clip is said to have.
         source: where the published rows stand.
         published: rows to stand beside ours.
         notes: what the papers do not say, and what was decided.

@@ -18,7 +18,7 @@ from reconx_pl.evaluation.benchmarks.table import write_table
 from reconx_pl.evaluation.records import Provenance, Record
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.settings import EvaluationConfig
-from reconx_pl.evaluation.summary import Tally
+from reconx_pl.evaluation.summary import RunSummary
 from reconx_pl.files.json_files import read_json, write_json
 from reconx_pl.files.ranks import process_place
 
@@ -34,7 +34,7 @@ class BenchmarkPlan:
         entries: keys that were asked for, in the benchmark's order.
         of: entries of the whole benchmark.
         checkpoint: what the user named.
-        model: who paints, precisely.
+        model: who generates, precisely.
         config: settings of the evaluation.
         estimator: who finds points or poses; None where nobody does.
     """
@@ -88,7 +88,7 @@ class BenchmarkPlan:
     def gather(self, out: Path) -> Record:
         """Make ``out/results.json``, the table and the report of the results that all processes have left so far."""
         provenance = Provenance(self.config, self.model, self.named, self.estimator)
-        results = Tally(provenance, {}, Path(out), expected=list(self.entries)).read_back()
+        results = RunSummary(provenance, {}, Path(out), expected=list(self.entries)).read_back()
         self.write_tables(out, results)
         return results
 

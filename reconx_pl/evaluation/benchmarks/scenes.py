@@ -15,7 +15,7 @@ from torch import Tensor
 from reconx_pl.data.formats.pixelsplat import chunk_files
 from reconx_pl.data.formats.readers import UnreadableScene, read_scenes
 from reconx_pl.data.formats.scene import RawScene
-from reconx_pl.data.packing.clip_sampling import MIN_POINTS, crop_depth, cut_geometry, cut_images
+from reconx_pl.data.packing.clip_sampling import MIN_POINTS, crop_depth, crop_images, cut_geometry
 from reconx_pl.data.shards.manifest import Manifest
 from reconx_pl.data.shards.stream import read_clips
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError, ReconXError
@@ -41,8 +41,8 @@ def views_of(raw: RawScene, entry: BenchmarkEntry, protocol: Protocol) -> Benchm
     """
     entry = protocol.resolve(entry, len(raw))
     size = protocol.height, protocol.width
-    context_images, context_cameras = cut_images(raw, entry.context, *size)
-    target_images, target_cameras = cut_images(raw, entry.target, *size)
+    context_images, context_cameras = crop_images(raw, entry.context, *size)
+    target_images, target_cameras = crop_images(raw, entry.target, *size)
     seen = _allowed(replace(raw, frames=tuple(raw.frames[index] for index in entry.context)), protocol)
     depth, confidence, cloud = cut_geometry(seen, context_images, context_cameras, CLOUD_POINTS)
     if cloud is not None and len(cloud) < MIN_POINTS:

@@ -8,7 +8,7 @@ from pathlib import Path
 from reconx_pl.evaluation.benchmarks.protocols import Protocol
 from reconx_pl.evaluation.missing import unscored
 from reconx_pl.evaluation.records import Record, scene_folder
-from reconx_pl.files.atomic import written_whole
+from reconx_pl.files.atomic import atomic_write
 from reconx_pl.metrics.image import HIGHER_IS_BETTER
 
 TABLE = "table.md"
@@ -19,7 +19,7 @@ LISTED = 5  # best and worst entries
 def write_table(out: Path, results: Record, protocol: Protocol, checkpoint: str, of: int) -> Path:
     """Write ``out/table.md``; see ``benchmark_table``."""
     path = Path(out) / TABLE
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(benchmark_table(results, protocol, checkpoint, of), encoding="utf-8")
     return path
 

@@ -13,7 +13,7 @@ from reconx_pl.geometry.alignment.initialisation import Start, initialise
 from reconx_pl.geometry.alignment.minimise import Progress, minimise
 from reconx_pl.geometry.alignment.objective import edge_distances
 from reconx_pl.geometry.alignment.observations import ViewGroup, grouped
-from reconx_pl.geometry.alignment.options import AlignmentOptions, KnownViews
+from reconx_pl.geometry.alignment.options import AlignmentOptions, FixedViews
 from reconx_pl.geometry.alignment.pixels import centred_pixels, default_intrinsics
 from reconx_pl.geometry.alignment.result import Alignment
 from reconx_pl.geometry.alignment.state import FOCAL_SCALE, AlignmentState, Gauge, geometry_of, quaternions, squashed
@@ -28,7 +28,7 @@ from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
 def align(
     predictions: PairPredictions,
     options: AlignmentOptions = AlignmentOptions(),  # noqa: B008 (frozen)
-    known: KnownViews | None = None,
+    fixed: FixedViews | None = None,
     names: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
@@ -40,7 +40,7 @@ def align(
     Args:
         predictions: of a graph over views 0 to V - 1; sizes may differ. Edges without confidence are left out.
         options: weights and steps.
-        known: cameras to hold; where two or more known centres differ, they set the unit of the world too.
+        fixed: cameras to hold; where two or more known centres differ, they set the unit of the world too.
         names: of the views, for errors.
         device: that the minimisation computes on; the start is computed on the CPU.
         progress: see ``minimise``.
@@ -55,26 +55,26 @@ def align(
     """
     sizes = checked_sizes(predictions, names)
     predictions = confident(predictions, names)
-    known = known.cpu() if known else KnownViews.none(len(sizes))
-    if len(known.poses) != len(sizes):
-        raise ConfigurationError(f"{len(known.poses)} known views do not go with {len(sizes)} views of the edges")
+    fixed = fixed.cpu() if fixed else FixedViews.none(len(sizes))
+    if len(fixed.poses) != len(sizes):
+        raise ConfigurationError(f"{len(fixed.poses)} known views do not go with {len(sizes)} views of the edges")
     pixels = [
-        centred_pixels(*size, known.intrinsics[view] if known.lenses[view] else None) for view, size in enumerate(sizes)
+        centred_pixels(*size, fixed.intrinsics[view] if fixed.lenses[view] else None) for view, size in enumerate(sizes)
     ]
-    start = initialise(predictions, pixels, known, options.weighting)
+    start = initialise(predictions, pixels, fixed, options.weighting)
     # The optimiser's steps suit a world of DUSt3R's scale around the origin, whatever the known cameras' is.
     unit = float(start.pairs.scale.log().mean().exp()) / options.pair_scale
-    first = int(known.poses.int().argmax())
+    first = int(fixed.poses.int().argmax())
     origin = start.camera_to_world[first, :3, 3].clone()
     groups = grouped(predictions, pixels, options.weighting, device)
-    state, gauge = opened(start, groups, known, origin, unit, options)
+    state, gauge = opened(start, groups, fixed, origin, unit, options)
     losses = minimise(state, gauge, groups, options, progress)
     distances = edge_distances(state, gauge, groups)
     if gauge.pair_scale is not None:
         unit = 1.0
     poses, focal, depth = _closed(state, gauge, groups, len(sizes))
     poses[:, :3, 3] *= unit
-    if known.poses.any():
+    if fixed.poses.any():
         poses[:, :3, 3] += origin
     else:
         poses = torch.linalg.inv(poses[0]) @ poses
@@ -83,7 +83,7 @@ def align(
         predictions,
         sizes,
         pixels,
-        known,
+        fixed,
         (poses, focal, [z * unit for z in depth]),
         distances.cpu().float() * unit,
         losses * unit,
@@ -94,7 +94,7 @@ def assembled(
     predictions: PairPredictions,
     sizes: Sequence[tuple[int, int]],
     pixels: Sequence[Tensor],
-    known: KnownViews,
+    fixed: FixedViews,
     found: tuple[Tensor, Tensor, list[Tensor]],
     distances: Tensor,
     losses: Tensor,
@@ -102,9 +102,9 @@ def assembled(
     """An ``Alignment`` from camera-to-world poses [V, 4, 4], focals [V] and depths V of [N]."""
     poses, focal, depth = found
     world_to_camera = torch.linalg.inv(poses.double()).float()
-    world_to_camera[known.poses] = known.world_to_camera[known.poses].float()
+    world_to_camera[fixed.poses] = fixed.world_to_camera[fixed.poses].float()
     intrinsics = torch.stack([default_intrinsics(focal[view].float(), *size) for view, size in enumerate(sizes)])
-    intrinsics[known.lenses] = known.intrinsics[known.lenses].float()
+    intrinsics[fixed.lenses] = fixed.intrinsics[fixed.lenses].float()
     points = []
     for view, (height, width) in enumerate(sizes):
         z = depth[view].double().cpu()
@@ -132,7 +132,7 @@ def view_confidence(predictions: PairPredictions, sizes: Sequence[tuple[int, int
 
 
 def opened(
-    start: Start, groups: list[ViewGroup], known: KnownViews, origin: Tensor, unit: float, options: AlignmentOptions
+    start: Start, groups: list[ViewGroup], fixed: FixedViews, origin: Tensor, unit: float, options: AlignmentOptions
 ) -> tuple[AlignmentState, Gauge]:
     """Raw parameters and what is held, in the optimiser's world: ``origin`` is its origin, ``unit`` its unit."""
     like = groups[0].points
@@ -140,7 +140,7 @@ def opened(
     scale = start.pairs.scale / unit
     # a similarity is scale (R x + t) here
     shift = (start.pairs.translation - origin) / unit / scale[:, None]
-    centers = torch.linalg.inv(known.world_to_camera[known.poses].double())[:, :3, 3]
+    centers = torch.linalg.inv(fixed.world_to_camera[fixed.poses].double())[:, :3, 3]
     held = len(centers) > 1 and float((centers - centers[0]).abs().max()) > 0
     in_pairs = options.distances == "pair" or (options.distances == "auto" and held)
     state = AlignmentState(
@@ -155,10 +155,10 @@ def opened(
     device = like.device
     return state, Gauge(
         None if held else options.pair_scale,
-        known.poses.to(device),
+        fixed.poses.to(device),
         rotation.to(like),
         center.to(like),
-        known.lenses.to(device),
+        fixed.lenses.to(device),
         start.focal.to(like),
         options.pair_scale if in_pairs else None,
     )

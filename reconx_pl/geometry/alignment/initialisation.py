@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reconx_pl.geometry.alignment.focal import weiszfeld_focal
 from reconx_pl.geometry.alignment.observations import weights_of
-from reconx_pl.geometry.alignment.options import KnownViews, Weighting
+from reconx_pl.geometry.alignment.options import FixedViews, Weighting
 from reconx_pl.geometry.alignment.resection import resect
 from reconx_pl.geometry.alignment.spanning_tree import chained, edge_scores, spanning_tree
 from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
@@ -29,7 +29,7 @@ class Start:
 
 
 def initialise(
-    predictions: PairPredictions, pixels: list[Tensor], known: KnownViews, weighting: Weighting = "log"
+    predictions: PairPredictions, pixels: list[Tensor], fixed: FixedViews, weighting: Weighting = "log"
 ) -> Start:
     """Spanning tree, focals, poses, and all edges registered anew.
 
@@ -39,33 +39,33 @@ def initialise(
     Args:
         predictions: of one connected graph.
         pixels: per view [2, N], see ``centred_pixels``.
-        known: poses and lenses taken as they are.
+        fixed: poses and lenses taken as they are.
         weighting: of the registration of the edges.
     """
     views = len(pixels)
     scores = edge_scores(predictions)
     tree = spanning_tree(predictions.edges, scores, views)
     points = chained(predictions, tree, views)
-    poses, focal = _cameras(predictions, pixels, known, scores, tree, points)
-    if known.poses.any():
-        to_known = known_frame(poses[known.poses], torch.linalg.inv(known.world_to_camera[known.poses].double()))
-        points = [to_known.apply(one) for one in points]
-        poses[:, :3, :3] = to_known.rotation @ poses[:, :3, :3]
-        poses[:, :3, 3] = to_known.apply(poses[:, :3, 3])
+    poses, focal = _cameras(predictions, pixels, fixed, scores, tree, points)
+    if fixed.poses.any():
+        to_fixed = fixed_frame(poses[fixed.poses], torch.linalg.inv(fixed.world_to_camera[fixed.poses].double()))
+        points = [to_fixed.apply(one) for one in points]
+        poses[:, :3, :3] = to_fixed.rotation @ poses[:, :3, :3]
+        poses[:, :3, 3] = to_fixed.apply(poses[:, :3, 3])
     # depth in the camera that was found, the pose that is known: what the two disagree about moves with the camera
     depth = []
     for view, (pose, cloud) in enumerate(zip(poses, points, strict=True)):
         z = (cloud - pose[:3, 3]) @ pose[:3, 2]
         depth.append(z.clamp(min=_NEAREST * float(z.abs().median().clamp(min=1e-12))))
-        if known.poses[view]:
-            poses[view] = torch.linalg.inv(known.world_to_camera[view].double())
+        if fixed.poses[view]:
+            poses[view] = torch.linalg.inv(fixed.world_to_camera[view].double())
     return Start(poses, focal, depth, _registered(predictions, pixels, poses, focal, depth, weighting))
 
 
 def _cameras(
     predictions: PairPredictions,
     pixels: list[Tensor],
-    known: KnownViews,
+    fixed: FixedViews,
     scores: Tensor,
     tree: list[int],
     points: list[Tensor],
@@ -82,7 +82,7 @@ def _cameras(
         focal[view] = weiszfeld_focal(own, pixels[view], weights_of(confidence, "log"))
         found = fit_similarity(own, points[view], confidence)
         poses[view, :3, :3], poses[view, :3, 3] = found.rotation, found.translation
-    focal = torch.where(known.lenses, known.intrinsics[:, 0, 0].double(), focal)
+    focal = torch.where(fixed.lenses, fixed.intrinsics[:, 0, 0].double(), focal)
     for view, row in best.items():
         if row is not None:
             continue
@@ -90,7 +90,7 @@ def _cameras(
         through = next(one for one in tree if view == edges[one, 1])
         near = int(edges[through, 0])
         guess = float(
-            focal[view] if known.lenses[view] else focal[near] / _extent(pixels[near]) * _extent(pixels[view])
+            focal[view] if fixed.lenses[view] else focal[near] / _extent(pixels[near]) * _extent(pixels[view])
         )
         weights = weights_of(predictions.confidence[through][1].flatten().double(), "log")
         pose, lens = resect(
@@ -99,7 +99,7 @@ def _cameras(
             weights,
             torch.linalg.inv(poses[near]),
             guess,
-            free_focal=not known.lenses[view],
+            free_focal=not fixed.lenses[view],
         )
         poses[view], focal[view] = torch.linalg.inv(pose), lens
     return poses, focal
@@ -111,17 +111,17 @@ def own_edge(edges: Tensor, scores: Tensor, view: int) -> int | None:
     return int(rows[scores[rows].argmax()]) if len(rows) else None
 
 
-def known_frame(found: Tensor, known: Tensor) -> Similarity:
+def fixed_frame(found: Tensor, fixed: Tensor) -> Similarity:
     """The similarity that takes cameras, not only their centres, to known ones: camera-to-world [K, 4, 4] each.
 
     Rotations by the mean of the turns, scale by the spread of the centres; where either set has no spread, 1.
     """
-    u, _, vt = torch.linalg.svd((known[:, :3, :3] @ found[:, :3, :3].transpose(1, 2)).sum(0))
+    u, _, vt = torch.linalg.svd((fixed[:, :3, :3] @ found[:, :3, :3].transpose(1, 2)).sum(0))
     sign = torch.ones(3, dtype=u.dtype)
     sign[2] = torch.linalg.det(u @ vt).sign()
     rotation = (u * sign) @ vt
-    means = [centers[:, :3, 3].mean(0) for centers in (found, known)]
-    spreads = [(centers[:, :3, 3] - mean).norm() for centers, mean in zip((found, known), means, strict=True)]
+    means = [centers[:, :3, 3].mean(0) for centers in (found, fixed)]
+    spreads = [(centers[:, :3, 3] - mean).norm() for centers, mean in zip((found, fixed), means, strict=True)]
     scale = spreads[1] / spreads[0] if min(spreads) > 0 else torch.ones_like(spreads[0])
     return Similarity(scale, rotation, means[1] - scale * (rotation @ means[0]))
 

@@ -72,7 +72,7 @@ class AlignmentOptions:
 
 
 @dataclass(frozen=True)
-class KnownViews:
+class FixedViews:
     """Cameras that are known beforehand; the alignment holds them exactly, and the world is theirs.
 
     Args:
@@ -99,21 +99,21 @@ class KnownViews:
         if self.poses.dtype != torch.bool or self.lenses.dtype != torch.bool:
             raise ConfigurationError("poses and lenses say for every view whether it is known: bool tensors")
 
-    def cpu(self) -> KnownViews:
-        return KnownViews(self.world_to_camera.cpu(), self.intrinsics.cpu(), self.poses.cpu(), self.lenses.cpu())
+    def cpu(self) -> FixedViews:
+        return FixedViews(self.world_to_camera.cpu(), self.intrinsics.cpu(), self.poses.cpu(), self.lenses.cpu())
 
     @classmethod
-    def none(cls, views: int) -> KnownViews:
+    def none(cls, views: int) -> FixedViews:
         unknown = torch.zeros(views, dtype=torch.bool)
         return cls(torch.eye(4).repeat(views, 1, 1), torch.eye(3).repeat(views, 1, 1), unknown, unknown)
 
     @classmethod
-    def of(cls, cameras: Cameras, poses: Tensor | None = None, lenses: Tensor | None = None) -> KnownViews:
+    def of(cls, cameras: Cameras, poses: Tensor | None = None, lenses: Tensor | None = None) -> FixedViews:
         """Known from ``cameras``: everything, or what the masks [V] say."""
-        known = torch.ones(len(cameras), dtype=torch.bool)
+        fixed = torch.ones(len(cameras), dtype=torch.bool)
         return cls(
             cameras.world_to_camera,
             cameras.intrinsics,
-            known if poses is None else poses,
-            known if lenses is None else lenses,
+            fixed if poses is None else poses,
+            fixed if lenses is None else lenses,
         )

@@ -13,7 +13,7 @@ from reconx_pl.geometry.alignment.checks import checked_sizes, confident
 from reconx_pl.geometry.alignment.focal import weiszfeld_focal
 from reconx_pl.geometry.alignment.initialisation import own_edge
 from reconx_pl.geometry.alignment.observations import weights_of
-from reconx_pl.geometry.alignment.options import KnownViews
+from reconx_pl.geometry.alignment.options import FixedViews
 from reconx_pl.geometry.alignment.pixels import centred_pixels
 from reconx_pl.geometry.alignment.resection import resect
 from reconx_pl.geometry.alignment.result import Alignment
@@ -43,9 +43,9 @@ def align_two(
     if len(sizes) != 2:
         raise BadSceneError(f"the closed form is for two views, there are {len(sizes)}; use align")
     predictions = confident(predictions, names)
-    known = KnownViews.none(2)
+    fixed = FixedViews.none(2)
     if lenses is not None:
-        known = KnownViews(known.world_to_camera, lenses, known.poses, ~known.poses)
+        fixed = FixedViews(fixed.world_to_camera, lenses, fixed.poses, ~fixed.poses)
     pixels = [centred_pixels(*size, None if lenses is None else lenses[view]) for view, size in enumerate(sizes)]
     scores = edge_scores(predictions)
     row = int(scores.argmax())
@@ -75,4 +75,4 @@ def align_two(
         poses[1] = torch.linalg.inv(pose)
     else:
         poses[1] = pose  # the anchor seen from the other view, which is the world
-    return assembled(predictions, sizes, pixels, known, (poses, focal, depth), torch.zeros(0), torch.zeros(0))
+    return assembled(predictions, sizes, pixels, fixed, (poses, focal, depth), torch.zeros(0), torch.zeros(0))

@@ -12,7 +12,7 @@ from torch import Tensor
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.alignment.align import align
 from reconx_pl.geometry.alignment.checks import view_names
-from reconx_pl.geometry.alignment.options import AlignmentOptions, KnownViews
+from reconx_pl.geometry.alignment.options import AlignmentOptions, FixedViews
 from reconx_pl.geometry.alignment.result import MIN_CONFIDENCE, Alignment, cleaned
 from reconx_pl.geometry.alignment.two_views import align_two
 from reconx_pl.geometry.cameras import project, unproject
@@ -91,7 +91,7 @@ class Dust3rEstimator:
         self,
         images: Tensor,
         cameras: Cameras | None = None,
-        known: Tensor | None = None,
+        fixed: Tensor | None = None,
         names: Sequence[str] | None = None,
         progress: StageProgress | None = None,
     ) -> Reconstruction:
@@ -100,7 +100,7 @@ class Dust3rEstimator:
         Args:
             images: [V, 3, H, W] in [0, 1], V >= 2.
             cameras: of the images; poses and intrinsics of what is known are held exactly, and the world is theirs.
-            known: [V] bool, which of ``cameras`` are known; None: all. Painted frames beside the inputs are not.
+            fixed: [V] bool, which of ``cameras`` are known; None: all. Generated frames beside the inputs are not.
             names: of the images, for errors.
             progress: called with "pairs" or "alignment", what is done and how much there is.
 
@@ -116,7 +116,7 @@ class Dust3rEstimator:
         """
         views, _, height, width = images.shape
         called = view_names(views, names)
-        held = _held(images, cameras, known)
+        held = _held(images, cameras, fixed)
         _check_images(images, called)
         prepared = [prepare_image(image, self.options.preprocessing) for image in images]
         window = prepared[0].window
@@ -133,7 +133,7 @@ class Dust3rEstimator:
             found = align(
                 predictions,
                 self.options.alignment,
-                None if cameras is None else KnownViews.of(window.cut(cameras), held, held),
+                None if cameras is None else FixedViews.of(window.cut(cameras), held, held),
                 called,
                 next(self.model.parameters()).device,
                 None if progress is None else lambda done, total, _: progress("alignment", done, total),
@@ -176,11 +176,11 @@ def _restored(found: Alignment, window: Window, cameras: Cameras | None, held: T
     )
 
 
-def _held(images: Tensor, cameras: Cameras | None, known: Tensor | None) -> Tensor:
+def _held(images: Tensor, cameras: Cameras | None, fixed: Tensor | None) -> Tensor:
     """Which cameras are known: [V] bool on the CPU."""
     views, _, height, width = images.shape
     if cameras is None:
-        if known is not None:
+        if fixed is not None:
             raise ConfigurationError("known says which of the cameras are known, and there are no cameras")
         return torch.zeros(views, dtype=torch.bool)
     if len(cameras) != views or (cameras.height, cameras.width) != (height, width):
@@ -188,7 +188,7 @@ def _held(images: Tensor, cameras: Cameras | None, known: Tensor | None) -> Tens
             f"{len(cameras)} cameras of {cameras.height} x {cameras.width} pixels do not go with images "
             f"{tuple(images.shape)}; resize or crop both alike"
         )
-    held = torch.ones(views, dtype=torch.bool) if known is None else known.cpu()
+    held = torch.ones(views, dtype=torch.bool) if fixed is None else fixed.cpu()
     if held.dtype != torch.bool or held.shape != (views,):
         raise ConfigurationError(f"known is one bool a view, got {held.dtype} {tuple(held.shape)} for {views} views")
     if held.any():

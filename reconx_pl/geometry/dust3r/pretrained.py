@@ -51,7 +51,7 @@ class PretrainedDust3r:
         self,
         images: Tensor,
         cameras: Cameras | None = None,
-        known: Tensor | None = None,
+        fixed: Tensor | None = None,
         names: Sequence[str] | None = None,
         progress: StageProgress | None = None,
     ) -> Reconstruction:
@@ -60,7 +60,7 @@ class PretrainedDust3r:
         Raises:
             MissingWeightsError, BadWeightsError: of the file.
         """
-        return self._estimator().estimate(images, cameras, known, names, progress)
+        return self._estimator().estimate(images, cameras, fixed, names, progress)
 
     def _estimator(self) -> Dust3rEstimator:
         if self._loaded is None:

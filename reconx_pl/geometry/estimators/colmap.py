@@ -150,7 +150,7 @@ class ColmapEstimator:
         _check_lenses(lenses, cameras, images)
         pycolmap = load_pycolmap()
         if cameras is not None:
-            _check_known(cameras, images, called)
+            _check_fixed(cameras, images, called)
         with TemporaryDirectory(prefix="reconx-colmap-") as folder, quiet(pycolmap):
             matches = ImageMatches(Path(folder), images, self.seed, self.threads)
             known = {} if lenses is None else self._write(matches, lenses)
@@ -327,7 +327,7 @@ def _check_lenses(lenses: Lenses | None, cameras: Cameras | None, images: Tensor
         raise ConfigurationError(f"lenses of {len(lenses)} views do not go with {len(images)} images")
 
 
-def _check_known(cameras: Cameras, images: Tensor, called: list[str]) -> None:
+def _check_fixed(cameras: Cameras, images: Tensor, called: list[str]) -> None:
     if (len(cameras), cameras.height, cameras.width) != tuple(images[:, 0].shape):
         raise BadSceneError(
             f"{len(cameras)} cameras of {cameras.height} x {cameras.width} pixels do not go with images "

@@ -24,7 +24,7 @@ class PairGraph:
 
     Args:
         kind: complete: every pair. swin: views at most ``window`` apart. logwin: views 1, 2, 4, ... apart, ``window``
-            distances. oneref: every view with ``reference``. anchors (ours, for painted clips): views at most
+            distances. oneref: every view with ``reference``. anchors (ours, for generated clips): views at most
             ``window`` apart, and every view with each of ``anchors``, the views that are known; not cyclic, as a clip
             has two ends.
         window: see ``kind``.

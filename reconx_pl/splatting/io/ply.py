@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from reconx_pl.errors import BadDataError, BadSceneError
-from reconx_pl.files.atomic import written_whole
+from reconx_pl.files.atomic import atomic_write
 from reconx_pl.types import Gaussians
 
 _MAX_HEADER = 64 * 1024  # bytes
@@ -48,7 +48,7 @@ def save_ply(gaussians: Gaussians, path: str | Path) -> Path:
     count, rest = len(gaussians), 3 * (sh.shape[1] - 1)
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
     header += [f"property float {name}" for name in _columns(rest)] + ["end_header", ""]
-    with written_whole(path) as partial, partial.open("wb") as file:
+    with atomic_write(path) as partial, partial.open("wb") as file:
         file.write("\n".join(header).encode("ascii"))
         for start in range(0, count, _ROWS):
             rows = slice(start, start + _ROWS)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.errors import BadDataError, BadSceneError
-from reconx_pl.files.atomic import written_whole
+from reconx_pl.files.atomic import atomic_write
 from reconx_pl.splatting.initialise import SH_DC
 from reconx_pl.types import Gaussians
 
@@ -63,7 +63,7 @@ def save_splat(gaussians: Gaussians, path: str | Path) -> Path:
     rows["mean"], rows["scale"] = means.cpu().numpy(), scales.cpu().numpy()
     rows["color"] = (colors.double() * 255).round().to(torch.uint8).cpu().numpy()
     rows["rotation"] = (quaternions * 128 + 128).round().clamp(max=255).to(torch.uint8).cpu().numpy()
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(rows.tobytes())
     return path
 

@@ -1,4 +1,4 @@
-"""Callbacks: throughput, painted clips in TensorBoard, and the evaluation of held-out clips."""
+"""Callbacks: throughput, generated clips in TensorBoard, and the evaluation of held-out clips."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from reconx_pl.data.datamodule import ShardDataModule
-from reconx_pl.diffusion.pipeline import DiffusionPainter
+from reconx_pl.diffusion.pipeline import SamplingPipeline
 from reconx_pl.errors import ConfigurationError, ReconXError
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
 from reconx_pl.files.ranks import all_or_none
-from reconx_pl.reconstruction.view_generator import Painter, RecordedFrames, blind, scene_generator
+from reconx_pl.reconstruction.view_generator import RecordedFrames, ViewGenerator, blind, scene_generator
 from reconx_pl.training.callbacks.tolerance import tolerated
 from reconx_pl.training.checkpointing.network_weights import save_network
 from reconx_pl.training.module import ReconXModule
-from reconx_pl.training.runs import painter_identity
+from reconx_pl.training.runs import view_generator_identity
 from reconx_pl.training.sharding import is_sharded
 from reconx_pl.types import Clip
 from reconx_pl.visualization.video import write_mp4
@@ -82,12 +82,12 @@ class ThroughputCallback(L.Callback):
 
 
 class MediaCallback(L.Callback):
-    """Writes painted clips beside the truth into TensorBoard as animations, after each validation.
+    """Writes generated clips beside the truth into TensorBoard as animations, after each validation.
 
     Args:
-        clips: how many validation clips to paint.
+        clips: how many validation clips to generate.
         frames: of an animation at most; of longer clips every second, third ... frame is shown.
-        side: of an animation at most, pixels, truth and painting side by side. Each is a whole GIF in the event file,
+        side: of an animation at most, pixels, truth and generation side by side. Each is a whole GIF in the event file,
             at every validation.
     """
 
@@ -96,23 +96,23 @@ class MediaCallback(L.Callback):
             raise ConfigurationError(f"clips, frames and side are at least 1, got {clips}, {frames}, {side}")
         self.clips, self.frames, self.side = clips, frames, side
 
-    @tolerated("painting clips for the log")
+    @tolerated("generating clips for the log")
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module, data = cast(ReconXModule, pl_module), _data(trainer)
-        # the parts of a sharded model are useless without each other: its ranks paint together, and rank 0 writes
-        paints = trainer.is_global_zero or is_sharded(module.network)
-        if trainer.sanity_checking or not paints or not isinstance(trainer.logger, TensorBoardLogger):
+        # the parts of a sharded model are useless without each other: its ranks generate together, and rank 0 writes
+        generates = trainer.is_global_zero or is_sharded(module.network)
+        if trainer.sanity_checking or not generates or not isinstance(trainer.logger, TensorBoardLogger):
             return
         with all_or_none() if is_sharded(module.network) else nullcontext():
             clips = list(data.clips("val", self.clips))
         with module.averaged():
-            painter = module.painter()
-            painted = [painter.paint(clip, torch.Generator(module.device).manual_seed(0)) for clip in clips]
+            view_generator = module.view_generator()
+            generated = [view_generator.generate(clip, torch.Generator(module.device).manual_seed(0)) for clip in clips]
         # nothing that rank 0 does alone comes between two clips: if it failed there the others would wait for it
-        for clip, frames in zip(clips, painted, strict=True) if trainer.is_global_zero else ():
-            both = torch.cat([clip.images, frames], dim=-1)  # [T, 3, H, 2 W]: truth | painted
+        for clip, frames in zip(clips, generated, strict=True) if trainer.is_global_zero else ():
+            both = torch.cat([clip.images, frames], dim=-1)  # [T, 3, H, 2 W]: truth | generated
             shown, fps = limited(both, clip.fps, self.frames, self.side)
-            add_animation(trainer.logger, f"painted/{clip.key}", shown, fps, trainer.global_step)
+            add_animation(trainer.logger, f"generated/{clip.key}", shown, fps, trainer.global_step)
 
 
 def _data(trainer: L.Trainer) -> ShardDataModule:
@@ -147,7 +147,7 @@ def add_animation(logger: TensorBoardLogger, tag: str, frames: Tensor, fps: floa
 
 
 class EvaluationCallback(L.Callback):
-    """Paints, fits and scores held-out clips in ``validate`` and ``test``, through the runner of ``evaluate.py``.
+    """Generates, fits and scores held-out clips in ``validate`` and ``test``, through the runner of ``evaluate.py``.
 
     Args:
         out: folder of results, with a sub-folder for each step; None takes ``evaluation`` in the run's folder.
@@ -182,16 +182,16 @@ class EvaluationCallback(L.Callback):
         training = module.training
         out = (self.out or Path(trainer.log_dir or ".") / "evaluation") / f"{split}-step{module.step:07d}"
         with module.averaged():
-            own = module.painter()
-            model = painter_identity(own)
-            painter: Painter = own
+            own = module.view_generator()
+            model = view_generator_identity(own)
+            view_generator: ViewGenerator = own
             if is_sharded(module.network):
                 with all_or_none():
                     clips = list(clips)
-                painter = paint_together(clips, own, self.config.seed, module.device)
+                view_generator = generate_together(clips, own, self.config.seed, module.device)
             results = evaluate_scenes(
                 clips,
-                painter,
+                view_generator,
                 self.config,
                 out,
                 rank=trainer.global_rank,
@@ -204,17 +204,19 @@ class EvaluationCallback(L.Callback):
             trainer.logger.log_metrics(flatten_scores(results, split), module.step)
 
 
-def paint_together(clips: Iterable[Clip], painter: DiffusionPainter, seed: int, device: torch.device) -> RecordedFrames:
-    """Paint every clip with a sharded model, all ranks the same one at the same time, as an evaluation would.
+def generate_together(
+    clips: Iterable[Clip], view_generator: SamplingPipeline, seed: int, device: torch.device
+) -> RecordedFrames:
+    """Generate every clip with a sharded model, all ranks the same one at the same time, as an evaluation would.
 
-    A clip that cannot be painted is left out, and fails when its turn in the evaluation comes.
+    A clip that cannot be generated is left out, and fails when its turn in the evaluation comes.
     """
     frames: dict[str, Tensor] = {}
     for clip in clips:
         try:
-            frames[clip.key] = painter.paint(blind(clip), scene_generator(seed, clip.key, "paint", device))
+            frames[clip.key] = view_generator.generate(blind(clip), scene_generator(seed, clip.key, "generate", device))
         except ReconXError as error:  # about the clip, and thus the same on every rank
-            log.error("clip %s cannot be painted: %s", clip.key, error)
+            log.error("clip %s cannot be generated: %s", clip.key, error)
     return RecordedFrames(frames)
 
 
@@ -253,8 +255,8 @@ class ExportWeights(L.Callback):
             log.info("weights of stage %s at step %d: %s", module.stage.value, trainer.global_step, self.path)
 
 
-class PaintedClips(L.Callback):
-    """Writes what ``train.py predict`` painted: ``<key>.mp4`` for each clip, given views at both ends included.
+class GeneratedClips(L.Callback):
+    """Writes what ``train.py predict`` generated: ``<key>.mp4`` for each clip, given views at both ends included.
 
     Args:
         out: folder of the videos.
@@ -272,7 +274,9 @@ class PaintedClips(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        for key, fps, painted, given in zip(batch["key"], batch["fps"].tolist(), outputs, batch["frames"], strict=True):
-            frames = painted.clone()  # [T, 3, H, W]
+        for key, fps, generated, given in zip(
+            batch["key"], batch["fps"].tolist(), outputs, batch["frames"], strict=True
+        ):
+            frames = generated.clone()  # [T, 3, H, W]
             frames[[0, -1]] = given[[0, -1]].float().to(frames) / 255.0
             write_mp4(frames, self.out / f"{key}.mp4", fps)

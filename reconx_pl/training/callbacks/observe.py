@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.training.module import ReconXModule
-from reconx_pl.training.plan.meta_model import meta_twin
+from reconx_pl.training.plan.meta_model import build_meta_model
 from reconx_pl.training.plan.peaks import peak_flops
 from reconx_pl.training.plan.step_flops import count_step
 
@@ -28,7 +28,7 @@ class ObserveCallback(L.Callback):
     - ``gates/<layer>``: lambda_F = tanh(alpha) of every cross-attention layer (stage with structure),
     - ``memory/peak_gib``: peak memory of rank 0's device since the last time; of its process, ever, on a processor,
     - ``compute/tflops``: floating point operations a second on each rank, in 1e12, forward and backward as the stage
-      needs them, frozen towers included (``step_flops``, counted once for the first batch); recomputation does not
+      needs them, frozen encoders included (``step_flops``, counted once for the first batch); recomputation does not
       count as work, waiting for data counts as time,
     - ``compute/utilisation``: their share of the device's peak, where it is known.
 
@@ -66,8 +66,8 @@ class ObserveCallback(L.Callback):
             module = cast(ReconXModule, pl_module)
             self._operations = 0
             try:
-                twin = meta_twin(module.network, module.stage)
-                self._operations = count_step(twin, batch, module.uses_structure).total
+                meta_model = build_meta_model(module.network, module.stage)
+                self._operations = count_step(meta_model, batch, module.uses_structure).total
             except Exception as error:  # a network of foreign parts trains all the same
                 log.warning("what a step computes cannot be counted and is not logged: %s", error)
         if not self._batches:

@@ -22,7 +22,7 @@ def tolerated(what: str) -> Callable[[Hook], Hook]:
     Where ranks work together in the hook they have to fail together: see ``reconx_pl.files.ranks.all_or_none``.
 
     Args:
-        what: for the log, such as "painting clips".
+        what: for the log, such as "generating clips".
     """
 
     def decorate(hook: Hook) -> Hook:

@@ -1,4 +1,4 @@
-"""What a training run reads and writes of its network, and who painted."""
+"""What a training run reads and writes of its network, and who generated."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def load_weights(network: ReconXDiffusion, path: Path, queries: Queries = "inter
 
 
 def own_weights(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors that belong to this model: all but those of pretrained towers, which keep their own files."""
-    towers = frozen_names(network)
-    return {name: tensor for name, tensor in network.state_dict().items() if name not in towers}
+    """The tensors that belong to this model: all but those of pretrained frozen encoders, which keep their own files."""
+    frozen_encoders = frozen_names(network)
+    return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen_encoders}
 
 
 def save_network(

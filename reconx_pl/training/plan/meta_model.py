@@ -62,7 +62,7 @@ class AnyValue(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def meta_twin(network: ReconXDiffusion, stage: Stage) -> ReconXDiffusion:
+def build_meta_model(network: ReconXDiffusion, stage: Stage) -> ReconXDiffusion:
     """The same network on the meta device, uncompiled, unsharded, and without recomputation, for a stage.
 
     Raises:
@@ -71,21 +71,21 @@ def meta_twin(network: ReconXDiffusion, stage: Stage) -> ReconXDiffusion:
     config = network_config(network)
     config["init_args"]["unet"] |= {"activation_checkpointing": False, "compile": False}
     with torch.random.fork_rng(devices=[]):
-        twin = build_network(config, "the network").to("meta")
-    apply_stage(twin, stage)
+        meta_model = build_network(config, "the network").to("meta")
+    apply_stage(meta_model, stage)
     own = dict(network.named_modules())
-    for name, part in twin.named_modules():
+    for name, part in meta_model.named_modules():
         original = own.get(name)
         if isinstance(part, FrozenModule) and isinstance(original, FrozenModule) and original.knows_fingerprint:
             part.stand_in(original.fingerprint())  # caches are named after it
-    return twin.train()
+    return meta_model.train()
 
 
 def blank_batch(network: ReconXDiffusion, shape: BatchShape) -> ClipBatch:
     """A batch of a shape on the meta device.
 
     Raises:
-        ConfigurationError: caches are asked for and the network has no frozen towers.
+        ConfigurationError: caches are asked for and the network has no frozen encoders.
     """
     b, t, h, w = shape.clips, shape.frames, shape.height, shape.width
     batch = ClipBatch(
@@ -106,7 +106,7 @@ def blank_batch(network: ReconXDiffusion, shape: BatchShape) -> ClipBatch:
             channels = 2 * network.autoencoder.latent_channels
             caches[wanted.moments] = torch.empty(b, t, channels, *sides, dtype=torch.float16, device="meta")
         if wanted.clip is not None:
-            vision = network.image_tokens.tower.config
+            vision = network.image_tokens.encoder.config
             caches[wanted.clip] = torch.empty(b, vision.tokens, vision.width, dtype=torch.float16, device="meta")
     if seen:
         batch["frames"] = torch.empty(b, seen, 3, h, w, dtype=torch.uint8, device="meta")
@@ -143,11 +143,11 @@ def hollow(values: Any, device: str) -> Any:
 
 @torch.no_grad()
 def remember_constants(network: ReconXDiffusion, batch: ClipBatch) -> None:
-    """Let the towers see what they see once in a run: captions, and the image of no image."""
+    """Let the frozen encoders see what they see once in a run: captions, and the image of no image."""
     with AnyValue():
         text: Any = network.text_tokens
         if isinstance(text, FrozenModule):
             text([network.caption, *(caption or network.caption for caption in batch["caption"])])
             network.text_tokens.null()
         if isinstance(network.image_tokens, ClipImageTokens):
-            network.image_tokens.tower.null()
+            network.image_tokens.encoder.null()

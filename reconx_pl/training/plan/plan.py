@@ -222,7 +222,7 @@ def make_plan(config: Mapping[str, Any], options: PlanOptions) -> Plan:
         held=held(
             network,
             average=model.get("ema") is not None,
-            half_towers=model.get("towers") == "bf16",
+            half_encoders=model.get("frozen encoders") == "bf16",
             ranks=ranks,
             sharded=sharded,
             mixed=AUTOCAST[precision] is not None,

@@ -46,11 +46,11 @@ def plan_text(plan: Plan) -> str:
 def _memory(plan: Plan) -> list[str]:
     held, parts = plan.held, f", divided among {plan.ranks} ranks" if plan.sharded else ""
     rows = [
-        (f"weights, without towers{parts}", held.weights),
+        (f"weights, without frozen encoders{parts}", held.weights),
         (f"gradients{parts}", held.gradients),
         (f"AdamW's moments{parts}", held.moments),
         (f"average of the weights{parts}", held.average),
-        ("frozen towers, whole", held.towers),
+        ("frozen encoders, whole", held.frozen_encoders),
         ("two sharded units, gathered" if plan.sharded else "gradients in DDP's buckets", held.exchange),
         ("saved activations", plan.kept.activations),
         ("the largest recomputed block", plan.kept.block),

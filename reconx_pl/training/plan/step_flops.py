@@ -1,4 +1,4 @@
-"""What a training step computes, counted on a twin without values.
+"""What a training step computes, counted on a meta-device model without values.
 
 Counted are matrix products, convolutions and attention, 2 FLOPs for a multiply-add. A counter around a real step would
 change its rounding, and a run that is resumed would no longer be the run that was never stopped.
@@ -21,7 +21,7 @@ class StepFlops:
     """FLOPs of one forward and backward pass over a batch on one device.
 
     Attributes:
-        forward: of the forward pass, frozen towers included, but for what they give once in a run (captions).
+        forward: of the forward pass, frozen encoders included, but for what they give once in a run (captions).
         total: with the backward pass to what the stage trains; nothing is counted twice for being recomputed.
         unet: of ``total``, the U-Net.
         recomputed: what activation checkpointing adds to ``total``.
@@ -34,12 +34,12 @@ class StepFlops:
 
 
 def count_step(
-    twin: ReconXDiffusion, batch: ClipBatch, structure: bool, kinds: frozenset[str] = frozenset()
+    meta_model: ReconXDiffusion, batch: ClipBatch, structure: bool, kinds: frozenset[str] = frozenset()
 ) -> StepFlops:
     """Count a training step.
 
     Args:
-        twin: of ``meta_twin``, or another network on the meta device that stores all activations.
+        meta_model: of ``build_meta_model``, or another network on the meta device that stores all activations.
         batch: of the shapes that matter, on any device.
         structure: whether the stage trains with the structure condition.
         kinds: of blocks, recomputed in the backward pass.
@@ -48,22 +48,22 @@ def count_step(
         ConfigurationError: what the step itself would raise about shapes that do not fit.
     """
     batch = hollow(batch, "meta")
-    remember_constants(twin, batch)
-    stored = _count(twin, batch, structure)
+    remember_constants(meta_model, batch)
+    stored = _count(meta_model, batch, structure)
     if not kinds:
         return stored
-    twin.unet.set_activation_checkpointing(tuple(kinds))
+    meta_model.unet.set_activation_checkpointing(tuple(kinds))
     try:
-        return replace(stored, recomputed=_count(twin, batch, structure).total - stored.total)
+        return replace(stored, recomputed=_count(meta_model, batch, structure).total - stored.total)
     finally:
-        twin.unet.set_activation_checkpointing(False)
+        meta_model.unet.set_activation_checkpointing(False)
 
 
-def _count(twin: ReconXDiffusion, batch: ClipBatch, structure: bool) -> StepFlops:
+def _count(meta_model: ReconXDiffusion, batch: ClipBatch, structure: bool) -> StepFlops:
     with AnyValue(), torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        loss = twin.loss(batch, None, structure=structure, recorded=blank_draws(twin, batch)).loss
+        loss = meta_model.loss(batch, None, structure=structure, recorded=blank_draws(meta_model, batch)).loss
         forward = counter.get_total_flops()
         loss.backward()
-    twin.zero_grad()
-    unet = sum(counter.get_flop_counts()[f"{type(twin).__name__}.unet"].values())
+    meta_model.zero_grad()
+    unet = sum(counter.get_flop_counts()[f"{type(meta_model).__name__}.unet"].values())
     return StepFlops(forward, counter.get_total_flops(), unet)

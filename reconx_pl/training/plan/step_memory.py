@@ -1,7 +1,7 @@
-"""Memory of a training step on a GPU, reckoned on a twin without values: an estimate, and not a measurement.
+"""Memory of a training step on a GPU, reckoned on a meta-device model without values: an estimate, and not a measurement.
 
 Left out are what the allocator wastes, the workspaces of libraries, gradients of activations on their way back, and
-what frozen towers hold while they run.
+what frozen encoders hold while they run.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Held:
     """Bytes that a rank holds from the first step to the last.
 
     Attributes:
-        weights: trained and frozen ones of everything but the pretrained towers, float32.
+        weights: trained and frozen ones of everything but the pretrained frozen encoders, float32.
         gradients: of the trained ones, float32.
         moments: two for each trained weight (AdamW), float32.
         average: of the trained weights, if one is kept, float32.
-        towers: pretrained frozen parts, whole on every rank.
+        frozen_encoders: pretrained frozen parts, whole on every rank.
         exchange: DDP's copy of the gradients; of sharded training the weights and gradients of two units that are
             together for the time of their work.
     """
@@ -64,7 +64,7 @@ class Held:
     gradients: int
     moments: int
     average: int
-    towers: int
+    frozen_encoders: int
     exchange: int
 
     @property
@@ -76,7 +76,7 @@ def held(
     network: ReconXDiffusion,
     *,
     average: bool,
-    half_towers: bool,
+    half_encoders: bool,
     ranks: int,
     sharded: bool,
     mixed: bool,
@@ -87,14 +87,14 @@ def held(
     Args:
         network: on any device, meta included.
         average: an exponential moving average is kept.
-        half_towers: frozen CLIP towers are in bfloat16.
+        half_encoders: frozen CLIP encoders are in bfloat16.
         ranks: GPUs.
         sharded: weights, gradients, moments and average are divided among them.
         mixed: sharded weights travel in bfloat16.
         buckets: where several ranks are not sharded, gradients are copied into buckets.
     """
-    towers = frozen_names(network)
-    own = [(name, parameter) for name, parameter in network.named_parameters() if name not in towers]
+    frozen_encoders = frozen_names(network)
+    own = [(name, parameter) for name, parameter in network.named_parameters() if name not in frozen_encoders]
     trained = sum(parameter.numel() for _, parameter in own if parameter.requires_grad)
     parts = ranks if sharded else 1
 
@@ -104,73 +104,73 @@ def held(
     exchange = 0
     if sharded and ranks > 1:
         units = [*sharded_units(network), network]
-        exchange = 2 * max(_own_size(unit, units, towers, network) for unit in units)
+        exchange = 2 * max(_own_size(unit, units, frozen_encoders, network) for unit in units)
         exchange *= 2 * (BFLOAT16 if mixed else FLOAT32)  # weights and gradients
     elif ranks > 1 and buckets:
         exchange = FLOAT32 * trained
-    small = {id(p) for part in (network.image_tokens, network.text_tokens) for p in _tower_parameters(part)}
+    small = {id(p) for part in (network.image_tokens, network.text_tokens) for p in _encoder_parameters(part)}
     return Held(
         weights=share(sum(parameter.numel() for _, parameter in own)),
         gradients=share(trained),
         moments=2 * share(trained),
         average=share(trained) if average else 0,
-        towers=sum(
-            parameter.numel() * (BFLOAT16 if half_towers and id(parameter) in small else FLOAT32)
+        frozen_encoders=sum(
+            parameter.numel() * (BFLOAT16 if half_encoders and id(parameter) in small else FLOAT32)
             for name, parameter in network.named_parameters()
-            if name in towers
+            if name in frozen_encoders
         ),
         exchange=exchange,
     )
 
 
-def _own_size(unit: nn.Module, units: list[nn.Module], towers: frozenset[str], network: nn.Module) -> int:
-    """Parameters of a unit that are neither of a unit inside it nor of a tower."""
-    whole = {parameter for name, parameter in network.named_parameters() if name in towers}
+def _own_size(unit: nn.Module, units: list[nn.Module], frozen_encoders: frozenset[str], network: nn.Module) -> int:
+    """Parameters of a unit that are neither of a unit inside it nor of a frozen encoder."""
+    whole = {parameter for name, parameter in network.named_parameters() if name in frozen_encoders}
     inner = {p for other in units if other is not unit and other is not network for p in other.parameters()}
     return sum(p.numel() for p in unit.parameters() if p not in whole and (unit is not network or p not in inner))
 
 
-def _tower_parameters(part: nn.Module) -> list[nn.Parameter]:
+def _encoder_parameters(part: nn.Module) -> list[nn.Parameter]:
     return [p for module in part.modules() if isinstance(module, FrozenModule) for p in module.parameters()]
 
 
 def kept_for_backward(
-    twin: ReconXDiffusion, batch: ClipBatch, structure: bool, autocast: torch.dtype | None, kinds: frozenset[str]
+    meta_model: ReconXDiffusion, batch: ClipBatch, structure: bool, autocast: torch.dtype | None, kinds: frozenset[str]
 ) -> tuple[Kept, Kept]:
     """What a step keeps on a GPU where all activations are stored, and where some are recomputed.
 
     Args:
-        twin: of ``meta_twin``, or another network on the meta device that stores all activations.
+        meta_model: of ``build_meta_model``, or another network on the meta device that stores all activations.
         batch: of the shapes that matter.
         structure: whether the stage trains with the structure condition.
         autocast: type of mixed precision, None for none.
         kinds: of blocks, recomputed in the backward pass.
     """
-    everything, blocks = _forward(twin, batch, structure, autocast)
-    twin.unet.set_activation_checkpointing(tuple(kinds))
+    everything, blocks = _forward(meta_model, batch, structure, autocast)
+    meta_model.unet.set_activation_checkpointing(tuple(kinds))
     try:
-        outside, _ = _forward(twin, batch, structure, autocast)
+        outside, _ = _forward(meta_model, batch, structure, autocast)
     finally:
-        twin.unet.set_activation_checkpointing(False)
+        meta_model.unet.set_activation_checkpointing(False)
     largest = max((size for block, size in blocks.items() if block.kind in kinds), default=0)
     return everything, replace(outside, block=largest)
 
 
 def _forward(
-    twin: ReconXDiffusion, batch: ClipBatch, structure: bool, autocast: torch.dtype | None
+    meta_model: ReconXDiffusion, batch: ClipBatch, structure: bool, autocast: torch.dtype | None
 ) -> tuple[Kept, Counter[Block]]:
     """What the forward pass keeps, and how much of that inside each block of the U-Net."""
     running: list[Block] = []  # the block that runs now
     saved: dict[int, tuple[torch.UntypedStorage, Block | None]] = {}  # each storage counts once
-    twin = copy.deepcopy(twin)
-    for block in twin.unet.blocks():
+    meta_model = copy.deepcopy(meta_model)
+    for block in meta_model.unet.blocks():
         block.register_forward_pre_hook(lambda module, _: running.append(module))
         block.register_forward_hook(lambda *_: running.clear())
     # fake tensors say that they are on a GPU, whether there is one or not: autocast and fused attention ask for that
     with FakeTensorMode(allow_non_fake_inputs=True):
-        twin.to_empty(device="cuda")
+        meta_model.to_empty(device="cuda")
         batch = hollow(batch, "cuda")
-        weights = {_address(parameter): parameter.requires_grad for parameter in twin.parameters()}
+        weights = {_address(parameter): parameter.requires_grad for parameter in meta_model.parameters()}
         watch = _Copies(weights)
 
         def pack(tensor: Tensor) -> Tensor:
@@ -179,9 +179,9 @@ def _forward(
             return tensor
 
         with _autocast(autocast), AnyValue(), _FusedAttention():
-            remember_constants(twin, batch)
+            remember_constants(meta_model, batch)
             with watch, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                twin.loss(batch, None, structure=structure, recorded=blank_draws(twin, batch))
+                meta_model.loss(batch, None, structure=structure, recorded=blank_draws(meta_model, batch))
     blocks: Counter[Block] = Counter()
     activations = 0
     for address, (storage, owner) in saved.items():

@@ -1,4 +1,4 @@
-"""Text tokens: causality of the tower, the learned stand-in, missing weights."""
+"""Text tokens: causality of the frozen encoder, the learned stand-in, missing weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reconx_pl.errors import ConfigurationError, MissingWeightsError
 TINY = ClipTextConfig(width=32, heads=4, layers=3, embed_dim=24)
 
 
-def test_clip_text_tower_is_causal_and_frozen() -> None:
+def test_clip_text_encoder_is_causal_and_frozen() -> None:
     model = ClipTextTokens(TINY, random_init=True)
     out = model(["a room with a red sofa", "a room with a blue sofa", ""])
     assert out.shape == (3, 77, 32) and not out.requires_grad

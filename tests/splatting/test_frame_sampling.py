@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.splatting.drawing import drawn_frames
+from reconx_pl.splatting.drawing import sample_frames
 
 
 def _drawn(frequencies: list[float], count: int, size: int = 1, seed: int = 0) -> list[int]:
-    batches = drawn_frames(frequencies, size, torch.Generator().manual_seed(seed))
+    batches = sample_frames(frequencies, size, torch.Generator().manual_seed(seed))
     return [frame for batch in islice(batches, count) for frame in batch]
 
 
@@ -25,7 +25,7 @@ def test_equal_frequencies_give_permutations() -> None:
 
 
 def test_shares_are_exact() -> None:
-    """2.5 known frames to one painted: over 40 units of time 100 turns each to 40, none off by more than one."""
+    """2.5 known frames to one generated: over 40 units of time 100 turns each to 40, none off by more than one."""
     counts = Counter(_drawn([2.5, 1.0, 1.0, 2.5], 280))
     assert all(abs(counts[frame] - expected) <= 1 for frame, expected in enumerate([100, 40, 40, 100]))
 
@@ -44,12 +44,12 @@ def test_zero_is_never_and_seeds_repeat() -> None:
 
 
 def test_batches_have_their_size() -> None:
-    batches = list(islice(drawn_frames([1.0, 1.0, 1.0], 2, torch.Generator()), 9))
+    batches = list(islice(sample_frames([1.0, 1.0, 1.0], 2, torch.Generator()), 9))
     assert all(len(batch) == 2 for batch in batches)
     assert Counter(frame for batch in batches for frame in batch) == {0: 6, 1: 6, 2: 6}
-    assert len(next(drawn_frames([1.0, 1.0], 5, torch.Generator()))) == 2
+    assert len(next(sample_frames([1.0, 1.0], 5, torch.Generator()))) == 2
 
 
 def test_nothing_to_draw() -> None:
-    with pytest.raises(ConfigurationError, match="known_view_weight"):
-        drawn_frames([0.0, 0.0], 1, torch.Generator())
+    with pytest.raises(ConfigurationError, match="input_view_weight"):
+        sample_frames([0.0, 0.0], 1, torch.Generator())

@@ -57,7 +57,7 @@ def data(tmp_path: Path, shared_dir: Path) -> Path:
     for name in ("banana", "other"):
         shutil.copytree(shared_dir / "scenes/banana", tmp_path / "scenes" / name, ignore=lambda *_: ["orig"])
     content = {"name": "own", "title": "Own scenes", "dataset": "own", "format": "posed", "path": "scenes/{scene}"}
-    content |= {"height": 32, "width": 32, "poses": {"painted": "interpolated"}, "geometry": "scene"}
+    content |= {"height": 32, "width": 32, "poses": {"generated": "interpolated"}, "geometry": "scene"}
     content |= {"entries": ENTRIES, "metrics": ["psnr", "ssim"], "source": "a paper"}
     content |= {"published": [{"method": "Theirs", "psnr": 9.87}]}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
@@ -162,9 +162,9 @@ def test_a_part_and_another_pose_policy_say_so(run: Path, data: Path) -> None:
     assert "A part of the benchmark: 2 of 3 entries" in (out / "table.md").read_text()
     evaluate_main(arguments(run, data, out, "--scenes", "1"))
     assert sorted(scores(out)) == ["one"]
-    error = error_of(arguments(run, data, out, "--painted", "aligned"))  # nobody here can align
+    error = error_of(arguments(run, data, out, "--generated", "aligned"))  # nobody here can align
     assert "aligned" in error and "DUSt3R" in error
-    evaluate_main(arguments(run, data, out, "--scenes", "1", "--painted", "aligned", "--no-diffusion"))  # nor has to
+    evaluate_main(arguments(run, data, out, "--scenes", "1", "--generated", "aligned", "--no-diffusion"))  # nor has to
     assert results(out / "ablation/no-diffusion")["complete"] is True
     assert "no scene or entry apple" in error_of(arguments(run, data, out, "--scenes", "one,apple"))
     assert "no benchmark 'never'" in error_of(["--benchmark", "never", *arguments(run, data, out)[2:]])
@@ -172,7 +172,7 @@ def test_a_part_and_another_pose_policy_say_so(run: Path, data: Path) -> None:
 
 def test_points_and_poses_come_from_the_named_estimator(run: Path, data: Path) -> None:
     content = yaml.safe_load((data / "own.yaml").read_text())
-    content |= {"geometry": "inputs", "poses": {"painted": "aligned"}}
+    content |= {"geometry": "inputs", "poses": {"generated": "aligned"}}
     (data / "own.yaml").write_text(yaml.safe_dump(content))
     out = data / "aligned"
     estimator = ["--estimator", "aligning_estimator.PlaneEstimator", "--estimator.depth", "2"]
@@ -188,7 +188,7 @@ def test_points_and_poses_come_from_the_named_estimator(run: Path, data: Path) -
     estimator[-1] = "3"
     evaluate_main(arguments(run, data, out, "--scenes", "one", *estimator))
     assert (out / "scenes/one/result.json").stat().st_mtime_ns > made  # another estimator: done again
-    evaluate_main(arguments(run, data, out, "--scenes", "one", "--painted", "interpolated", *estimator))
+    evaluate_main(arguments(run, data, out, "--scenes", "one", "--generated", "interpolated", *estimator))
     assert results(out)["pose_policy"] == "interpolated"
     assert results(out)["protocol"]["hash"] != own["protocol"]["hash"]
 
@@ -196,7 +196,7 @@ def test_points_and_poses_come_from_the_named_estimator(run: Path, data: Path) -
 def test_a_benchmark_of_packed_clips(run: Path, tmp_path: Path) -> None:
     write_procedural(tmp_path / "rooms", count=2, first_seed=5, frames=4, size=(32, 32), points=300)
     content = {"name": "own", "title": "Rooms", "dataset": "rooms", "format": "shards", "path": "rooms"}
-    content |= {"height": 32, "width": 32, "poses": {"painted": "interpolated"}, "geometry": "scene"}
+    content |= {"height": 32, "width": 32, "poses": {"generated": "interpolated"}, "geometry": "scene"}
     content |= {"views": {"contexts": 2, "targets_every": 1}, "options": {"clips": 2, "first_seed": 5}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(content | {"metrics": ["psnr"]}))
     evaluate_main(arguments(run, tmp_path, tmp_path / "out"))
@@ -241,7 +241,7 @@ def test_a_plan_comes_back_as_it_was(tmp_path: Path, data: Path) -> None:
 
     config = EvaluationConfig(pose_policy="interpolated", metrics=("psnr",), media=False)
     for name in ("re10k-hard", "mipnerf360-3", data / "own.yaml"):
-        plan = BenchmarkPlan(load_protocol(name), ("a", "b"), 7, "runs/x", "painter", config, "DUSt3R")
+        plan = BenchmarkPlan(load_protocol(name), ("a", "b"), 7, "runs/x", "view generator", config, "DUSt3R")
         plan.save(tmp_path)
         again = BenchmarkPlan.load(tmp_path)
         assert again == plan and again.config.hash == config.hash and again.named == plan.named
@@ -276,7 +276,7 @@ def test_an_ablation_is_one_command_and_all_rows_are_one_table(run: Path, data: 
     assert parts[names[0]]["model"] != full["model"] and parts[names[0]]["config_hash"] == full["config_hash"]
     assert parts[names[1]]["model"] == "no video model" and parts[names[1]]["config_hash"] != full["config_hash"]
     assert all(one["protocol"] == full["protocol"] for one in parts.values())
-    assert "--no-diffusion" in error_of(without_model)  # nobody to paint
+    assert "--no-diffusion" in error_of(without_model)  # nobody to generate
 
 
 def test_clips_of_shards_are_aligned_by_the_named_estimator(run: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from shard_clips import corrupt_jpeg, edit_members, pack_numbers
 
 from reconx_pl.data.shards.caches import CachedInputs, cache_name
 from reconx_pl.data.shards.manifest import MANIFEST, Manifest
-from reconx_pl.data.shards.precompute import AnnotationReport, annotate_shards
+from reconx_pl.data.shards.precompute import PrecomputeReport, precompute_shards
 from reconx_pl.data.shards.schema import encode_cache
 from reconx_pl.data.shards.stream import ClipPass, ClipStream, read_clips
 from reconx_pl.errors import BadDataError, ConfigurationError
@@ -50,7 +50,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("whole") / "out"
-    annotate_shards(source, folder, [Mean()])
+    precompute_shards(source, folder, [Mean()])
     return contents(folder)
 
 
@@ -60,8 +60,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_shards_keep_their_clips_and_gain_members(source: Path, tmp_path: Path) -> None:
     done: list[tuple[str, int, int]] = []
-    report = annotate_shards(source, tmp_path / "out", [Mean()], progress=lambda *args: done.append(args))
-    assert report == AnnotationReport(tmp_path / "out", shards=SHARDS, clips=CLIPS)
+    report = precompute_shards(source, tmp_path / "out", [Mean()], progress=lambda *args: done.append(args))
+    assert report == PrecomputeReport(tmp_path / "out", shards=SHARDS, clips=CLIPS)
     assert done[0] == ("shard-000000.tar", 1, CLIPS) and done[-1] == ("shard-000003.tar", CLIPS, CLIPS)
     made = Manifest.load(tmp_path / "out")
     made.verify(checksums=True)
@@ -76,9 +76,9 @@ def test_ranks_share_the_work_and_the_last_writes_the_manifest(
 ) -> None:
     out, seen = tmp_path / "out", []
     for rank, missing in ((2, 3), (0, 1), (1, 0)):  # of three, in any order
-        annotator = Mean()
-        report = annotate_shards(source, out, [annotator], rank=rank, world=3)
-        seen += annotator.seen
+        precomputer = Mean()
+        report = precompute_shards(source, out, [precomputer], rank=rank, world=3)
+        seen += precomputer.seen
         assert report.missing == missing and (out / MANIFEST).exists() == (missing == 0)
         if missing:
             with pytest.raises(BadDataError, match="has no manifest"):
@@ -99,7 +99,7 @@ def test_processes_that_finish_together_leave_one_whole_folder(
 
     def work(rank: int) -> None:
         try:
-            annotate_shards(source, tmp_path / "out", [Waiting()], rank=rank, world=SHARDS)
+            precompute_shards(source, tmp_path / "out", [Waiting()], rank=rank, world=SHARDS)
         except Exception as error:
             errors.append(error)
 
@@ -114,12 +114,12 @@ def test_processes_that_finish_together_leave_one_whole_folder(
 def test_an_interruption_costs_one_shard(source: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
     out = tmp_path / "out"
     with pytest.raises(RuntimeError, match="out of memory"):
-        annotate_shards(source, out, [Mean(fail_at="clip-007")])
+        precompute_shards(source, out, [Mean(fail_at="clip-007")])
     assert not (out / MANIFEST).exists()
     (out / ".shard-000002.tar.0123456789ab.tmp").write_bytes(b"left by a kill")
-    annotator = Mean()
-    report = annotate_shards(source, out, [annotator])
-    assert (report.done, report.shards) == (2, 2) and annotator.seen[0] == "clip-006" and len(annotator.seen) == 6
+    precomputer = Mean()
+    report = precompute_shards(source, out, [precomputer])
+    assert (report.done, report.shards) == (2, 2) and precomputer.seen[0] == "clip-006" and len(precomputer.seen) == 6
     assert contents(out) == whole
 
 
@@ -127,13 +127,13 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from test_annotating import Mean, annotate_shards
+from test_annotating import Mean, precompute_shards
 class Killed(Mean):
     def __call__(self, clip):
         if clip.key == "clip-007":
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(clip)
-annotate_shards(sys.argv[1], sys.argv[2], [Killed()])
+precompute_shards(sys.argv[1], sys.argv[2], [Killed()])
 """
 
 
@@ -144,55 +144,55 @@ def test_a_killed_process_loses_the_shard_that_it_was_writing(
     command = [sys.executable, "-c", KILLED, str(source), str(out), str(Path(__file__).parent)]
     assert subprocess.run(command).returncode == -signal.SIGKILL
     assert len(list(out.glob(".shard-000002.tar.*.tmp"))) == 1 and len(list(out.glob("shard-*.tar"))) == 2
-    annotator = Mean()
-    annotate_shards(source, out, [annotator])
-    assert len(annotator.seen) == 6 and contents(out) == whole
+    precomputer = Mean()
+    precompute_shards(source, out, [precomputer])
+    assert len(precomputer.seen) == 6 and contents(out) == whole
 
 
 def test_a_second_run_does_nothing_and_a_lost_shard_is_made_again(
     source: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
     out, again = tmp_path / "out", Mean(fail_at="clip-000")
-    annotate_shards(source, out, [Mean()])
+    precompute_shards(source, out, [Mean()])
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    assert annotate_shards(source, out, [again]).done == SHARDS and again.seen == []
+    assert precompute_shards(source, out, [again]).done == SHARDS and again.seen == []
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     path = out / "shard-000001.tar"
     path.write_bytes(path.read_bytes()[:700])
-    annotate_shards(source, out, [again])
+    precompute_shards(source, out, [again])
     assert again.seen == ["clip-003", "clip-004", "clip-005"] and contents(out) == whole
 
 
 def test_a_changed_source_shard_is_annotated_again(tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     pack_numbers(source, 2, 1)
-    annotate_shards(source, out, [Mean()])
+    precompute_shards(source, out, [Mean()])
     shard = Manifest.load(source).shards[1]
     manifest = Manifest.load(source)
     replace(manifest, shards=(manifest.shards[0], replace(shard, sha256="0" * 64))).save()
-    annotator = Mean()
-    annotate_shards(source, out, [annotator])
-    assert annotator.seen == ["clip-001"]
+    precomputer = Mean()
+    precompute_shards(source, out, [precomputer])
+    assert precomputer.seen == ["clip-001"]
 
 
 def test_other_weights_or_settings_need_another_folder(source: Path, tmp_path: Path) -> None:
-    annotate_shards(source, tmp_path / "out", [Mean()], {"precision": "32"})
-    for annotator, precision in ((Mean(cache_name("clip", "f" * 64)), "32"), (Mean(), "bf16")):
+    precompute_shards(source, tmp_path / "out", [Mean()], {"precision": "32"})
+    for precomputer, precision in ((Mean(cache_name("clip", "f" * 64)), "32"), (Mean(), "bf16")):
         with pytest.raises(ConfigurationError, match=r"(?s)made with other weights or settings.*0123456789ab"):
-            annotate_shards(source, tmp_path / "out", [annotator], {"precision": precision})
+            precompute_shards(source, tmp_path / "out", [precomputer], {"precision": precision})
     with pytest.raises(ConfigurationError, match="folder of their own"):
-        annotate_shards(source, source, [Mean()])
+        precompute_shards(source, source, [Mean()])
     pack_numbers(tmp_path / "packed", 2)
     with pytest.raises(ConfigurationError, match="holds other shards"):
-        annotate_shards(source, tmp_path / "packed", [Mean()])
+        precompute_shards(source, tmp_path / "packed", [Mean()])
     with pytest.raises(ConfigurationError, match="each its own"):
-        annotate_shards(source, tmp_path / "twice", [Mean(), Mean()])
+        precompute_shards(source, tmp_path / "twice", [Mean(), Mean()])
 
 
 def test_annotations_add_up(source: Path, tmp_path: Path) -> None:
     other = cache_name("moments", "f" * 64)
-    annotate_shards(source, tmp_path / "one", [Mean()])
-    annotate_shards(tmp_path / "one", tmp_path / "two", [Mean(other)])
+    precompute_shards(source, tmp_path / "one", [Mean()])
+    precompute_shards(tmp_path / "one", tmp_path / "two", [Mean(other)])
     assert Manifest.load(tmp_path / "two").settings["caches"] == [NAME, other]
     batch = next(iter(ClipStream(tmp_path / "two", points=0, cached=CachedInputs(clip=NAME))))
     assert batch["caches"].keys() == {NAME}
@@ -202,7 +202,7 @@ def test_a_bad_clip_stays_the_same_bad_clip(tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     pack_numbers(source, 6)
     edit_members(source, "clip-004", corrupt_jpeg)
-    report = annotate_shards(source, out, [Mean()])
+    report = precompute_shards(source, out, [Mean()])
     assert len(report.bad) == 1 and "clip-004" in report.bad[0]
 
     def keys(folder: Path, cached: CachedInputs | None) -> list[list[str]]:

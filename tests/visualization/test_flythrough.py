@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from reconx_pl.splatting.renderers.cpu import CpuRenderer
 from reconx_pl.types import Cameras, Gaussians
 from reconx_pl.visualization.color_maps import confidence_colors, depth_colors
-from reconx_pl.visualization.flythrough import fly
+from reconx_pl.visualization.flythrough import render_flythrough
 
 
 def ends(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -69,12 +69,12 @@ def test_a_flight_has_frames_and_depth_of_what_is_solid() -> None:
     k = torch.tensor([[40.0, 0, 24], [0, 40, 16], [0, 0, 1]])
     cameras = Cameras(torch.eye(4).repeat(3, 1, 1), k.repeat(3, 1, 1), 32, 48)
     done: list[tuple[int, int]] = []
-    flown = fly(scene, cameras, CpuRenderer(), lambda *step: done.append(step))
+    flown = render_flythrough(scene, cameras, CpuRenderer(), lambda *step: done.append(step))
     assert flown.frames.shape == (3, 32, 48, 3) and done == [(1, 3), (2, 3), (3, 3)]
     red, green, blue = flown.frames[0, 16, 24].tolist()
     assert red > 200 and green < 30 and blue < 30
     assert flown.depth.shape == (3, 32, 48)
     torch.testing.assert_close(flown.depth[:, 16, 24], torch.full((3,), 3.0))
     assert flown.depth[0, 16, 36] == 0 and flown.depth[0, 0, 0] == 0
-    behind = fly(replace(scene, means=-scene.means), cameras[0], CpuRenderer())
+    behind = render_flythrough(replace(scene, means=-scene.means), cameras[0], CpuRenderer())
     assert (behind.depth == 0).all()

@@ -1,4 +1,4 @@
-"""Small frozen towers with weights files, as a training configuration describes them, for tests of caches."""
+"""Small frozen encoders with weights files, as a training configuration describes them, for tests of caches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import save_file
 
 from reconx_pl.diffusion.autoencoder import KLAutoencoder, KLAutoencoderConfig
-from reconx_pl.diffusion.conditioning.image_tokens import ClipVisionConfig, ClipVisionTower
+from reconx_pl.diffusion.conditioning.image_tokens import ClipVisionConfig, ClipVisionEncoder
 from reconx_pl.diffusion.conditioning.text_tokens import ClipTextConfig, ClipTextTokens
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.model import ReconXDiffusion
@@ -30,14 +30,14 @@ UNET = {
 }
 
 
-def write_towers(folder: Path, seed: int = 0) -> dict[str, Any]:
-    """Weights files of an autoencoder, an image and a text tower; the network's YAML section that reads them."""
+def write_encoders(folder: Path, seed: int = 0) -> dict[str, Any]:
+    """Weights files of an autoencoder, an image and a text encoder; the network's YAML section that reads them."""
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         modules = {
             "vae": KLAutoencoder(KLAutoencoderConfig(**VAE), random_init=True).vae,
-            "vision": ClipVisionTower(ClipVisionConfig(**VISION), random_init=True).visual,
+            "vision": ClipVisionEncoder(ClipVisionConfig(**VISION), random_init=True).visual,
             "text": ClipTextTokens(ClipTextConfig(**TEXT), random_init=True).text,
         }
     files = {name: str(folder / f"{name}.safetensors") for name in modules}
@@ -61,14 +61,14 @@ def write_towers(folder: Path, seed: int = 0) -> dict[str, Any]:
 
 
 def write_config(folder: Path, seed: int = 0) -> Path:
-    """A configuration with these towers, as far as ``reconx cache`` looks at it."""
+    """A configuration with these frozen encoders, as far as ``reconx cache`` looks at it."""
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump({"model": {"network": {"init_args": write_towers(folder, seed)}}}))
+    path.write_text(yaml.safe_dump({"model": {"network": {"init_args": write_encoders(folder, seed)}}}))
     return path
 
 
 def build_network(folder: Path, seed: int = 0, **options: Any) -> ReconXDiffusion:
-    """The network of :func:`write_towers`."""
+    """The network of :func:`write_encoders`."""
     autoencoder, image_tokens = frozen_parts(write_config(folder, seed))
     with torch.random.fork_rng():
         torch.manual_seed(1)

@@ -8,7 +8,7 @@ import torch
 from reconx_pl.diffusion.conditioning.image_tokens import (
     ClipImageTokens,
     ClipVisionConfig,
-    ClipVisionTower,
+    ClipVisionEncoder,
     SmallImageConfig,
     SmallImageTokens,
     preprocess,
@@ -27,11 +27,11 @@ def test_clip_tokens_train_the_resampler_only() -> None:
     model = ClipImageTokens(VISION, RESAMPLER, random_init=True).train()
     tokens = model(IMAGES)
     assert tokens.shape == (2, 4, 3, 12)
-    assert model.tower(IMAGES).shape == (2, VISION.tokens, 40)
+    assert model.encoder(IMAGES).shape == (2, VISION.tokens, 40)
     tokens.square().sum().backward()
     trained = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
     assert trained == {"resampler"}
-    assert not model.tower.training and model.resampler.training
+    assert not model.encoder.training and model.resampler.training
 
 
 def test_null_is_a_grey_image_not_zero_tokens() -> None:
@@ -43,7 +43,7 @@ def test_null_is_a_grey_image_not_zero_tokens() -> None:
 
 def test_clip_without_weights_says_where_to_get_them() -> None:
     with pytest.raises(MissingWeightsError, match=r"weights=<file>.*SmallImageTokens"):
-        ClipVisionTower(VISION)
+        ClipVisionEncoder(VISION)
     with pytest.raises(ConfigurationError, match="width 41"):
         ClipImageTokens(VISION, ResamplerConfig(embedding_dim=41), random_init=True)
     with pytest.raises(ConfigurationError):

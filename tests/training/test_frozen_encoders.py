@@ -1,4 +1,4 @@
-"""Pretrained towers in a training run: their precision, and that no checkpoint holds them."""
+"""Pretrained frozen encoders in a training run: their precision, and that no checkpoint holds them."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.training.module import ReconXModule
 
 
-class Tower(FrozenModule):
+class Encoder(FrozenModule):
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(2, 2)
         self.freeze()
 
 
-def network_with_towers() -> ReconXDiffusion:
+def network_with_encoders() -> ReconXDiffusion:
     pytest.importorskip("open_clip")
     network = tiny_network()
     config = ClipTextConfig(context_length=77, vocab_size=49408, width=32, heads=2, layers=2, embed_dim=32)
     network.text_tokens = ClipTextTokens(config, random_init=True)
-    network.autoencoder.tower = Tower()
+    network.autoencoder.encoder = Encoder()
     return network
 
 
-def test_clip_towers_may_be_bfloat16_and_nothing_else_is() -> None:
+def test_clip_encoders_may_be_bfloat16_and_nothing_else_is() -> None:
     losses = []
-    for towers in ("32", "bf16"):
+    for frozen_encoders in ("32", "bf16"):
         torch.manual_seed(0)
-        module = ReconXModule(network_with_towers(), towers=towers)
+        module = ReconXModule(network_with_encoders(), frozen_encoders=frozen_encoders)
         halved = {name for name, p in module.named_parameters() if p.dtype == torch.bfloat16}
-        assert halved == {n for n, _ in module.named_parameters() if "text_tokens" in n and towers == "bf16"}
+        assert halved == {n for n, _ in module.named_parameters() if "text_tokens" in n and frozen_encoders == "bf16"}
         batch = numbered_batch(0)
         output = module.network.loss(batch, torch.Generator().manual_seed(0), drop=False)
         output.loss.backward()
@@ -43,19 +43,21 @@ def test_clip_towers_may_be_bfloat16_and_nothing_else_is() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=0.02) and losses[0] != losses[1]
 
 
-def test_towers_are_not_in_checkpoints_and_everything_else_must_be() -> None:
+def test_encoders_are_not_in_checkpoints_and_everything_else_must_be() -> None:
     network = tiny_network()
-    network.image_tokens.tower = Tower()
+    network.image_tokens.encoder = Encoder()
     module = ReconXModule(network)
     state = module.state_dict()
-    assert not any("tower" in name for name in state) and "network.image_tokens.position" in state
-    assert "image_tokens.tower.layer.weight" in network.state_dict()  # the network itself is whole
-    tower = network.image_tokens.tower.layer.weight.clone()
+    assert not any("frozen encoder" in name for name in state) and "network.image_tokens.position" in state
+    assert "image_tokens.frozen encoder.layer.weight" in network.state_dict()  # the network itself is whole
+    encoder = network.image_tokens.encoder.layer.weight.clone()
     module.load_state_dict(state)
-    assert torch.equal(network.image_tokens.tower.layer.weight, tower)
-    module.load_state_dict(state | {"network.image_tokens.tower.layer.weight": tower})  # as earlier versions wrote it
+    assert torch.equal(network.image_tokens.encoder.layer.weight, encoder)
+    module.load_state_dict(
+        state | {"network.image_tokens.frozen encoder.layer.weight": encoder}
+    )  # as earlier versions wrote it
     del state["network.image_tokens.position"]
     with pytest.raises(RuntimeError, match="Missing key.*image_tokens.position"):
         module.load_state_dict(state)
     with pytest.raises(RuntimeError, match="Unexpected key.*novel"):
-        module.load_state_dict(module.state_dict() | {"novel": tower})
+        module.load_state_dict(module.state_dict() | {"novel": encoder})

@@ -97,7 +97,7 @@ def test_export_cameras_with_the_points_of_the_scene(
 
 @pytest.mark.parametrize(("path", "count"), [("interpolated", 7), ("orbit", 7), ("spiral", 7), ("views", VIEWS)])
 def test_render_writes_color_and_depth(scene: Path, posed: Path, tmp_path: Path, path: str, count: int) -> None:
-    out = tmp_path / "videos" / "flight.mp4"
+    out = tmp_path / "videos" / "fly-through.mp4"
     options = ["--path", path, "--frames", "7", "--fps", "5", "--depth", "--device", "cpu"]
     main(["render", str(scene), "--cameras", str(posed), "--out", str(out), *options])
     frames, fps = read_mp4(out)
@@ -105,10 +105,10 @@ def test_render_writes_color_and_depth(scene: Path, posed: Path, tmp_path: Path,
     middle = frames[:, HEIGHT // 2 - 2 : HEIGHT // 2 + 2, WIDTH // 2 - 2 : WIDTH // 2 + 2].astype(int)
     assert (middle[..., 0] > 180).all() and (middle[..., 1:] < 60).all()  # every path looks at the ball
     assert (frames[:, 0, 0] < 20).all()
-    depth, _ = read_mp4(tmp_path / "videos" / "flight.depth.mp4")
+    depth, _ = read_mp4(tmp_path / "videos" / "fly-through.depth.mp4")
     assert depth.shape == frames.shape
     assert (depth[:, 0, 0] < 20).all() and (depth[:, HEIGHT // 2, WIDTH // 2].max(axis=-1) > 60).all()
-    assert sorted(file.name for file in out.parent.iterdir()) == ["flight.depth.mp4", "flight.mp4"]
+    assert sorted(file.name for file in out.parent.iterdir()) == ["fly-through.depth.mp4", "fly-through.mp4"]
 
 
 def test_render_of_another_size_keeps_the_picture(scene: Path, posed: Path, tmp_path: Path) -> None:

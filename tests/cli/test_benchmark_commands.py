@@ -27,7 +27,7 @@ def own_protocol(folder: Path, scenes: dict[str, int]) -> Path:
     """A protocol of posed scenes; each scores one frame."""
     entries = {name: {"context": [0, 4], "target": [target]} for name, target in scenes.items()}
     content = {"name": "own", "title": "Own scenes", "dataset": "own", "format": "posed", "path": "scenes/{scene}"}
-    content |= {"height": 32, "width": 32, "poses": {"painted": "interpolated"}, "entries": entries}
+    content |= {"height": 32, "width": 32, "poses": {"generated": "interpolated"}, "entries": entries}
     (folder / "own.yaml").write_text(yaml.safe_dump(content))
     return folder / "own.yaml"
 

@@ -62,7 +62,7 @@ class Bench:
     def latents(self, steps: int, config: SamplingConfig) -> tuple[Tensor, int]:
         """Generated latents [B, C, T, h, w], and the evaluations of the guided model that they took."""
         own = self.sampling
-        guidance = Guidance(own.guidance_scale, own.structure_guidance_scale, own.rescale, own.batched)
+        guidance = Guidance(own.guidance_scale, own.structure_guidance_scale, own.guidance_rescale, own.batched)
         sampler = make_sampler(
             self.network.schedule, config.sampler, steps, config.eta, config.last_step, config.spacing
         )

@@ -61,7 +61,7 @@ def rasterize(
     background: Tensor,  # [V, 3]
     alpha_max: float = 0.999,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Color [V, 3, H, W], alpha, expected depth [V, H, W] of linear parameters, as ``reconx_pl.splatting.renderers.cpu``'s."""
+    """Color [V, 3, H, W], alpha, expected depth [V, H, W] of linear parameters, as ``renderers.cpu``'s."""
     factors = rotations(quaternions) * scales[:, None, :]
     views = []
     for pose, k, behind in zip(world_to_camera, intrinsics, background, strict=True):

@@ -328,13 +328,9 @@ def build_evaluate_parser(benchmark: bool = False) -> ArgumentParser:
 
 
 def _evaluation(benchmark: bool) -> Callable[..., dict[str, Any]]:
-    if benchmark:
-        from reconx_pl.cli.evaluate import evaluate_benchmark
+    from reconx_pl.cli import evaluate  # brings Lightning along, which takes its time
 
-        return evaluate_benchmark
-    from reconx_pl.data.photos import posed_clip as pipeline
-
-    return pipeline.evaluate
+    return evaluate.evaluate_benchmark if benchmark else evaluate.evaluate
 
 
 def names_benchmark(args: list[str]) -> bool:

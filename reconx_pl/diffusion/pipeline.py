@@ -56,12 +56,12 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
-            raise ConfigurationError(f"sampling.steps must be at least 1, got {self.num_inference_steps}")
+            raise ConfigurationError(f"sampling.num_inference_steps must be at least 1, got {self.num_inference_steps}")
         check_sampler(self.sampler, self.eta, self.last_step)
 
 
 class SamplingPipeline:
-    """Generates clips: looks at the first and the last frame, at the cloud and at the first camera, and at nothing else.
+    """Generates clips from the first and the last frame, the cloud and the first camera, and from nothing else.
 
     Where the second known view is not the last frame, it looks at that view instead, and at its camera.
 

@@ -35,8 +35,8 @@ MASKED = {
 def introduction(results: Record) -> str:
     """What the evaluation is, and how its table is read."""
     what = (
-        "Each scene is a clip of which only the first and the last frame are given. A video diffusion model generates the "
-        "frames between them, guided by a point cloud; 3D Gaussians (splats) are then fitted to what it generated. "
+        "Each scene is a clip of which only the first and the last frame are given. A video diffusion model generates "
+        "the frames between them, guided by a point cloud; 3D Gaussians (splats) are then fitted to what it generated. "
         f"{SEEN[results['pose_policy']]}"
     )
     if results.get("protocol"):

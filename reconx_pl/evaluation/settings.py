@@ -120,8 +120,8 @@ class EvaluationConfig:
         """
         if self.pose_policy == "dataset":
             raise ConfigurationError(
-                "pose_policy 'dataset' takes the poses of a clip's true frames, and the frames generated for a benchmark "
-                "entry have none: take 'interpolated' or 'aligned'"
+                "pose_policy 'dataset' takes the poses of a clip's true frames, and the frames generated for a "
+                "benchmark entry have none: take 'interpolated' or 'aligned'"
             )
         if self.ceiling:
             raise ConfigurationError("ceiling is fitted to the true frames of a clip; a benchmark entry has none")

@@ -39,7 +39,7 @@ class _Poses:
 
 
 def interpolated_path(cameras: Cameras, frames: int, points: Tensor | None = None) -> Cameras:
-    """A smooth fly-through through every camera in their order: cubic splines of centre and rotation, linear intrinsics.
+    """A smooth path through every camera in their order: cubic splines of centre and rotation, linear intrinsics.
 
     The cameras stand on the path at distances of the angle by which the view moves: the turn of the camera, and its way
     over the depth of interest. So the fly-through is even where the cameras are unevenly spaced.

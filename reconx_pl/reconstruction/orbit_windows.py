@@ -17,7 +17,7 @@ from reconx_pl.types import Cameras, Clip, PointCloud
 
 
 class WindowGenerator(Protocol):
-    """Generates a clip of which the first frame and frame ``end_condition_frame`` are known; ``SamplingPipeline`` is one."""
+    """Generates a clip of which the first frame and frame ``end_condition_frame`` are given."""
 
     def generate(self, clip: Clip, generator: torch.Generator, *, end_condition_frame: int) -> Tensor:
         """All T frames [T, 3, H, W] in [0, 1]; in the clip every other frame is black."""

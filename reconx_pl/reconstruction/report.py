@@ -181,7 +181,7 @@ def _stages(content: Content) -> str:
 
 
 def _makers(content: Content) -> str:
-    estimator, view_generator = str(content.summary["estimator"]), content.summary["view generator"]
+    estimator, view_generator = str(content.summary["estimator"]), content.summary["view_generator"]
     licence = ""
     if "dust3r" in estimator.lower():
         licence = (

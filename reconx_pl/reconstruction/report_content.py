@@ -37,7 +37,7 @@ class Content:
     @property
     def missing(self) -> list[str]:
         """Stages that a whole run has and this one has not."""
-        wanted = [name for name in STAGES if name != GENERATION or self.summary["view generator"] is not None]
+        wanted = [name for name in STAGES if name != GENERATION or self.summary["view_generator"] is not None]
         return [name for name in wanted if name not in self.stages]
 
     def kept(self, stage: str, pattern: str) -> list[Path]:

@@ -70,10 +70,10 @@ def views(content: Content) -> str:
 
 def generated(content: Content) -> str:
     """Frames of each generated clip in a strip, and the video; or that nothing was generated."""
-    if content.summary["view generator"] is None:
+    if content.summary["view_generator"] is None:
         return (
-            "<h2>Generated frames</h2><p>Nothing was generated between the photographs: what none of them shows is missing "
-            "in the scene.</p>"
+            "<h2>Generated frames</h2><p>Nothing was generated between the photographs: what none of them shows is "
+            "missing in the scene.</p>"
         )
     if GENERATION not in content.stages:
         return ""

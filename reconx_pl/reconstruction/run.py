@@ -231,7 +231,7 @@ class _Chain:
         settings = {name: value for name, value in self.settings["generation"].items() if name != "poses"}
         inputs = {
             "generation": settings,
-            "view generator": view_generator.identity,
+            "view_generator": view_generator.identity,
             "seed": config.seed,
             "device": self.device.type,
         }
@@ -290,7 +290,7 @@ class _Chain:
             "views": list(self.views.names) if self.views else [],
             "closed": bool(self.views and self.views.closed),
             "estimator": self.found_by,
-            "view generator": self.view_generator.identity if self.view_generator else None,
+            "view_generator": self.view_generator.identity if self.view_generator else None,
             "device": self.device.type,
             "last_stage": last,
             "stages": [stage_record(stage) for stage in self.stages.done],

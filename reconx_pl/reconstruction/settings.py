@@ -48,13 +48,14 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         if self.frames < 2 or min(self.height, self.width) < 8 or not self.fps > 0:
             raise ConfigurationError(
-                f"generation needs at least 2 frames of 8 x 8 pixels and a positive frame rate, got {self.frames} frames "
-                f"of {self.height} x {self.width} at {self.fps} a second"
+                f"generation needs at least 2 frames of 8 x 8 pixels and a positive frame rate, got {self.frames} "
+                f"frames of {self.height} x {self.width} at {self.fps} a second"
             )
         if self.orbit_frames < 0 or (self.orbit_frames and not 0 < self.end_condition_frame < self.frames - 1):
             raise ConfigurationError(
-                f"generation.around is 0 or more frames, in clips of {self.frames} that extrapolate from a frame "
-                f"generation.end_condition_frame in 1 to {self.frames - 2}; got orbit_frames {self.orbit_frames} and {self.end_condition_frame}"
+                f"generation.orbit_frames is 0 or more frames, in clips of {self.frames} that extrapolate from a frame "
+                f"generation.end_condition_frame in 1 to {self.frames - 2}; got "
+                f"{self.orbit_frames} and {self.end_condition_frame}"
             )
 
 

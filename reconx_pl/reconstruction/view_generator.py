@@ -39,7 +39,7 @@ class NoViewGenerator:
 
 
 class RecordedFrames:
-    """A view generator whose frames were generated before: by every rank of a sharded model together, or by another program.
+    """Frames that were generated before: by every rank of a sharded model together, or by another program.
 
     Args:
         frames: clip key to frames [T, 3, H, W] in [0, 1].
@@ -104,7 +104,8 @@ def checked_frames(generated: Tensor, clip: Clip, device: torch.device | str) ->
     """
     if tuple(generated.shape) != tuple(clip.frames.shape):
         raise BadSceneError(
-            f"clip {clip.key}: the view generator returned frames {tuple(generated.shape)} for a clip {tuple(clip.frames.shape)}"
+            f"clip {clip.key}: the view generator returned frames {tuple(generated.shape)} for a clip "
+            f"{tuple(clip.frames.shape)}"
         )
     # A copy: frames that were generated in inference mode could not enter the fit's graph.
     generated = generated.detach().clone().float().to(device).clamp(0, 1)

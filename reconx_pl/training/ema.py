@@ -15,7 +15,7 @@ from reconx_pl.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class AverageConfig:
-    """The average that validation, generation and the exported weights use. The paper is silent; the base model has none.
+    """The average that validation, sampling and exported weights use. The paper is silent; the base model has none.
 
     Args:
         decay: share of the old average that an optimizer step keeps.

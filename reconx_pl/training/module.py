@@ -98,8 +98,8 @@ class ReconXModule(L.LightningModule):
         seed: of timesteps, noise and condition dropout; the draw of a step follows from it and the step alone.
         ema: keep an exponential moving average of the trained weights; validation, generation and exported weights use
             it. None keeps none.
-        frozen_encoders: precision of the frozen CLIP encoders' weights; "bf16" halves their memory (1.04 billion
-            parameters at full size). The autoencoder stays in float32: its rounding would be in every frame.
+        frozen_encoder_precision: precision of the frozen CLIP encoders' weights; "bf16" halves their memory (1.04
+            billion parameters at full size). The autoencoder stays in float32: its rounding would be in every frame.
         extrapolation: train samples whose second condition sits before the last frame (PAPER: section 4); None trains
             none.
     """
@@ -114,7 +114,7 @@ class ReconXModule(L.LightningModule):
         queries: Queries = "interpolate",
         seed: int = 0,
         ema: AverageConfig | None = None,
-        frozen_encoders: Literal["32", "bf16"] = "32",
+        frozen_encoder_precision: Literal["32", "bf16"] = "32",
         extrapolation: ExtrapolationConfig | None = None,
     ) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class ReconXModule(L.LightningModule):
         self._loaded_step = 0
         self._has_weights = False  # those that a network is born with are none
         self._generates_bf16 = False  # sharded weights come together in this precision alone
-        if frozen_encoders == "bf16":
+        if frozen_encoder_precision == "bf16":
             for module in (*network.image_tokens.modules(), *network.text_tokens.modules()):
                 if isinstance(module, FrozenModule):
                     module.fingerprint()  # caches know the weights as they were loaded
@@ -215,7 +215,7 @@ class ReconXModule(L.LightningModule):
     def view_generator(
         self, sampling: SamplingConfig | None = None, device: torch.device | str | None = None
     ) -> SamplingPipeline:
-        """A view generator over the present weights (see ``averaged``), without structure before the stage that trains it.
+        """A sampling pipeline over the present weights (``averaged``), without structure before its stage.
 
         It leaves the network in eval mode. Where the network is sharded all ranks have to generate together.
 

@@ -24,7 +24,7 @@ from reconx_pl.training.sharding import whole_tensors
 def load_view_generator(
     place: Path | str, sampling: SamplingConfig | None = None, device: str = "cpu"
 ) -> SamplingPipeline:
-    """A view generator from a training run's folder, a folder that ``reconx weights convert`` wrote, or a hub repository.
+    """A sampling pipeline from a run's folder, a folder of ``reconx weights convert``, or a hub repository.
 
     Args:
         place: the folder, or ``owner/name`` on the hub.
@@ -57,7 +57,7 @@ def view_generator_source(
 
 
 def model_identity(place: Path | str, sampling: SamplingConfig | None = None) -> str:
-    """What a view generator of ``load_view_generator`` follows from, without loading it: its files' hashes, and the sampling.
+    """What frames of ``load_view_generator`` follow from, without loading it: hashes of files, and the sampling.
 
     Raises:
         MissingWeightsError: no such folder, or a run without weights.

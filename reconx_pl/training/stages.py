@@ -70,12 +70,12 @@ def group_of(name: str) -> str:
 
 
 def frozen_names(network: nn.Module) -> frozenset[str]:
-    """Names of the tensors of pretrained frozen encoders, which have weights files of their own and are never trained."""
+    """Names of the tensors of frozen encoders, which have weights files of their own and are never trained."""
     return frozenset().union(*frozen_encoders(network).values())
 
 
 def apply_stage(network: nn.Module, stage: Stage) -> Counter[str]:
-    """Set ``requires_grad`` for a stage; pretrained frozen encoders stay frozen. Returns the trained parameters by group."""
+    """Set ``requires_grad`` for a stage; frozen encoders stay frozen. Returns the trained parameters by group."""
     frozen = frozen_names(network)
     counts: Counter[str] = Counter()
     for name, parameter in network.named_parameters():

@@ -51,7 +51,7 @@ def test_keys_and_values_are_computed_once_for_all_steps(network: ReconXDiffusio
                 getattr(layer, name).register_forward_hook(lambda *_, name=name: calls.update([name]))
     layers = sum(1 for _ in network.unet.cross_attention())
     view_generator = SamplingPipeline(
-        network, SamplingConfig(steps=4, guidance_scale=2.0, structure_guidance_scale=3.0)
+        network, SamplingConfig(num_inference_steps=4, guidance_scale=2.0, structure_guidance_scale=3.0)
     )
     views, points = torch.rand(1, 2, 3, SIDE, SIDE), torch.randn(1, 32, 3)
     view_generator.generate_views(views, torch.tensor([8.0]), FRAMES, points, ["clip"], [""])
@@ -61,7 +61,9 @@ def test_keys_and_values_are_computed_once_for_all_steps(network: ReconXDiffusio
 def test_batched_and_sequential_guidance_generate_the_same(network: ReconXDiffusion) -> None:
     generated = []
     for batched in (True, False):
-        config = SamplingConfig(steps=3, eta=0.0, guidance_scale=2.0, structure_guidance_scale=3.0, batched=batched)
+        config = SamplingConfig(
+            num_inference_steps=3, eta=0.0, guidance_scale=2.0, structure_guidance_scale=3.0, batched=batched
+        )
         views, points = (
             torch.rand(1, 2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(4)),
             torch.ones(1, 32, 3),
@@ -76,7 +78,7 @@ def test_batched_and_sequential_guidance_generate_the_same(network: ReconXDiffus
 
 
 def test_a_model_in_bfloat16_generates(network: ReconXDiffusion) -> None:
-    view_generator = SamplingPipeline(network.to(torch.bfloat16), SamplingConfig(steps=2))
+    view_generator = SamplingPipeline(network.to(torch.bfloat16), SamplingConfig(num_inference_steps=2))
     points = torch.randn(1, 32, 3, generator=torch.Generator().manual_seed(6))
     frames = view_generator.generate_views(
         torch.rand(1, 2, 3, SIDE, SIDE), torch.tensor([8.0]), FRAMES, points, ["clip"], [""]

@@ -106,7 +106,9 @@ def test_the_last_frame_given_or_not_is_the_same_to_the_bit(network: ReconXDiffu
         generator = torch.Generator().manual_seed(1)
         losses.append((network.loss(batch, generator, end_condition_frame=second).per_sample, generator.get_state()))
     assert torch.equal(losses[0][0], losses[1][0]) and torch.equal(losses[0][1], losses[1][1])
-    extrapolated = network.loss(batch, torch.Generator().manual_seed(1), end_condition_frame=torch.tensor([1, 2])).per_sample
+    extrapolated = network.loss(
+        batch, torch.Generator().manual_seed(1), end_condition_frame=torch.tensor([1, 2])
+    ).per_sample
     assert extrapolated[0] != losses[0][0][0] and torch.equal(extrapolated[1], losses[0][0][1])
 
 
@@ -140,7 +142,9 @@ def test_a_few_steps_of_training_bring_the_loss_of_extrapolation_down(network: R
     optimizer = torch.optim.AdamW(parameters, lr=2e-3)
     for _ in range(12):
         optimizer.zero_grad()
-        out = network.loss(batch, torch.Generator().manual_seed(2), drop=False, end_condition_frame=torch.tensor([1, 1]))
+        out = network.loss(
+            batch, torch.Generator().manual_seed(2), drop=False, end_condition_frame=torch.tensor([1, 1])
+        )
         out.loss.backward()
         assert network.structure_encoder is not None
         assert all(bool(p.grad.any()) for p in network.structure_encoder.to_kv.parameters() if p.grad is not None)
@@ -172,8 +176,10 @@ def test_shares_out_of_range_are_refused(options: dict[str, float], says: str) -
 
 
 def generate(network: ReconXDiffusion, clip: Clip, second: int | None) -> Tensor:
-    config = SamplingConfig(steps=2, guidance_scale=2.0, structure_guidance_scale=3.0)
-    return SamplingPipeline(network, config).generate(clip, torch.Generator().manual_seed(3), end_condition_frame=second)
+    config = SamplingConfig(num_inference_steps=2, guidance_scale=2.0, structure_guidance_scale=3.0)
+    return SamplingPipeline(network, config).generate(
+        clip, torch.Generator().manual_seed(3), end_condition_frame=second
+    )
 
 
 def test_generation_looks_at_the_second_view_and_no_other(
@@ -199,7 +205,7 @@ def test_generation_with_the_last_frame_is_as_before(network: ReconXDiffusion) -
         relative_to_first(clip.cloud.points[None], clip.cameras.world_to_camera[:1]),
     )
     view_generator = SamplingPipeline(
-        network, SamplingConfig(steps=2, guidance_scale=2.0, structure_guidance_scale=3.0)
+        network, SamplingConfig(num_inference_steps=2, guidance_scale=2.0, structure_guidance_scale=3.0)
     )
     arguments = views, torch.tensor([clip.fps]), FRAMES, points, ["clip"], [""]
     plain = view_generator.generate_views(*arguments, torch.Generator().manual_seed(3))
@@ -217,7 +223,13 @@ def test_frames_that_cannot_be_the_second_are_refused(network: ReconXDiffusion, 
     views = torch.rand(1, 2, 3, 8, 8)
     with pytest.raises(ConfigurationError, match="frames 1 to 2"):
         SamplingPipeline(network).generate_views(
-            views, torch.ones(1), FRAMES, torch.rand(1, 32, 3), ["clip"], [""], end_condition_frame=torch.tensor([second])
+            views,
+            torch.ones(1),
+            FRAMES,
+            torch.rand(1, 32, 3),
+            ["clip"],
+            [""],
+            end_condition_frame=torch.tensor([second]),
         )
 
 

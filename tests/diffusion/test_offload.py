@@ -46,7 +46,7 @@ def test_the_view_generator_has_one_part_at_work_at_a_time(network, monkeypatch:
         part.register_forward_pre_hook(lambda *_, name=name: seen.setdefault(name, set()).update(present))
     original = network.decode
     monkeypatch.setattr(network, "decode", lambda x: (seen.update(decode=set(present)), original(x))[1])
-    view_generator = SamplingPipeline(network, SamplingConfig(steps=2, offload=True), "cpu:0")
+    view_generator = SamplingPipeline(network, SamplingConfig(num_inference_steps=2, offload=True), "cpu:0")
     points = torch.randn(1, 32, 3, generator=torch.Generator().manual_seed(6))
     view_generator.generate_views(torch.rand(1, 2, 3, 8, 8), torch.tensor([8.0]), 3, points, ["clip"], [""])
     assert seen["unet"] == {"unet"}

@@ -62,7 +62,7 @@ def test_every_form_is_loaded_and_encoders_are_taken_on_demand(
     assert not torch.equal(
         source.image_tokens.encoder.visual.conv1.weight, target.image_tokens.encoder.visual.conv1.weight
     )
-    load_network(target, path, frozen_encoders=True)
+    load_network(target, path, with_frozen_encoders=True)
     for name, tensor in source.state_dict().items():
         assert name in born or torch.equal(target.state_dict()[name], tensor), name
     # each frozen encoder reads its own part of the same file
@@ -225,7 +225,7 @@ def test_a_encoder_that_the_file_lacks_keeps_its_own(state: dict[str, Tensor], t
     path = write(pruned, tmp_path / "model.ckpt")
     load_network(tiny(4, seed=2), path)
     with pytest.raises(BadWeightsError, match="missing: autoencoder"):
-        load_network(tiny(4, seed=2), path, frozen_encoders=True)
+        load_network(tiny(4, seed=2), path, with_frozen_encoders=True)
 
 
 def test_own_weights_round_trip_without_the_encoders(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The frozen CLIP encoders against the reference: tokenizer, text tokens, preprocessing, image tokens, released layout."""
+"""The frozen CLIP encoders against the reference: tokenizer, tokens, preprocessing, released layout."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_every_key_of_the_layout_has_its_place(frames: int, layout: dict[str, tu
     assert split.schedule.keys() == SCHEDULE_BUFFERS and split.unused.keys() == UNUSED
     assert len(split.tensors) + len(SCHEDULE_BUFFERS) + len(UNUSED) == len(layout) == 2520
     target = network(frames)
-    fitted = fitting_state(target, split, "layout", frozen_encoders=True)
+    fitted = fitting_state(target, split, "layout", with_frozen_encoders=True)
     own = {name: tensor.shape for name, tensor in target.state_dict().items() if not is_structure(name)}
     assert {name: tensor.shape for name, tensor in fitted.items()} == own and len(own) == 2500
     assert fitted["image_tokens.resampler.latents"].shape == (1, 16 * frames, 1024)
@@ -124,7 +124,7 @@ def test_a_full_size_checkpoint_is_loaded_converted_and_loaded_again(
     assert path.stat().st_size > 10.4 * GB
     before = own_memory()
     first = network(32)
-    load_network(first, path, frozen_encoders=True, assign=True)
+    load_network(first, path, with_frozen_encoders=True, assign=True)
     assert not any(tensor.is_meta for tensor in first.state_dict().values())
     assert own_memory() - before < 2 * GB  # the file is mapped, only the structure branch is new
     expected = one_step(first.eval())
@@ -135,7 +135,10 @@ def test_a_full_size_checkpoint_is_loaded_converted_and_loaded_again(
     assert own_memory() - before < 2 * GB
     second = ReconXDiffusion.from_pretrained(out)
     assert own_memory() - before < 2 * GB
-    stored, source = second.state_dict(), fitting_state(second, read_network(path), str(path), frozen_encoders=True)
+    stored, source = (
+        second.state_dict(),
+        fitting_state(second, read_network(path), str(path), with_frozen_encoders=True),
+    )
     assert all(torch.equal(stored[name], tensor) for name, tensor in source.items())
     del source
     path.unlink()

@@ -50,5 +50,6 @@ def test_untrue_python_is_seen() -> None:
     assert wrong("from reconx_pl.data.photos.posed_clip import load_ran") == [
         "reconx_pl.data.photos.posed_clip has no load_ran"
     ]
-    called = "from reconx_pl.data.photos.posed_clip import SceneWindow\nSceneWindow(frames=8, height=4)\nSceneWindow(frame=8)"
+    called = "from reconx_pl.data.photos.posed_clip import SceneWindow\n"
+    called += "SceneWindow(frames=8, height=4)\nSceneWindow(frame=8)"
     assert wrong(called) == ["SceneWindow takes no frame"]

@@ -111,7 +111,7 @@ def reconstructed(
         "views": list(names),
         "closed": closed,
         "estimator": estimator,
-        "view generator": view_generator,
+        "view_generator": view_generator,
         "device": "cpu",
         "last_stage": shown_stages[-1],
         "stages": [records[name] for name in shown_stages],

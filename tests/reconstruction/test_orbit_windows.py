@@ -1,4 +1,4 @@
-"""360 degrees with a stand-in view generator: photographs to the bit, each clip shown its two conditions and no more."""
+"""360 degrees with a stand-in view generator: photographs to the bit, each clip sees its two conditions alone."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_diffusion_model_generates_all_around(structure: bool) -> None:
     cameras = clip.cameras[[0, 2, 4]]
     path, places = closed_loop(cameras, 4)
     photographs = clip.images[[0, 2, 4]]
-    view_generator = SamplingPipeline(tiny_network().eval(), SamplingConfig(steps=1, structure=structure))
+    view_generator = SamplingPipeline(tiny_network().eval(), SamplingConfig(num_inference_steps=1, structure=structure))
     config = OrbitConfig(frames=4, end_condition_frame=2)
     around = generate_orbit(photographs, places, path, clip.cloud, view_generator, config)
     assert around.shape == (9, 3, 16, 16) and torch.equal(around[places], photographs)
@@ -156,7 +156,7 @@ def test_an_orbit_through_two_photographs_is_generated_by_extrapolation() -> Non
     cameras, photographs = clip.cameras[[0, 4]], clip.images[[0, 4]]
     path, places = path_through(orbit_path(cameras, 24, clip.cloud.points), cameras)
     assert torch.equal(path.world_to_camera[places], cameras.world_to_camera)
-    view_generator = SamplingPipeline(tiny_network().eval(), SamplingConfig(steps=1, structure=False))
+    view_generator = SamplingPipeline(tiny_network().eval(), SamplingConfig(num_inference_steps=1, structure=False))
     told, generate = [], view_generator.generate
     view_generator.generate = lambda *args, end_condition_frame: (
         told.append(end_condition_frame) or generate(*args, end_condition_frame=end_condition_frame)

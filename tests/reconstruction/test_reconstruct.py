@@ -49,7 +49,7 @@ def test_photographs_become_a_scene_that_every_program_opens(three: Room, tmp_pa
 def test_the_summary_has_time_and_memory_of_every_stage(three: Room, tmp_path: Path) -> None:
     go(three, tmp_path / "scene", Fader())
     summary = json.loads((tmp_path / "scene" / "reconstruction.json").read_text())
-    assert summary["complete"] and summary["view generator"] == "a fader" and summary["estimator"] == "a surveyor"
+    assert summary["complete"] and summary["view_generator"] == "a fader" and summary["estimator"] == "a surveyor"
     assert [stage["name"] for stage in summary["stages"]] == list(STAGES)
     for stage in summary["stages"]:
         assert stage["seconds"] >= 0 and stage["peak_memory"] > 50e6, "bytes, not kilobytes"

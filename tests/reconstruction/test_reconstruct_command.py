@@ -86,7 +86,7 @@ def test_a_model_generates(two: Room, tmp_path: Path, monkeypatch: pytest.Monkey
     generation = ["--generation.frames", "4", "--generation.height", "32", "--generation.width", "48"]
     main(["reconstruct", str(two.files[0].parent), "-o", str(out), "--model", "a/model", *QUICK, *generation])
     assert asked == [("a/model", None, "cpu")]
-    assert json.loads((out / "reconstruction.json").read_text())["view generator"] == "a fader"
+    assert json.loads((out / "reconstruction.json").read_text())["view_generator"] == "a fader"
     assert (out / "generated.mp4").is_file()
 
 

@@ -229,7 +229,7 @@ def run(job: Job) -> None:
         tiny_network(job.checkpointing),
         Stage(job.stage),
         OptimizerConfig(lr=1e-3, warmup_steps=3),
-        SamplingConfig(steps=2),
+        SamplingConfig(num_inference_steps=2),
         init_from=Path(job.init_from) if job.init_from else None,
         ema=AverageConfig(decay=0.9) if job.ema else None,
     )

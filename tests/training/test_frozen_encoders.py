@@ -31,11 +31,13 @@ def network_with_encoders() -> ReconXDiffusion:
 
 def test_clip_encoders_may_be_bfloat16_and_nothing_else_is() -> None:
     losses = []
-    for frozen_encoders in ("32", "bf16"):
+    for frozen_encoder_precision in ("32", "bf16"):
         torch.manual_seed(0)
-        module = ReconXModule(network_with_encoders(), frozen_encoders=frozen_encoders)
+        module = ReconXModule(network_with_encoders(), frozen_encoder_precision=frozen_encoder_precision)
         halved = {name for name, p in module.named_parameters() if p.dtype == torch.bfloat16}
-        assert halved == {n for n, _ in module.named_parameters() if "text_tokens" in n and frozen_encoders == "bf16"}
+        assert halved == {
+            n for n, _ in module.named_parameters() if "text_tokens" in n and frozen_encoder_precision == "bf16"
+        }
         batch = numbered_batch(0)
         output = module.network.loss(batch, torch.Generator().manual_seed(0), drop=False)
         output.loss.backward()

@@ -18,7 +18,7 @@ def tiny_config(
     run = folder / name
     config["model"]["init_from"] = str(init) if init else None
     config["model"]["optimizer"]["warmup_steps"] = 1
-    config["model"]["sampling"]["steps"] = 2
+    config["model"]["sampling"]["num_inference_steps"] = 2
     network = config["model"]["network"]["init_args"]
     network["unet"] |= {
         "model_channels": 32,

@@ -49,7 +49,7 @@ class CachedInputs:
         if not self.names:
             raise ConfigurationError(
                 "this network has no frozen autoencoder or image encoder: there is nothing to "
-            "cache; set data.cached to "
+                "cache; set data.cached to "
                 "false"
             )
 

@@ -186,7 +186,7 @@ class ClipImageTokens(nn.Module):
         vision, resampler = vision or ClipVisionConfig(), resampler or ResamplerConfig()
         if resampler.embedding_dim != vision.width:
             raise ConfigurationError(
-                f"the resampler expects tokens of width {resampler.embedding_dim}, the CLIP encoder gives {vision.width}"
+                f"the resampler takes tokens of width {resampler.embedding_dim}, the CLIP encoder gives {vision.width}"
             )
         self.encoder = ClipVisionEncoder(vision, weights, random_init)
         self.resampler = Resampler(resampler)

@@ -72,7 +72,8 @@ class Guidance:
     def __post_init__(self) -> None:
         if self.guidance_scale < 0 or self.structure_guidance_scale < 0:
             raise ConfigurationError(
-                f"guidance scales are not negative, got view {self.guidance_scale} and structure {self.structure_guidance_scale}"
+                f"guidance scales are 0 or more, got guidance_scale {self.guidance_scale} and structure_guidance_scale "
+                f"{self.structure_guidance_scale}"
             )
         if not 0 <= self.guidance_rescale <= 1:
             raise ConfigurationError(f"guidance rescale lies in [0, 1], got {self.guidance_rescale}")

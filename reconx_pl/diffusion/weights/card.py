@@ -57,7 +57,7 @@ def model_card(release: Release | None, frames: int, dtype: str) -> str:
     if release is None:
         head = _HEAD.format(licence=f"license: other\nlicense_name: {_UNSTATED}", base="", title="ReconX network")
         text = (
-            "Weights of a `ReconXDiffusion` of reconx_pl, an open implementation of ReconX, with the frozen encoders.\n\n"
+            "Weights of a `ReconXDiffusion` of reconx_pl, an open ReconX, with the frozen encoders.\n\n"
             f"## Licence\n\nThat of the base model and of the data that the network was trained on{_TO_STATE}.\n"
         )
         return head + text + _LOAD

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from reconx_pl.diffusion.conditioning.frozen import frozen_encoders
 from reconx_pl.diffusion.conditioning.resampler import adapt_latents
 from reconx_pl.diffusion.conditioning.structure import StructureEncoder
 from reconx_pl.diffusion.weights.names import STRUCTURE_PARAMETERS
@@ -57,12 +58,12 @@ def fitting_state(
     source: str,
     queries: Queries = "interpolate",
     *,
-    frozen_encoders: bool = False,
+    with_frozen_encoders: bool = False,
 ) -> dict[str, Tensor]:
     """The tensors of a file that fit ``network``, after a comparison both ways.
 
-    Two things may be absent: the whole structure branch, and, unless ``frozen_encoders``, a whole frozen encoder, which
-        has a
+    Two things may be absent: the whole structure branch, and, unless ``with_frozen_encoders``, a whole frozen encoder,
+        which has a
     file of its own. Nothing may be left over but what ``released`` names as unused; the stored schedule is compared.
 
     Args:
@@ -70,7 +71,7 @@ def fitting_state(
         file: as ``read_network`` returns it.
         source: file named in messages.
         queries: how queries of another number of frames are adapted, see ``adapt_latents``.
-        frozen_encoders: take the frozen encoders as well; otherwise they are compared and left out.
+        with_frozen_encoders: take the frozen encoders as well; otherwise they are compared and left out.
 
     Raises:
         BadWeightsError: lists what is missing, unexpected or of another shape.
@@ -89,10 +90,10 @@ def fitting_state(
     if absent & state.keys():
         absent = set()
     encoder_names = frozen_encoders(network)
-    if not frozen_encoders:
+    if not with_frozen_encoders:
         absent.update(*(names for names in encoder_names.values() if not names & state.keys()))
     check_fit(own, state, source, "the model", absent, "Check the configuration against the checkpoint")
-    left_out = frozenset() if frozen_encoders else frozenset().union(*encoder_names.values())
+    left_out = frozenset() if with_frozen_encoders else frozenset().union(*encoder_names.values())
     return {name: tensor for name, tensor in state.items() if name not in left_out}
 
 
@@ -101,11 +102,13 @@ def load_network(
     path: str | Path,
     queries: Queries = "interpolate",
     *,
-    frozen_encoders: bool = False,
+    with_frozen_encoders: bool = False,
     assign: bool = False,
 ) -> None:
     """``load_state`` of what ``read_network`` finds at ``path``."""
-    load_state(network, read_network(path), str(path), queries, frozen_encoders=frozen_encoders, assign=assign)
+    load_state(
+        network, read_network(path), str(path), queries, with_frozen_encoders=with_frozen_encoders, assign=assign
+    )
 
 
 def load_state(
@@ -114,7 +117,7 @@ def load_state(
     source: str,
     queries: Queries = "interpolate",
     *,
-    frozen_encoders: bool = False,
+    with_frozen_encoders: bool = False,
     assign: bool = False,
 ) -> None:
     """Load weights into the network, strict both ways; see ``fitting_state``.
@@ -126,13 +129,13 @@ def load_state(
         file: as ``read_network`` returns it.
         source: file named in messages.
         queries: as for ``fitting_state``.
-        frozen_encoders: load the frozen encoders as well.
+        with_frozen_encoders: load the frozen encoders as well.
         assign: take the tensors of the file, mapped, instead of copying; for a network on the meta device.
 
     Raises:
         BadWeightsError: as ``fitting_state``.
     """
-    state = fitting_state(network, file, source, queries, frozen_encoders=frozen_encoders)
+    state = fitting_state(network, file, source, queries, with_frozen_encoders=with_frozen_encoders)
     born = [name for name in network.state_dict() if is_structure(name) and name not in state]
     if born:
         log.info("%s has no structure branch: its %d tensors start from their initial values", source, len(born))

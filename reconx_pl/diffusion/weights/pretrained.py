@@ -44,7 +44,7 @@ def load_pretrained(
     if not isinstance(described, dict):
         raise BadWeightsError(f"{config}: expected class_path and init_args, got {type(described).__name__}")
     network = build_network(described, str(config))
-    load_network(network, folder / FOLDER_FILE, frozen_encoders=True, assign=True)
+    load_network(network, folder / FOLDER_FILE, with_frozen_encoders=True, assign=True)
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if tensor.is_meta:
             raise BadWeightsError(f"{folder}: {name} has no value after loading; convert the checkpoint again")
@@ -100,7 +100,7 @@ def convert(
     known: Release = release_of(release)
     config = release_config(release, frames)
     network = build_network(config, f"release {release}")
-    state = fitting_state(network, read_network(checkpoint), str(checkpoint), queries, frozen_encoders=True)
+    state = fitting_state(network, read_network(checkpoint), str(checkpoint), queries, with_frozen_encoders=True)
     _write_folder(Path(out_folder), state, config, PRECISIONS[dtype], model_card(known, frames, dtype))
     log.info("%s: %d tensors of %s", out_folder, len(state), checkpoint)
 

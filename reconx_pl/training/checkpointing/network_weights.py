@@ -37,7 +37,7 @@ def load_weights(network: ReconXDiffusion, path: Path, queries: Queries = "inter
 
 
 def own_weights(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors that belong to this model: all but those of pretrained frozen encoders, which keep their own files."""
+    """The tensors that belong to this model: all but those of frozen encoders, which keep their own files."""
     frozen_encoders = frozen_names(network)
     return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen_encoders}
 

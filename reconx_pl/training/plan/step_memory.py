@@ -1,4 +1,4 @@
-"""Memory of a training step on a GPU, reckoned on a meta-device model without values: an estimate, and not a measurement.
+"""Memory of a training step on a GPU, estimated on a meta-device model: not a measurement.
 
 Left out are what the allocator wastes, the workspaces of libraries, gradients of activations on their way back, and
 what frozen encoders hold while they run.

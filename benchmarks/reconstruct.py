@@ -31,7 +31,7 @@ from reconx_pl.metrics.image import psnr, ssim
 from reconx_pl.reconstruction.frames import read_input_cameras
 from reconx_pl.reconstruction.run import Reconstructed, reconstruct
 from reconx_pl.reconstruction.settings import FRAMES, ReconstructionConfig
-from reconx_pl.reconstruction.views import crop_views
+from reconx_pl.reconstruction.views import input_views
 from reconx_pl.splatting.io.scene_files import load_scene
 from reconx_pl.splatting.renderers.choose import default_renderer
 from reconx_pl.training.runs import view_generator_source
@@ -117,7 +117,7 @@ def score(raw: RawScene, made: Reconstructed, names: dict[str, int], held_out: S
     truth = images.float() / 255
     with torch.no_grad():
         posed = renderer.render(gaussians, moved).color.clamp(0, 1)
-    anchor = crop_views(views, height, width).cameras[0]
+    anchor = input_views(views, height, width).cameras[0]
     refined = refined_targets(gaussians, truth, moved, anchor, REFINING, renderer)
     with torch.no_grad():
         best = renderer.render(gaussians, refined).color.clamp(0, 1)

@@ -3,7 +3,9 @@
 import os
 from typing import Any
 
-from reconx_pl.version import __version__ as __version__
+from reconx_pl.version import __version__
+
+__all__ = ["ReconX", "Scene", "__version__"]
 
 # OpenMP threads that spin while they wait are many times slower beside busy neighbours; read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -13,17 +13,42 @@ images are float32 in [0, 1] as [*, 3, H, W], or uint8 in [0, 255] until they re
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, NotRequired, TypedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar, NotRequired, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
 
 from reconx_pl.errors import BadCameraError, BadSceneError
 
+T = TypeVar("T", bound="Tensors")
+
+
+class Tensors:
+    """What has tensors among its fields, and moves with them."""
+
+    def to(self: T, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> T:
+        """The same on a device; ``dtype`` is that of the floating-point tensors, None keeps theirs."""
+        return self._with(lambda part: part.to(device=device, dtype=dtype if part.is_floating_point() else None))
+
+    def copied(self: T) -> T:
+        """A copy out of any graph: what was made in inference mode could not enter the graph of a fit."""
+        return self._with(lambda part: part.detach().clone())
+
+    def _with(self: T, change: Callable[[Tensor], Tensor]) -> T:
+        changed: dict[str, Tensor | Tensors] = {}
+        for item in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, item.name)
+            if isinstance(value, Tensor):
+                changed[item.name] = change(value)
+            elif isinstance(value, Tensors):
+                changed[item.name] = value._with(change)
+        return replace(self, **changed)  # type: ignore[type-var]
+
 
 @dataclass(frozen=True)
-class Cameras:
+class Cameras(Tensors):
     """Pinhole cameras that share one image size.
 
     Args:
@@ -63,13 +88,6 @@ class Cameras:
     def centers(self) -> Tensor:  # [V, 3] world units
         return self.camera_to_world[..., :3, 3]
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Cameras:
-        return replace(
-            self,
-            world_to_camera=self.world_to_camera.to(device=device, dtype=dtype),
-            intrinsics=self.intrinsics.to(device=device, dtype=dtype),
-        )
-
     def check(self, source: str) -> Cameras:
         """Return self if every camera is usable.
 
@@ -97,7 +115,7 @@ class Cameras:
 
 
 @dataclass(frozen=True)
-class PointMap:
+class PointMap(Tensors):
     """One world point and one confidence per pixel, as DUSt3R gives them.
 
     ``confidence`` follows DUSt3R: 1 + exp(x), so 1 is the floor and there is no upper bound. ``valid`` is False where a
@@ -110,7 +128,7 @@ class PointMap:
 
 
 @dataclass(frozen=True)
-class PointCloud:
+class PointCloud(Tensors):
     """Coloured world points with their confidence."""
 
     points: Tensor  # [N, 3] world units
@@ -160,7 +178,7 @@ class AlignmentQuality:
 
 
 @dataclass(frozen=True)
-class Clip:
+class Clip(Tensors):
     """A posed clip as it stands in a shard. The first and the last frame are the condition views (PAPER: section 4).
 
     ``depth`` (z along the optical axis, world units, 0 = none) and ``confidence`` belong to those two views.
@@ -213,7 +231,7 @@ class ClipBatch(TypedDict):
 
 
 @dataclass
-class Gaussians:
+class Gaussians(Tensors):
     """A 3D Gaussian scene in the unconstrained parameters that are optimised (Kerbl et al. 2023).
 
     Attributes:

@@ -1,4 +1,4 @@
-"""A trained model on a benchmark: ``evaluate.py --benchmark`` (docs/benchmarks.md)."""
+"""A trained model on a protocol: ``evaluate.py --protocol`` (docs/protocols.md)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from reconx_pl.devices import chosen_device
 from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.evaluation.ablation import Ablation, write_ablation_table
-from reconx_pl.evaluation.benchmarks.fetch import index_folder
-from reconx_pl.evaluation.benchmarks.protocol_files import load_protocol
-from reconx_pl.evaluation.benchmarks.run import BenchmarkPlan, benchmark_place
-from reconx_pl.evaluation.benchmarks.scenes import BenchmarkScenes
 from reconx_pl.evaluation.missing import missing_entries
+from reconx_pl.evaluation.protocols.fetch import index_folder
+from reconx_pl.evaluation.protocols.files import load_protocol
+from reconx_pl.evaluation.protocols.run import ProtocolRun, process_of_run
+from reconx_pl.evaluation.protocols.scenes import ProtocolScenes
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import EvaluationConfig, LazyViews, evaluate_scenes, evaluate_views
+from reconx_pl.files.identity import identity_of
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.geometry.estimators.default import default_estimator
-from reconx_pl.reconstruction.alignment import estimator_identity
 from reconx_pl.reconstruction.view_generator import NoViewGenerator, ViewGenerator
 from reconx_pl.training.runs import load_run, view_generator_identity
 from reconx_pl.types import Clip
@@ -53,8 +53,8 @@ def run_of(checkpoint: Path | None) -> tuple[Path | None, Path | None]:
     raise MissingWeightsError(f"{checkpoint}: no config.yaml here or above; name the folder of a training run")
 
 
-def evaluate_benchmark(
-    benchmark: str,
+def evaluate_protocol(
+    protocol: str,
     data: Path,
     out: Path,
     ckpt: Path | None = None,
@@ -68,26 +68,26 @@ def evaluate_benchmark(
     device: str = "auto",
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a trained model on a benchmark; write results, a table beside the published rows, and a report.
+    """Evaluate a trained model on a protocol; write results, a table beside the published rows, and a report.
 
     Run it again to go on after an interruption. Under torchrun, in a Slurm array, or both, every process takes its
-    share of the entries; whoever finishes last writes the whole table, and so does ``reconx benchmarks gather OUT``.
+    share of the entries; whoever finishes last writes the whole table, and so does ``reconx protocols gather OUT``.
 
     Args:
-        benchmark: name of a benchmark (``reconx benchmarks list``), or a protocol file.
+        protocol: name of a protocol (``reconx protocols list``), or a protocol file.
         data: folder of the data sets.
         out: folder of the results; finished entries in it are kept.
         ckpt: folder of a training run, or a checkpoint or file of weights in it; an evaluation without video diffusion
             needs none.
         indices: folder of the index files; None takes $RECONX_INDICES, else the cache.
         scenes: names of scenes or entries, separated by commas, or a number of entries, evenly spaced; the table then
-            says that it is of a part of the benchmark.
-        generated: poses of the generated frames in the place of those that the benchmark says; this makes another
+            says that it is of a part of the protocol.
+        generated: poses of the generated frames in the place of those that the protocol says; this makes another
             protocol of it, with another hash.
-        estimator: finds the points of the context views where the benchmark allows no others, and aligns generated
+        estimator: finds the points of the context views where the protocol allows no others, and aligns generated
             frames; None takes DUSt3R if its weights are at hand, else structure from motion.
         sampling: instead of the run's own sampling settings.
-        evaluation: fit, baselines, frames of a generated clip. Metrics, masks and poses are the benchmark's.
+        evaluation: fit, baselines, frames of a generated clip. Metrics, masks and poses are the protocol's.
         ablation: what to leave out; its results go into a folder in ``out``, and a table of all rows into ``out``.
         device: "auto", "cpu", "cuda".
         progress: called with what is done now and the share of it that is done.
@@ -95,35 +95,35 @@ def evaluate_benchmark(
     Returns:
         What ``results.json`` holds, but "failed" and "missing" are only those entries that this process answers for.
     """
-    protocol = load_protocol(benchmark)
+    rules = load_protocol(protocol)
     if generated is not None:
-        protocol = replace(protocol, poses=replace(protocol.poses, generated=generated))
-    source = BenchmarkScenes(protocol, data, index_folder(indices))
+        rules = replace(rules, poses=replace(rules.poses, generated=generated))
+    source = ProtocolScenes(rules, data, index_folder(indices))
     entries = source.choose([name.strip() for name in scenes.split(",")] if scenes else None)
-    rank, world = benchmark_place()
+    rank, world = process_of_run()
     chosen = chosen_device(device)
     if chosen == "cuda":
         torch.cuda.set_device(rank % torch.cuda.device_count())
-    if estimator is None and (protocol.geometry == "inputs" or protocol.poses.generated == "aligned"):
-        estimator = default_estimator(Path(data), f"points that {protocol.name} allows")
+    if estimator is None and (rules.geometry == "inputs" or rules.poses.generated == "aligned"):
+        estimator = default_estimator(Path(data), f"points that {rules.name} allows")
     ablation = ablation or Ablation()
     wanted, folder = ablation.evaluation(evaluation or EvaluationConfig()), ablation.out(Path(out))
     config = replace(
         wanted,
-        metrics=protocol.metrics,
-        masks=protocol.masks,
-        pose_policy=protocol.poses.generated,
-        refine_test_poses=wanted.refine_test_poses or protocol.poses.test_pose_refinement,
+        metrics=rules.metrics,
+        masks=rules.masks,
+        pose_policy=rules.poses.generated,
+        refine_test_poses=wanted.refine_test_poses or rules.poses.test_pose_refinement,
     )
     view_generator, identity = chosen_view_generator(*run_of(ckpt), sampling, ablation, chosen)
-    plan = BenchmarkPlan(
-        protocol,
+    plan = ProtocolRun(
+        rules,
         tuple(entry.key for entry in entries),
         len(source.entries),
         str(ckpt) if ckpt else identity,
         identity,
         config,
-        estimator_identity(estimator),
+        identity_of(estimator),
     )
     plan.save(folder)
     results = evaluate_views(

@@ -13,10 +13,10 @@ import docstring_parser
 from jsonargparse import ArgumentParser
 from rich.logging import RichHandler
 
-from reconx_pl.cli.benchmarks import COMMANDS as BENCHMARK_COMMANDS
-from reconx_pl.cli.benchmarks import add_actions as add_benchmark_actions
-from reconx_pl.cli.benchmarks import report_missing
 from reconx_pl.cli.console import console, progress_bar, share_bar
+from reconx_pl.cli.protocols import COMMANDS as PROTOCOL_COMMANDS
+from reconx_pl.cli.protocols import add_actions as add_protocol_actions
+from reconx_pl.cli.protocols import report_missing
 from reconx_pl.cli.reconstruct import SUMMARY as RECONSTRUCT
 from reconx_pl.cli.reconstruct import reconstruct_parser, run_reconstruct
 from reconx_pl.cli.scenes import COMMANDS as SCENE_COMMANDS
@@ -234,7 +234,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 ABLATIONS = {entry.arg_name: entry.description for entry in docstring_parser.parse(Ablation.__doc__ or "").params}
 WEIGHTS_COMMANDS: dict[str, Callable[..., None]] = {"fetch": fetch, "convert": convert, **MORE_WEIGHTS_COMMANDS}
-ACTIONS = {"weights": WEIGHTS_COMMANDS, "benchmarks": BENCHMARK_COMMANDS}  # commands with actions of their own
+ACTIONS = {"weights": WEIGHTS_COMMANDS, "protocols": PROTOCOL_COMMANDS}  # commands with actions of their own
 
 
 def build_parser() -> ArgumentParser:
@@ -271,9 +271,11 @@ def build_parser() -> ArgumentParser:
         if name == "convert":
             command.add_argument("--release", type=ReleaseName, required=True, help="which release the checkpoint is")
         actions.add_subcommand(name, command, help=command.description)
-    benchmarks = ArgumentParser(description="Benchmarks: list and show them, fetch their indices, check their data.")
-    commands.add_subcommand("benchmarks", benchmarks, help=benchmarks.description)
-    add_benchmark_actions(benchmarks)
+    protocols = ArgumentParser(
+        description="Published protocols: list and show them, fetch their indices, check their data."
+    )
+    commands.add_subcommand("protocols", protocols, help=protocols.description)
+    add_protocol_actions(protocols)
     return parser
 
 
@@ -310,39 +312,39 @@ def main(args: list[str] | None = None) -> None:
     run(call)
 
 
-def build_evaluate_parser(benchmark: bool = False) -> ArgumentParser:
+def build_evaluate_parser(protocol: bool = False) -> ArgumentParser:
     """The parser of ``evaluate.py``: every argument of the function that does it but its callback, and ``--config``."""
-    function = _evaluation(benchmark)
-    other = "" if benchmark else " On a benchmark: --benchmark NAME, with options of its own (--benchmark NAME --help)."
+    function = _evaluation(protocol)
+    other = "" if protocol else " On a protocol: --protocol NAME, with options of its own (--protocol NAME --help)."
     parser = ArgumentParser(prog="evaluate.py", description=_summary(function) + other)
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_function_arguments(function, skip={"progress", "ablation"})
     without = parser.add_argument_group("Ablation: go without a part (PAPER, table V)")
     for flag, meaning in ABLATIONS.items():
         without.add_argument(f"--{flag.replace('_', '-')}", action="store_true", help=meaning)
-    if benchmark:
+    if protocol:
         parser.add_argument(
             "--allow_failed", type=int, default=0, help="entries that may fail or be missing without an exit code of 1"
         )
     return parser
 
 
-def _evaluation(benchmark: bool) -> Callable[..., dict[str, Any]]:
+def _evaluation(protocol: bool) -> Callable[..., dict[str, Any]]:
     from reconx_pl.cli import evaluate  # brings Lightning along, which takes its time
 
-    return evaluate.evaluate_benchmark if benchmark else evaluate.evaluate
+    return evaluate.evaluate_protocol if protocol else evaluate.evaluate
 
 
-def names_benchmark(args: list[str]) -> bool:
-    """Whether the arguments of ``evaluate.py`` ask for a benchmark."""
-    return any(argument.split("=")[0] == "--benchmark" for argument in args)
+def names_protocol(args: list[str]) -> bool:
+    """Whether the arguments of ``evaluate.py`` ask for a protocol."""
+    return any(argument.split("=")[0] == "--protocol" for argument in args)
 
 
 def evaluate_main(args: list[str] | None = None) -> None:
-    """Entry point of ``evaluate.py``; exit code 1 unless every scene, or enough of a benchmark, was evaluated."""
+    """Entry point of ``evaluate.py``; exit code 1 unless every scene, or enough of a protocol, was evaluated."""
     args = sys.argv[1:] if args is None else args
-    benchmark = names_benchmark(args)
-    parser = build_evaluate_parser(benchmark)
+    protocol = names_protocol(args)
+    parser = build_evaluate_parser(protocol)
 
     def command() -> None:
         chosen = vars(parser.instantiate_classes(parser.parse_args(args)))
@@ -350,9 +352,9 @@ def evaluate_main(args: list[str] | None = None) -> None:
         allowed = chosen.pop("allow_failed", None)
         ablation = Ablation(**{flag: chosen.pop(flag) for flag in ABLATIONS})
         with share_bar() as step:
-            results = _evaluation(benchmark)(**chosen, ablation=ablation, progress=step)
+            results = _evaluation(protocol)(**chosen, ablation=ablation, progress=step)
         out = ablation.out(Path(chosen["out"]))
-        if benchmark:
+        if protocol:
             report_missing(out, results, allowed)
         elif not results["complete"]:
             raise ReconXError(f"{out}: {unfinished(results)}")

@@ -107,7 +107,7 @@ def ablation_table(out: Path) -> str:
         "# Ablation",
         "",
         "Mean over scenes. The last column is the paper's table V (PSNR / SSIM / LPIPS on RealEstate10K), which is "
-        "another benchmark unless this one is re10k-easy.",
+        "another protocol unless this one is re10k-easy.",
         "",
         f"| {' | '.join([*PARTS, *metrics, 'scenes', 'paper'])} |",
         f"|{'---|' * len(PARTS)}{'---:|' * (len(metrics) + 1)}---|",

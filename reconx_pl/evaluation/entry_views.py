@@ -1,4 +1,4 @@
-"""One entry of a benchmark, loaded: context views that a method may see, and target views that score it."""
+"""One entry of a protocol, loaded: context views that a method may see, and target views that score it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from reconx_pl.types import Cameras, PointCloud
 
 
 @dataclass(frozen=True)
-class BenchmarkViews:
-    """What a benchmark gives for one scene, or one entry of an index.
+class EntryViews:
+    """What a protocol gives for one scene, or one entry of an index.
 
     Args:
-        key: unique in a benchmark.
+        key: unique in a protocol.
         dataset: name of the data set.
         scene: name of the scene in it.
         context_images: [C, 3, H, W] float32 in [0, 1], C >= 2, in the order in which they are visited.
@@ -53,7 +53,7 @@ class BenchmarkViews:
 
     def __post_init__(self) -> None:
         if self.context_images.shape[0] < 2:
-            raise BadSceneError(f"{self.key}: a benchmark entry needs two context views or more")
+            raise BadSceneError(f"{self.key}: a protocol entry needs two context views or more")
         for what, images, cameras, indices in (
             ("context", self.context_images, self.context_cameras, self.context_indices),
             ("target", self.target_images, self.target_cameras, self.target_indices),
@@ -92,4 +92,4 @@ class LazyViews:
     """
 
     key: str
-    load: Callable[[], BenchmarkViews]
+    load: Callable[[], EntryViews]

@@ -13,6 +13,7 @@ from reconx_pl.evaluation.scene_result import SceneResult
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.files.atomic import atomic_write
 from reconx_pl.geometry.cameras import interpolate_cameras
+from reconx_pl.reconstruction.scene_builder import NEUTRAL_CONFIDENCE
 from reconx_pl.splatting.io.ply import save_ply
 from reconx_pl.splatting.renderers.base import Renderer
 from reconx_pl.types import Cameras, Gaussians
@@ -28,18 +29,20 @@ SLOWEST, FASTEST = 3.0, 30.0  # frames a second at which a generated clip can be
 def scene_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image:
     """Contact sheet of a scene: input, generation, truth, splats and error.
 
-    Of a clip each column is a frame, time to the right. Of a benchmark entry, whose targets are elsewhere, the context
+    Of a clip each column is a frame, time to the right. Of a protocol entry, whose targets are elsewhere, the context
     views and what was generated between them stand above, the targets below.
     """
     if not result.task.views_in_clip:
         return stacked([_context_sheet(result, config), _target_sheet(result, config)])
-    truth, frames = result.task.views, len(result.generated)
+    truth, images = result.task.views, result.given.images
+    frames = len(truth)
+    has = len(images) == frames  # something was generated
     between = result.targets or list(range(1, frames - 1))
     shown = [0, *(between[index] for index in spread(len(between), config.sheet_columns - 2)), frames - 1]
     ends = {0, frames - 1}
     rows = [
         SheetRow("input", [truth[index] if index in ends else None for index in shown]),
-        SheetRow("generated", [None if index in ends else result.generated[index] for index in shown]),
+        *([SheetRow("generated", [None if at in ends else images[at] for at in shown])] if has else []),
         *_scored_rows([(truth[index], result.rendered[index]) for index in shown], config),
     ]
     return contact_sheet(rows, [f"frame {index}" for index in shown], gain=config.error_gain)
@@ -59,13 +62,13 @@ def _scored_rows(pairs: Sequence[tuple[Tensor, Tensor]], config: EvaluationConfi
 
 def _context_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image:
     """Context views and generated frames in the order of visiting; generated ones fill what room the contexts leave."""
-    task = result.task
-    input_places = [task.input_places[index] for index in spread(len(task.input_places), config.sheet_columns - 1)]
-    generated = [place for place in range(len(result.generated)) if place not in task.input_places]
+    task, images, places = result.task, result.given.images, result.given.input_places
+    input_places = [places[index] for index in spread(len(places), config.sheet_columns - 1)]
+    generated = [place for place in range(len(images)) if place not in places]
     room = min(config.sheet_columns - len(input_places), len(generated))
     shown = sorted({*input_places, *(generated[int((at + 0.5) * len(generated) / room)] for at in range(room))})
-    names = {place: f"context {index}" for place, index in zip(task.input_places, task.indices, strict=True)}
-    row = SheetRow("input and\ngenerated", [result.generated[place] for place in shown])
+    names = {place: f"context {index}" for place, index in zip(places, task.inputs.indices, strict=True)}
+    row = SheetRow("input and\ngenerated" if generated else "input", [images[place] for place in shown])
     return contact_sheet([row], [names.get(place, f"generated {place}") for place in shown])
 
 
@@ -92,11 +95,14 @@ def write_media(result: SceneResult, config: EvaluationConfig, renderer: Rendere
     """
     with atomic_write(folder / "contact_sheet.png") as unfinished:
         scene_sheet(result, config).save(unfinished)
-    fps = min(max(result.task.clips[0].fps, SLOWEST), FASTEST)
-    write_mp4(result.generated, folder / "generated.mp4", fps)
-    write_mp4(confidence_colors(result.confidence), folder / "confidence.mp4", fps)
+    fps = min(max(result.task.inputs.fps, SLOWEST), FASTEST)
+    given = result.given
+    write_mp4(given.images, folder / "generated.mp4", fps)
+    neutral = torch.full_like(given.images[:, 0], NEUTRAL_CONFIDENCE)
+    confidence = neutral if given.confidence is None else given.confidence
+    write_mp4(confidence_colors(confidence), folder / "confidence.mp4", fps)
     flown = flythrough(
-        result.gaussians, result.task.view_cameras if result.task.views_in_clip else result.cameras, renderer
+        result.gaussians, result.task.view_cameras if result.task.views_in_clip else given.cameras, renderer
     )
     write_mp4(flown.frames, folder / "rendered.mp4", FLYTHROUGH_FPS)
     write_mp4(depth_colors(flown.depth), folder / "depth.mp4", FLYTHROUGH_FPS)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.evaluation.baselines import METHODS
-from reconx_pl.evaluation.entry_views import BenchmarkViews
+from reconx_pl.evaluation.entry_views import EntryViews
 from reconx_pl.evaluation.scene_result import PARTS, SceneResult, Scores
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.task import HeldOutViews
@@ -59,8 +59,8 @@ def clip_digest(clip: Clip, held_out: HeldOutViews | None = None) -> str:
     return _digest(parts, repr((clip.fps, clip.caption)), clip.geometry)
 
 
-def views_digest(views: BenchmarkViews) -> str:
-    """As ``clip_digest``, of an entry of a benchmark."""
+def views_digest(views: EntryViews) -> str:
+    """As ``clip_digest``, of an entry of a protocol."""
     parts = [views.context_images, views.context_cameras.world_to_camera, views.context_cameras.intrinsics]
     parts += [views.target_images, views.target_cameras.world_to_camera, views.target_cameras.intrinsics]
     # what is not there has a place nonetheless: depth must not be taken for masks
@@ -88,7 +88,7 @@ class Provenance:
     Args:
         config: settings.
         model: who generated.
-        protocol: of a benchmark, with its name and hash; None for clips.
+        protocol: of a protocol, with its name and hash; None for clips.
         estimator: who found points or poses in the evaluation; None where nobody did.
     """
 
@@ -127,19 +127,19 @@ def scene_record(result: SceneResult, provenance: Provenance, digest: str, files
     task = result.task
     return {
         "key": task.key,
-        "dataset": task.dataset,
-        "scene": task.scene,
+        "dataset": task.inputs.dataset,
+        "scene": task.inputs.scene,
         **provenance.as_record(),
         "clip_digest": digest,
         "version": __version__,
         "pose_policy": provenance.config.pose_policy,
-        "geometry": task.geometry,
+        "geometry": task.inputs.geometry,
         "alignment": alignment_record(task.alignment),
-        "frames": len(result.generated),
-        "size": list(result.generated.shape[-2:]),
+        "frames": len(result.given.images),
+        "size": list(result.given.images.shape[-2:]),
         "frame_indices": list(task.frame_indices),
-        "frame_gap": max(task.indices) - min(task.indices),
-        "contexts": list(task.indices),
+        "frame_gap": max(task.inputs.indices) - min(task.inputs.indices),
+        "contexts": list(task.inputs.indices),
         "targets": task.target_indices,
         "masked": task.masks is not None,
         "ceiling_targets": result.ceiling_targets,

@@ -41,7 +41,7 @@ def introduction(results: Record) -> str:
     )
     if results.get("protocol"):
         what = (
-            f"Each scene is an entry of the benchmark <code>{escape(_protocol(results))}</code>: a few context views "
+            f"Each scene is an entry of the protocol <code>{escape(_protocol(results))}</code>: a few context views "
             "are given. A video diffusion model generates a clip from each context view to the next, guided by a point "
             "cloud; 3D Gaussians (splats) are then fitted to all that it generated. The splats are rendered at the "
             "cameras of the targets, which neither the model nor the fit has seen, and compared with them."

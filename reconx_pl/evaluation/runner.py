@@ -1,4 +1,4 @@
-"""Evaluates many scenes, clips or entries of a benchmark: restartable, spread over ranks, honest about what failed."""
+"""Evaluates many scenes, clips or entries of a protocol: restartable, spread over ranks, honest about what failed."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from reconx_pl.evaluation.scene import Progress, evaluate_scene, evaluate_task
 from reconx_pl.evaluation.scene_result import SceneResult, stopwatch
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.summary import RunSummary
-from reconx_pl.evaluation.task import HeldOutViews, LazyScene, SceneTask, check_estimator, clip_task, views_task
+from reconx_pl.evaluation.task import HeldOutViews, LazyScene, SceneTask, clip_task, views_task
+from reconx_pl.files.identity import identity_of
 from reconx_pl.files.json_files import write_json
 from reconx_pl.files.ranks import all_or_none
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.metrics.image import MetricSuite
 from reconx_pl.metrics.lpips import LpipsDistance
-from reconx_pl.reconstruction.alignment import estimator_identity
 from reconx_pl.reconstruction.view_generator import RecordedFrames, ViewGenerator, blind
 from reconx_pl.splatting.fit import loss_network
 from reconx_pl.splatting.renderers.base import Renderer
@@ -113,7 +113,7 @@ def evaluate_scenes(
         MissingWeightsError: the fit's loss uses LPIPS and its weights are not there (no scene would succeed).
     """
     used = estimator if config.pose_policy == "aligned" else None
-    provenance = Provenance(config, model, estimator=estimator_identity(used))
+    provenance = Provenance(config, model, estimator=identity_of(used))
     sources = (_of_clip(clip, config) for clip in clips)
     tools = _Tools(view_generator, suite, renderer, perceptual, used, torch.device(device), progress)
     return _evaluate(sources, provenance, tools, Path(out), rank, world)
@@ -136,7 +136,7 @@ def evaluate_views(
     estimator: PointMapEstimator | None = None,
     device: torch.device | str = "cpu",
 ) -> Record:
-    """Evaluate entries of a benchmark; files, restarts, failures and ranks are those of ``evaluate_scenes``.
+    """Evaluate entries of a protocol; files, restarts, failures and ranks are those of ``evaluate_scenes``.
 
     The context views of an entry are visited in their order. Each pair of neighbours is generated as one clip of
     ``config.clip_frames`` frames (PAPER, section 4: more than two views), one scene is fitted to the frames of all
@@ -150,7 +150,7 @@ def evaluate_views(
             ``task.views_task`` of all entries first and hands the frames over in ``RecordedFrames``.
         config: see ``evaluate_scenes``.
         out, rank, world, progress, model, suite, renderer, perceptual, device: see ``evaluate_scenes``.
-        protocol: of the benchmark, with its "name" and "hash"; it goes into every result, and a result of another
+        protocol: of the protocol, with its "name" and "hash"; it goes into every result, and a result of another
             protocol is done again.
         estimator: finds the points of entries that bring neither depth nor points, in their context views alone; and
             aligns the generated frames, if ``config.pose_policy`` asks for that.
@@ -163,7 +163,7 @@ def evaluate_views(
         MissingWeightsError: the fit's loss uses LPIPS and its weights are not there.
     """
     config.check_for_entries()
-    provenance = Provenance(config, model, protocol, estimator_identity(estimator))
+    provenance = Provenance(config, model, protocol, identity_of(estimator))
     sources = (_Source(entry.key, partial(_open_views, entry, config, estimator)) for entry in entries)
     tools = _Tools(view_generator, suite, renderer, perceptual, estimator, torch.device(device), progress)
     return _evaluate(sources, provenance, tools, Path(out), rank, world)
@@ -234,7 +234,7 @@ def _evaluate(
     config = provenance.config
     if not 0 <= rank < world:
         raise ConfigurationError(f"rank {rank} is not one of {world} processes")
-    check_estimator(config, tools.estimator)
+    config.check(tools.estimator)
     gathers = world > 1 and dist.is_available() and dist.is_initialized() and dist.get_world_size() == world
     # Lightning validates in inference mode: networks and clips that are made there could not enter the fit's graph.
     with torch.inference_mode(False), torch.no_grad():

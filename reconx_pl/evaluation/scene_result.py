@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from reconx_pl.evaluation.task import SceneTask
-from reconx_pl.types import Cameras, Gaussians
+from reconx_pl.reconstruction.scene_builder import FitInput
+from reconx_pl.types import Gaussians
 
 Scores = dict[str, dict[str, Tensor]]  # method -> metric -> [targets] float64
 
@@ -22,10 +23,8 @@ class SceneResult:
 
     Attributes:
         task: what was evaluated; its ``targets`` are the scored places of its ``views``.
-        generated: [S, 3, H, W] all frames of the fit in their order, the input views at ``task.known``.
-        cameras: of these frames, as they were fitted.
+        given: all frames of the fit in their order, as they were fitted.
         rendered: [M, 3, H, W], the fitted scene at the cameras of ``task.views``.
-        confidence: [S, H, W] of the fitted frames, before normalisation.
         final_loss: of the fit, mean of its last tenth.
         scores: on the targets; for "ceiling" on ``ceiling_targets``.
         held_out_scores: on the held-out views, if there were any ("generated" has none: nothing is generated there).
@@ -36,10 +35,8 @@ class SceneResult:
     """
 
     task: SceneTask
-    generated: Tensor
-    cameras: Cameras
+    given: FitInput
     rendered: Tensor
-    confidence: Tensor
     gaussians: Gaussians
     final_loss: float
     scores: Scores = field(default_factory=dict)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.identity import hash_of, plain_settings
+from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.metrics.image import METRICS
+from reconx_pl.reconstruction.scene_builder import FrameConfidence, FramePoses, SceneConfig
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.points import PointsConfig
 
 POSE_POLICIES = ("dataset", "interpolated", "aligned")
-CONFIDENCES = ("reprojection", "uniform", "alignment")
+CONFIDENCES = ("auto", "reprojection", "uniform", "alignment")
 MASKS = ("none", "targets", "white")
 
 
@@ -28,10 +30,10 @@ class EvaluationConfig:
             moves between the cameras of the input views, "aligned" has an estimator align all frames globally with the
             cameras of the input views held fixed (PAPER, section 8: the paper does not say; ours). The latter two never
             look at a target's pose before scoring. The input views keep their own cameras in all of them.
-        confidence: "reprojection" weighs generated frames by their agreement with the scene's cloud, "alignment" by
-            what the global alignment gives every pixel (the paper's C_i; needs pose_policy "aligned"), "uniform" trusts
-            every pixel alike (the ablation).
-        clip_frames: T, frames generated from one context view of a benchmark entry to the next, both included; the
+        confidence: of generated pixels: "alignment" is what the global alignment gives every pixel (the paper's C_i;
+            needs pose_policy "aligned"), "reprojection" their agreement with the scene's cloud, "uniform" trusts every
+            pixel alike (the ablation), "auto" is "alignment" where frames are aligned, else "reprojection".
+        clip_frames: T, frames generated from one context view of a protocol entry to the next, both included; the
             paper has 32, and a model generates best what it was trained on. Packed clips have a number of their own.
         diffusion: False generates nothing and fits to the input views alone: the ablation of the whole video model.
         targets: frames of the clip to score; None takes the intermediate ones by ``target_stride``, () scores held-out
@@ -41,8 +43,8 @@ class EvaluationConfig:
         masks: how targets with a mask are scored: "none" ignores masks, "targets" scores the pixels within the mask
             alone, "white" is RegNeRF's way; see ``metrics.MetricSuite``. Targets without a mask are scored whole.
         nearest_input: score the baseline that copies the nearest input view.
-        two_views: score the baseline that fits Gaussians to the input views alone, however many a benchmark gives.
-        depth_warp: of a benchmark entry, score the baseline that moves the context views' pixels to the targets by
+        two_views: score the baseline that fits Gaussians to the input views alone, however many a protocol gives.
+        depth_warp: of a protocol entry, score the baseline that moves the context views' pixels to the targets by
             their depth, or draws the cloud where there is no depth.
         ceiling: of a clip, fit the true even frames (and the last) with confidence 1 and score the odd ones: what this
             splatting could reach with perfect generation.
@@ -57,7 +59,7 @@ class EvaluationConfig:
     fit: FitConfig = field(default_factory=FitConfig)
     points: PointsConfig = field(default_factory=PointsConfig)
     pose_policy: str = "dataset"
-    confidence: str = "reprojection"
+    confidence: str = "auto"
     clip_frames: int = 32
     diffusion: bool = True
     targets: tuple[int, ...] | None = None
@@ -112,6 +114,21 @@ class EvaluationConfig:
         """See ``hash_of``."""
         return hash_of(self)
 
+    @property
+    def scene(self) -> SceneConfig:
+        """The part that says how frames become a scene."""
+        poses, confidence = cast(FramePoses, self.pose_policy), cast(FrameConfidence, self.confidence)
+        return SceneConfig(self.fit, self.points, poses, confidence, self.seed)
+
+    def check(self, estimator: PointMapEstimator | None) -> None:
+        """Refuse early what the estimator cannot do; see ``SceneConfig.aligns``.
+
+        Raises:
+            ConfigurationError: the pose policy "aligned" and no estimator that can do it.
+        """
+        if self.diffusion:
+            self.scene.aligns(estimator)
+
     def check_for_entries(self) -> None:
         """Refuse what only a clip with true frames between its inputs can do.
 
@@ -121,12 +138,12 @@ class EvaluationConfig:
         if self.pose_policy == "dataset":
             raise ConfigurationError(
                 "pose_policy 'dataset' takes the poses of a clip's true frames, and the frames generated for a "
-                "benchmark entry have none: take 'interpolated' or 'aligned'"
+                "protocol entry have none: take 'interpolated' or 'aligned'"
             )
         if self.ceiling:
-            raise ConfigurationError("ceiling is fitted to the true frames of a clip; a benchmark entry has none")
+            raise ConfigurationError("ceiling is fitted to the true frames of a clip; a protocol entry has none")
         if self.targets is not None or self.target_stride != 1:
-            raise ConfigurationError("targets and target_stride choose frames of a clip; a benchmark names its targets")
+            raise ConfigurationError("targets and target_stride choose frames of a clip; a protocol names its targets")
 
     def target_frames(self, frames: int) -> list[int]:
         """Indices of the frames to score in a clip of ``frames`` frames.

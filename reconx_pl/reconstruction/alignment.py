@@ -28,11 +28,6 @@ def holds_fixed_views(estimator: PointMapEstimator | AligningEstimator) -> bool:
     return "fixed" in inspect.signature(estimator.estimate).parameters
 
 
-def estimator_identity(estimator: PointMapEstimator | None) -> str | None:
-    """What an estimator's results follow from, or its class where it does not say; None without one."""
-    return None if estimator is None else str(getattr(estimator, "identity", type(estimator).__name__))
-
-
 def aligned_frames(
     key: str, frames: Tensor, cameras: Cameras, input_places: list[int], estimator: AligningEstimator
 ) -> Reconstruction:

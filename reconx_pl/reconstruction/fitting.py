@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,15 +11,15 @@ from reconx_pl.files.tensors import save_tensors, to_bytes
 from reconx_pl.geometry.camera_paths import PATHS
 from reconx_pl.metrics.image import psnr
 from reconx_pl.metrics.lpips import LpipsDistance
-from reconx_pl.reconstruction.frames import FitInput
+from reconx_pl.reconstruction.scene_builder import FitInput
+from reconx_pl.reconstruction.scene_builder import fit_scene as build_scene
 from reconx_pl.reconstruction.settings import KEY, ReconstructionConfig
 from reconx_pl.reconstruction.stages import Step
-from reconx_pl.reconstruction.view_generator import scene_generator
-from reconx_pl.splatting.fit import fit, loss_network
+from reconx_pl.splatting.fit import loss_network
 from reconx_pl.splatting.io.ply import load_ply, save_ply
 from reconx_pl.splatting.renderers.base import Renderer
 from reconx_pl.splatting.renderers.choose import default_renderer
-from reconx_pl.types import Cameras, PointCloud
+from reconx_pl.types import Cameras
 from reconx_pl.visualization.color_maps import depth_colors
 from reconx_pl.visualization.flythrough import render_flythrough
 from reconx_pl.visualization.video import write_mp4
@@ -50,40 +49,35 @@ def fit_scene(
         BadSceneError, ConfigurationError: see ``splatting.fit.fit``.
     """
     renderer, perceptual = what_a_fit_needs(config, device)
-    start = PointCloud(*(part.to(device) for part in (given.start.points, given.start.colors, given.start.confidence)))
-    result = fit(
-        given.frames.to(device),
-        given.cameras,
-        None if given.confidence is None else given.confidence.to(device),
-        start,
-        config.fit,
+    result = build_scene(
+        given.to(device),
+        config.scene,
+        KEY,
         renderer=renderer,
         perceptual=perceptual,
         progress=lambda done, steps, _: step(done, steps),
-        generator=scene_generator(config.seed, KEY, "fit"),
-        input_views=given.input_places,
     )
     with torch.no_grad():
         seen = [
             renderer.render(result.gaussians, given.cameras[at].to(device)).color.cpu() for at in given.input_places
         ]
     rendered = torch.cat(seen).clamp(0, 1)
-    scores = psnr(rendered, given.frames[given.input_places])
+    scores = psnr(rendered, given.images[given.input_places])
     save_tensors(
-        {"rendered": to_bytes(rendered), "photographs": to_bytes(given.frames[given.input_places])}, folder / RENDERED
+        {"rendered": to_bytes(rendered), "photographs": to_bytes(given.images[given.input_places])}, folder / RENDERED
     )
     write_json(
         folder / NUMBERS,
         {
             "gaussians": len(result.gaussians),
-            "frames": len(given.frames),
+            "frames": len(given.images),
             "psnr_of_photographs": [round(float(value), 3) for value in scores],
             "loss": [round(value, 6) for value in result.history],
         },
     )
     save_ply(result.gaussians, folder / SCENE)
     return [
-        f"{len(result.gaussians)} Gaussians fitted to {len(given.frames)} frames",
+        f"{len(result.gaussians)} Gaussians fitted to {len(given.images)} frames",
         f"PSNR at the photographs themselves {float(scores.mean()):.2f} dB (they were fitted: no measure of quality)",
     ]
 
@@ -114,11 +108,7 @@ def write_flythrough(
     gaussians = load_ply(scene)
     order = [*range(len(cameras)), *([0] if closed and config.flythrough == "interpolated" else [])]
     path = PATHS[config.flythrough](cameras[order], config.flythrough_frames, gaussians.means)
-    placed = replace(
-        gaussians,
-        **{part: value.to(device) for part, value in vars(gaussians).items()},
-    )
-    flown = render_flythrough(placed, path, default_renderer(device), step)
+    flown = render_flythrough(gaussians.to(device), path, default_renderer(device), step)
     write_mp4(flown.frames, folder / VIDEO, config.flythrough_fps)
     write_mp4(depth_colors(flown.depth), folder / DEPTH_VIDEO, config.flythrough_fps)
     return [f"{len(path)} frames of {path.width} x {path.height}, path {config.flythrough}"]

@@ -13,8 +13,7 @@ from safetensors import SafetensorError
 
 from reconx_pl.errors import ConfigurationError, StorageError
 from reconx_pl.files.json_files import read_json
-from reconx_pl.reconstruction import files, fitting
-from reconx_pl.reconstruction import generation as generation
+from reconx_pl.reconstruction import files, fitting, generation
 from reconx_pl.reconstruction.files import GIVEN, STAGE_FOLDER, SUMMARY
 
 try:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.reconstruction.view_generator import checked_frames, scene_generator
+from reconx_pl.reconstruction.view_generator import checked_frames, seeded_generator
 from reconx_pl.reconstruction.windows import Window, plan_windows
 from reconx_pl.types import Cameras, Clip, PointCloud
 
@@ -91,7 +91,7 @@ def generate_orbit(
     sequence[list(places)] = photographs.float().cpu()
     for number, window in enumerate(windows):
         clip = _clip(sequence, path, window, number, geometry, config)
-        generator = scene_generator(config.seed, clip.key, "generate", device)
+        generator = seeded_generator(config.seed, clip.key, "generate", device)
         generated = checked_frames(
             view_generator.generate(clip, generator, end_condition_frame=window.end_condition_frame), clip, "cpu"
         )

@@ -1,57 +1,61 @@
-"""reconstruction/pair_clips.py."""
+"""The clips between neighbouring input views: what a view generator is given."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from reconx_pl.evaluation.entry_views import BenchmarkViews
-from reconx_pl.evaluation.task import CLOUD_POINTS
+from reconx_pl.files.tensors import to_bytes
 from reconx_pl.geometry.cameras import in_view, interpolate_cameras, with_views
 from reconx_pl.geometry.estimators.base import KnownDepth
+from reconx_pl.reconstruction.input_views import InputViews
 from reconx_pl.reconstruction.view_generator import with_ends
 from reconx_pl.types import Cameras, Clip, PointCloud
 
+CLOUD_POINTS = 16384  # of a cloud made of depth (ours)
 
-def pair_clips(
-    views: BenchmarkViews, frames: int, cloud: PointCloud | None, depth: Tensor | None = None
-) -> tuple[Clip, ...]:
-    """One blind clip for each pair of neighbouring context views, made of nothing but context views.
 
-    Frames between are black, their cameras interpolated. Context images go into a clip as 8-bit values.
+def pair_clips(inputs: InputViews, frames: int) -> tuple[Clip, ...]:
+    """One blind clip for each pair of neighbouring input views, made of nothing but input views.
+
+    Frames between are black, their cameras interpolated. Input images go into a clip as 8-bit values. A clip has the
+    points that project into one of its two views, if there are any; a pair with depth, of several, has a cloud of its
+    own, as a packed clip has.
 
     Args:
-        views: the entry.
+        inputs: C views; where they are closed, the last pair leads back to the first view.
         frames: T of each clip.
-        cloud: of the scene; a clip has the points that project into one of its two views, if there are any.
-        depth: [C, H, W] of the context views; a pair with depth has a cloud of its own, as a packed clip has.
 
     Returns:
-        C - 1 clips; the key of the only one is the entry's, of several it ends in ``+0``, ``+1``, ...
+        C - 1 clips, C where closed; the key of the only one is that of the inputs, of several it ends in ``+0``,
+        ``+1``, ...
     """
     clips = []
-    count = len(views.context_indices)
-    for first in range(count - 1):
-        pair = [first, first + 1]
-        start, end = views.context_indices[first], views.context_indices[first + 1]
-        images, cameras = views.context_images[pair], views.context_cameras[pair]
+    order = inputs.visited
+    numbers = inputs.indices or tuple(range(len(inputs)))
+    for first in range(len(order) - 1):
+        pair = order[first : first + 2]
+        # back at the first view, frame numbers go on
+        start, end = numbers[pair[0]], numbers[pair[1]] if pair[1] > pair[0] else numbers[pair[0]] + 1
+        images, cameras = inputs.images[pair], inputs.cameras[pair]
         stored = torch.zeros(frames, *images.shape[1:], dtype=torch.uint8, device=images.device)
-        stored[[0, -1]] = (images * 255).round().clamp(0, 255).to(torch.uint8)
+        stored[[0, -1]] = to_bytes(images)
         between = torch.linspace(0, 1, frames, dtype=torch.float64)
+        depth = inputs.depth
         own = None if depth is None or not bool((depth[pair] > 0).any()) else depth[pair]
         clips.append(
             Clip(
-                key=views.key if count == 2 else f"{views.key}+{first}",
-                dataset=views.dataset,
-                scene=views.scene,
+                key=inputs.key if len(order) == 2 else f"{inputs.key}+{first}",
+                dataset=inputs.dataset,
+                scene=inputs.scene,
                 frames=stored,
                 cameras=with_ends(interpolate_cameras(cameras, between), cameras),
                 frame_indices=tuple(round(start + (end - start) * float(share)) for share in between),
-                fps=views.fps,
-                caption=views.caption,
+                fps=inputs.fps,
+                caption=inputs.caption,
                 depth=own,
-                cloud=_pair_cloud(images, cameras, own if count > 2 else None, cloud),
-                geometry=views.geometry,
+                cloud=_pair_cloud(images, cameras, own if len(order) > 2 else None, inputs.cloud),
+                geometry=inputs.geometry,
             )
         )
     return tuple(clips)
@@ -59,14 +63,14 @@ def pair_clips(
 
 def _pair_cloud(images: Tensor, cameras: Cameras, depth: Tensor | None, cloud: PointCloud | None) -> PointCloud | None:
     if depth is not None:
-        return _cloud_of_depth(images, cameras, depth)
+        return cloud_of_depth(images, cameras, depth)
     if cloud is None:
         return None
     visible = in_view(cloud.points.double(), cameras.to(dtype=torch.float64)).any(dim=0)
     return cloud[visible] if bool(visible.any()) else cloud
 
 
-def _cloud_of_depth(images: Tensor, cameras: Cameras, depth: Tensor) -> PointCloud:
+def cloud_of_depth(images: Tensor, cameras: Cameras, depth: Tensor) -> PointCloud:
     single = cameras.to(dtype=torch.float32)
     return KnownDepth(depth.float(), points=CLOUD_POINTS).estimate(images, single).cloud
 

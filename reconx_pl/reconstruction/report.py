@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from reconx_pl.reconstruction import files, fitting
-from reconx_pl.reconstruction import generation as generation
+from reconx_pl.reconstruction import files, fitting, generation
 from reconx_pl.reconstruction.files import REPORT, STAGE_FOLDER, SUMMARY
 from reconx_pl.reconstruction.report_content import Content
 from reconx_pl.reconstruction.report_pictures import flythrough, generated, loss, seen_from_above, views

@@ -11,8 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from reconx_pl.files.tensors import load_tensors
-from reconx_pl.reconstruction import fitting
-from reconx_pl.reconstruction import generation as generation
+from reconx_pl.reconstruction import fitting, generation
 from reconx_pl.reconstruction.report_content import STAGE_FOLDER, Content
 from reconx_pl.reconstruction.settings import FIT, FLYTHROUGH, GENERATION
 from reconx_pl.visualization.camera_map import plan

@@ -13,21 +13,14 @@ import torch
 from reconx_pl.data.photos.headers import named_files
 from reconx_pl.data.photos.photographs import load_photographs
 from reconx_pl.errors import BadDataError, ConfigurationError
-from reconx_pl.files.identity import plain_settings
+from reconx_pl.files.identity import identity_of, plain_settings
 from reconx_pl.files.json_files import write_json
 from reconx_pl.files.tensors import save_tensors, to_bytes
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.reconstruction import files, fitting
-from reconx_pl.reconstruction import generation as generation
+from reconx_pl.reconstruction import files, fitting, generation
 from reconx_pl.reconstruction.files import STAGE_FOLDER, SUMMARY
 from reconx_pl.reconstruction.folder import alone, claim, spare, storage
-from reconx_pl.reconstruction.frames import (
-    aligns,
-    prepare_generated,
-    prepare_photographs,
-    read_fit_input,
-    read_input_cameras,
-)
+from reconx_pl.reconstruction.frames import prepare_frames, read_fit_input, read_input_cameras
 from reconx_pl.reconstruction.generation import is_loop
 from reconx_pl.reconstruction.geometry import find_geometry
 from reconx_pl.reconstruction.report import write_report
@@ -120,7 +113,7 @@ def reconstruct(
         raise ConfigurationError(f"no stage is called {', '.join(unknown)}; there are {', '.join(STAGES)}")
     last = max((STAGES.index(name) for name in stages), default=len(STAGES) - 1)
     if view_generator is not None:
-        aligns(config, estimator)  # refuse early what cannot be
+        config.scene.aligns(estimator)  # refuse early what cannot be
     names = named_files([Path(source) for source in sources], [])
     with storage(out), alone(out):
         chain = _Chain(
@@ -146,7 +139,7 @@ class _Chain:
     ) -> None:
         self.sources, self.out, self.config = sources, out, config
         self.estimator, self.view_generator, self.device = estimator, view_generator, device
-        self.found_by = _identity(estimator)  # once: it may hash gigabytes of weights
+        self.found_by = identity_of(estimator)  # once: it may hash gigabytes of weights
         spare(out, names)
         stems = [path.stem.lower() for path in names]  # of equal ones the folder becomes part of the name
         self.files = [
@@ -243,15 +236,14 @@ class _Chain:
         config = self.config
 
         def make(folder: Path, step: Step) -> list[str]:
-            if generated is None:
-                return prepare_photographs(views, config, folder)
-            return prepare_generated(views, generated.folder, config, self.estimator, folder)
+            made = None if generated is None else generated.folder
+            return prepare_frames(views, made, config, self.estimator, folder)
 
         inputs: dict[str, Any] = {"points": self.settings["points"], "seed": config.seed}
         if generated is None:
             inputs["short_side"] = config.short_side
         else:
-            inputs["aligned"] = aligns(config, self.estimator)
+            inputs |= {"aligned": config.scene.aligns(self.estimator), "confidence": config.confidence}
         return self.stages.run(FRAMES, inputs, make, [geometry] if generated is None else [geometry, generated])
 
     def _fit(self, frames: Stage) -> Stage:
@@ -299,14 +291,6 @@ class _Chain:
         write_json(self.out / SUMMARY, summary)
         if complete and self.views is not None:
             write_report(self.out, summary)
-
-
-def _identity(estimator: PointMapEstimator) -> str:
-    """What its results follow from: its own word, else its class and attributes, lest other options reuse geometry."""
-    if hasattr(estimator, "identity"):
-        return str(estimator.identity)
-    own = ", ".join(f"{name}={value!r}" for name, value in sorted(vars(estimator).items()))
-    return f"{type(estimator).__module__}.{type(estimator).__qualname__}({own})"
 
 
 def _sha256(path: Path) -> str:

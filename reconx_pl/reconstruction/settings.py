@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from reconx_pl.errors import ConfigurationError
+from reconx_pl.reconstruction.scene_builder import FrameConfidence, SceneConfig
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.points import PointsConfig
 
@@ -71,6 +72,7 @@ class ReconstructionConfig:
         generation: see ``GenerationConfig``.
         fit: the 3D Gaussian fit.
         points: which points it starts from.
+        confidence: of generated pixels; see ``SceneConfig``.
         flythrough: camera path of the video: through the photographs, around what they look at, or a spiral before it.
         flythrough_frames: frames of the video.
         flythrough_fps: frames a second.
@@ -84,10 +86,16 @@ class ReconstructionConfig:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     points: PointsConfig = field(default_factory=lambda: PointsConfig(at_least=30_000))
+    confidence: FrameConfidence = "auto"
     flythrough: Literal["interpolated", "orbit", "spiral"] = "interpolated"
     flythrough_frames: int = 120
     flythrough_fps: float = 24.0
     seed: int = 0
+
+    @property
+    def scene(self) -> SceneConfig:
+        """The part that says how frames become a scene."""
+        return SceneConfig(self.fit, self.points, self.generation.poses, self.confidence, self.seed)
 
     def __post_init__(self) -> None:
         if min(self.max_side, self.short_side) < 32:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -90,7 +90,7 @@ def generated_frames(
     """
     tells = progress is not None and "progress" in inspect.signature(view_generator.generate).parameters
     more: dict[str, Any] = {"progress": progress} if tells else {}
-    generated = view_generator.generate(blind(clip), scene_generator(seed, clip.key, "generate", device), **more)
+    generated = view_generator.generate(blind(clip), seeded_generator(seed, clip.key, "generate", device), **more)
     generated = checked_frames(generated, clip, device)
     generated[[0, -1]] = clip.images[[0, -1]].to(device)
     return generated
@@ -119,20 +119,44 @@ def with_ends(cameras: Cameras, ends: Cameras) -> Cameras:
     return with_views(cameras, [0, -1], ends[[0, -1]])
 
 
-def scene_generator(seed: int, key: str, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+def seeded_generator(seed: int, key: str, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator that depends on seed, scene and purpose only: neither order nor rank nor restarts change a scene."""
     digest = hashlib.sha256(f"{seed}:{key}:{purpose}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-@dataclass(frozen=True)
 class ViewGeneratorSource:
-    """Who generates: loaded only if something has to be generated.
+    """A view generator that is loaded only if something has to be generated.
 
     Args:
         identity: what its frames follow from, weights and sampling.
         load: gives the view generator.
     """
 
-    identity: str
-    load: Callable[[], ViewGenerator]
+    def __init__(self, identity: str, load: Callable[[], ViewGenerator]) -> None:
+        self.identity, self.load = identity, load
+        self._loaded: ViewGenerator | None = None
+
+    def generate(
+        self,
+        clip: Clip,
+        generator: torch.Generator,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        end_condition_frame: int | None = None,
+    ) -> Tensor:
+        """See ``ViewGenerator``; ``progress`` and ``end_condition_frame`` are passed on.
+
+        Raises:
+            ConfigurationError: frames are to be extrapolated, and it cannot.
+        """
+        self._loaded = self._loaded or self.load()
+        takes = inspect.signature(self._loaded.generate).parameters
+        more: dict[str, Any] = {"progress": progress} if progress is not None and "progress" in takes else {}
+        if end_condition_frame is not None:
+            if "end_condition_frame" not in takes:
+                raise ConfigurationError(
+                    f"{type(self._loaded).__name__} cannot extrapolate; leave generation.orbit_frames at 0"
+                )
+            more["end_condition_frame"] = end_condition_frame
+        return self._loaded.generate(clip, generator, **more)

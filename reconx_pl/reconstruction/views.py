@@ -15,7 +15,9 @@ from reconx_pl.data.packing.clip_sampling import crop_depth, crop_images
 from reconx_pl.data.photos.photographs import Photographs
 from reconx_pl.files.tensors import cameras_of, cloud_of, load_tensors
 from reconx_pl.geometry.cameras import resize_and_crop
-from reconx_pl.types import Cameras, PointCloud
+from reconx_pl.reconstruction.input_views import InputViews
+from reconx_pl.reconstruction.settings import KEY
+from reconx_pl.types import PointCloud
 
 GEOMETRY_FILE, VIEWS_FILE = "geometry.safetensors", "views.json"
 PIXELS_FILE, PHOTOGRAPHS_FILE = "photographs.safetensors", "photographs.json"
@@ -45,22 +47,6 @@ class Views:
         return self.scene.cloud
 
 
-@dataclass(frozen=True)
-class CroppedViews:
-    """Views resized and cropped.
-
-    Attributes:
-        images: [C, 3, h, w] uint8.
-        cameras: C views, float32.
-        depth, confidence: [C, h, w] or None, see ``Views``.
-    """
-
-    images: Tensor
-    cameras: Cameras
-    depth: Tensor | None
-    confidence: Tensor | None
-
-
 def read_photographs(folder: Path) -> Photographs:
     """What the first stage left in its folder."""
     described = json.loads((folder / PHOTOGRAPHS_FILE).read_text(encoding="utf-8"))
@@ -84,18 +70,29 @@ def read_views(photographs: Path, geometry: Path, name: str) -> Views:
     return Views(scene, names, bool(chosen["closed"]), tensors.get("depth"), tensors.get("confidence"))
 
 
-def crop_views(views: Views, height: int, width: int) -> CroppedViews:
+def input_views(views: Views, height: int, width: int) -> InputViews:
     """Resized with Lanczos so that the short side fits, and cropped around the centre; maps by nearest value."""
     images, cameras = crop_images(views.scene, range(len(views.scene)), height, width)
     _, resized, offset = resize_and_crop(views.scene.cameras, height, width)
 
-    def cut(maps: Tensor | None) -> Tensor | None:
+    def cropped(maps: Tensor | None) -> Tensor | None:
         return (
             None if maps is None else torch.stack([crop_depth(one.numpy(), cameras, resized, offset) for one in maps])
         )
 
-    single = cameras.to(dtype=views.cloud.points.dtype)
-    return CroppedViews(images, single, cut(views.depth), cut(views.confidence))
+    return InputViews(
+        key=KEY,
+        images=images.float() / 255,
+        cameras=cameras.to(dtype=views.cloud.points.dtype),
+        cloud=views.cloud,
+        depth=cropped(views.depth),
+        confidence=cropped(views.confidence),
+        measured=False,
+        indices=tuple(range(len(views.names))),
+        dataset=views.scene.dataset,
+        scene=views.scene.name,
+        closed=views.closed,
+    )
 
 
 def fit_size(views: Views, short_side: int) -> tuple[int, int]:

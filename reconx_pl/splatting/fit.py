@@ -14,11 +14,11 @@ from torch import Tensor
 from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsError
 from reconx_pl.metrics.lpips import LpipsDistance, TargetFeatures
 from reconx_pl.splatting.confidence import normalise_confidence
-from reconx_pl.splatting.drawing import sample_frames
 from reconx_pl.splatting.exposure import Exposures
 from reconx_pl.splatting.fit_config import FitConfig, LearningRates
 from reconx_pl.splatting.fit_memory import check_memory, fit_memory
 from reconx_pl.splatting.fit_parameters import FitOptimizer, SceneParameters, scene_extent
+from reconx_pl.splatting.frame_sampling import sample_frames
 from reconx_pl.splatting.initialise import gaussians_from_points
 from reconx_pl.splatting.losses import Crop, TargetStatistics, confidence_loss, ssim_map
 from reconx_pl.splatting.pose_refinement import RefinedPoses, pose_changes

@@ -70,7 +70,7 @@ def write_dl3dv(scene: RawScene, folder: Path, reduced: int) -> None:
 
 @pytest.mark.parametrize(("inner", "reduced"), [("", 8), ("nerfstudio", 4)])
 def test_dl3dv_reduced_and_distorted(shared_dir: Path, tmp_path: Path, inner: str, reduced: int) -> None:
-    """The data set has the files in the scene's folder, the benchmark one folder further down."""
+    """The data set has the files in the scene's folder, the protocol one folder further down."""
     source = some_views(shared_dir, "ingp_fox", (0, 4))
     write_dl3dv(source, tmp_path / DL3DV_HASH / inner, reduced)
     scene = only_scene(tmp_path / DL3DV_HASH)

@@ -1,4 +1,4 @@
-"""A process that evaluates entries of a benchmark and is killed in the middle of the fit of one.
+"""A process that evaluates entries of a protocol and is killed in the middle of the fit of one.
 
 ``python killed_evaluation.py OUT KEY``
 """

@@ -18,7 +18,7 @@ from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.files.json_files import write_json
 from reconx_pl.geometry.cameras import project
 from reconx_pl.splatting.fit import FitConfig
-from reconx_pl.splatting.random_points import random_points
+from reconx_pl.splatting.points import random_points
 from reconx_pl.splatting.robust_weights import RobustWeights
 
 

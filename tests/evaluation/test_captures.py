@@ -14,7 +14,7 @@ from PIL import Image
 from reconx_pl.cli.main import main
 from reconx_pl.data.procedural import procedural_views
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.evaluation import posed_scenes as posed_scenes
+from reconx_pl.evaluation import posed_scenes
 from reconx_pl.evaluation.posed_scene_runner import fit_photographs
 from reconx_pl.evaluation.posed_scenes import PosedSceneConfig, load_posed_scene
 from reconx_pl.geometry.cameras import unproject

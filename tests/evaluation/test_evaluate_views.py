@@ -1,4 +1,4 @@
-"""Entries of a benchmark on tiny scenes: what is generated, what is fitted, what is scored, and what never looks."""
+"""Entries of a protocol on tiny scenes: what is generated, what is fitted, what is scored, and what never looks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reconx_pl.data.packing.clip_sampling import scene_clip
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.evaluation import scene as scene_module
 from reconx_pl.evaluation.baselines import METHODS, nearest_view
-from reconx_pl.evaluation.entry_views import BenchmarkViews
+from reconx_pl.evaluation.entry_views import EntryViews
 from reconx_pl.evaluation.records import Record, scene_folder
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import evaluate_scenes, evaluate_views
@@ -41,7 +41,7 @@ from reconx_pl.types import Cameras
 BARE = replace(ENTRIES, two_views=False, depth_warp=False, nearest_input=False)
 
 
-def run(views: BenchmarkViews, out: Path, config: EvaluationConfig = ENTRIES, **options: Any) -> Record:
+def run(views: EntryViews, out: Path, config: EvaluationConfig = ENTRIES, **options: Any) -> Record:
     view_generator = options.pop("view generator", None) or CrossFade()
     return evaluate_views(lazily(views), view_generator, config, out, model=MODEL, protocol=PROTOCOL, **options)
 
@@ -81,7 +81,7 @@ def test_the_plain_case(tmp_path: Path) -> None:
 def test_two_context_views_are_scored_as_a_clip_is(tmp_path: Path) -> None:
     clip = tiny_clip(3)
     targets = [1, 2, 3]
-    views = BenchmarkViews(
+    views = EntryViews(
         key=clip.key,
         dataset=clip.dataset,
         scene=clip.scene,
@@ -182,7 +182,7 @@ def test_geometry_comes_from_depth_or_else_the_cloud_or_else_an_estimator(tmp_pa
     assert record["gaussians"] == int((half > 0).sum())
 
 
-def _context(views: BenchmarkViews) -> tuple[torch.Tensor, Cameras]:
+def _context(views: EntryViews) -> tuple[torch.Tensor, Cameras]:
     return views.context_images, views.context_cameras
 
 
@@ -331,7 +331,7 @@ def test_files_and_report_of_an_entry(tmp_path: Path) -> None:
     with Image.open(folder / "contact_sheet.png") as sheet:
         assert sheet.height > 4 * 192  # one row of contexts and generated frames, three of targets
     page = write_report(tmp_path, summary).read_text()
-    for text in ("benchmark <code>tiny</code>", METHODS["depth_warp"], METHODS["contexts"], "RegNeRF", "not a score"):
+    for text in ("protocol <code>tiny</code>", METHODS["depth_warp"], METHODS["contexts"], "RegNeRF", "not a score"):
         assert text in page
     assert "only the first and the last frame" not in page and METHODS["two_views"] not in page
 
@@ -353,7 +353,7 @@ def test_real_photographs(
     else:
         pairs = [scene_clip(raw, [index, index], 128, 128).depth for index in contexts]
         depth = torch.stack([pair[0] for pair in pairs])
-    views = BenchmarkViews(
+    views = EntryViews(
         key=scene,
         dataset=raw.dataset,
         scene=raw.name,

@@ -1,4 +1,4 @@
-"""Entries of a benchmark over processes, after a kill, and with one that cannot be read."""
+"""Entries of a protocol over processes, after a kill, and with one that cannot be read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from killed_evaluation import SEEDS
 from tiny_scenes import ENTRIES, MODEL, PROTOCOL, QUICK, CrossFade, lazily, tiny_views
 
 from reconx_pl.errors import BadDataError, ConfigurationError
-from reconx_pl.evaluation.entry_views import BenchmarkViews, LazyViews
+from reconx_pl.evaluation.entry_views import EntryViews, LazyViews
 from reconx_pl.evaluation.records import Record
 from reconx_pl.evaluation.runner import evaluate_views
 
@@ -88,7 +88,7 @@ def test_one_process_and_two_give_the_same_numbers(tmp_path: Path) -> None:
 
 
 def test_an_entry_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    def damaged() -> BenchmarkViews:
+    def damaged() -> EntryViews:
         raise BadDataError("images/00000032.jpg is truncated")
 
     good = tiny_views(1)
@@ -109,7 +109,7 @@ def test_an_entry_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_another_protocol_estimator_or_target_is_another_result(tmp_path: Path) -> None:
     views, view_generator = tiny_views(1), CrossFade()
 
-    def again(views: BenchmarkViews, **options: Any) -> int:
+    def again(views: EntryViews, **options: Any) -> int:
         run(lazily(views), tmp_path, view_generator, **options)
         return len(view_generator.seen)
 

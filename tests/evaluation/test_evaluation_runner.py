@@ -20,7 +20,7 @@ from reconx_pl.evaluation.task import FROM_DEPTH, FROM_POINTS, HeldOutViews, Laz
 from reconx_pl.geometry.cameras import interpolate_cameras
 from reconx_pl.metrics.image import psnr
 from reconx_pl.metrics.lpips_weights import ENVIRONMENT, FILE_NAMES, _shapes
-from reconx_pl.reconstruction.view_generator import RecordedFrames, blind, scene_generator
+from reconx_pl.reconstruction.view_generator import RecordedFrames, blind, seeded_generator
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.splatting.points import PointsConfig
@@ -142,7 +142,7 @@ def test_a_scene_does_not_depend_on_what_was_evaluated_before(clips: list[Clip])
     torch.rand(7)
     again = evaluate_scene(clips[0], CrossFade(), replace(CONFIG, two_views=False))
     assert torch.equal(first.scores["reconx"]["psnr"], again.scores["reconx"]["psnr"])
-    seeds = {scene_generator(*parts).initial_seed() for parts in [(0, "a", "fit"), (1, "a", "fit"), (0, "b", "fit")]}
+    seeds = {seeded_generator(*parts).initial_seed() for parts in [(0, "a", "fit"), (1, "a", "fit"), (0, "b", "fit")]}
     assert len(seeds) == 3
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from reconx_pl.data.procedural import procedural_clip, procedural_scene, render_scene
-from reconx_pl.evaluation.entry_views import BenchmarkViews, LazyViews
+from reconx_pl.evaluation.entry_views import EntryViews, LazyViews
 from reconx_pl.evaluation.runner import EvaluationConfig
 from reconx_pl.geometry.estimators.base import Reconstruction
 from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth
@@ -28,13 +28,13 @@ def tiny_clip(seed: int, frames: int = 5) -> Clip:
 
 def tiny_views(
     seed: int, contexts: Sequence[int] = (0, 4), targets: Sequence[int] = (1, 2), size: tuple[int, int] = (32, 32)
-) -> BenchmarkViews:
+) -> EntryViews:
     """Of a path of 9 views through a room; the context views have exact depth."""
     made = procedural_scene(seed, "room", 1.0)
     cameras = made.path.cameras(np.linspace(0.0, 1.0, 9), *size)
     seen = render_scene(made.scene, cameras, 2)
     images, context, target = seen.frames.float() / 255, list(contexts), list(targets)
-    return BenchmarkViews(
+    return EntryViews(
         key=f"room-{seed}",
         dataset="procedural",
         scene=str(seed),
@@ -48,7 +48,7 @@ def tiny_views(
     )
 
 
-def lazily(*entries: BenchmarkViews) -> list[LazyViews]:
+def lazily(*entries: EntryViews) -> list[LazyViews]:
     return [LazyViews(views.key, lambda views=views: views) for views in entries]
 
 

@@ -10,7 +10,7 @@ import pytest
 from command_parsers import ROOT, plan_parser, train_parser
 from jsonargparse import ArgumentParser
 
-from reconx_pl.cli.main import build_evaluate_parser, build_parser, names_benchmark
+from reconx_pl.cli.main import build_evaluate_parser, build_parser, names_protocol
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "data").glob("*.md"))]
 COMMAND = re.compile(r"^(?:\.venv/bin/)?(reconx|python train\.py plan|python train\.py|python evaluate\.py) (.+)$")
@@ -45,8 +45,8 @@ def parse(program: str, arguments: str, folder: Path) -> None:
     """Parse and check a command line; SOURCE, OUT and <placeholders> become paths."""
     arguments = re.sub(r"<[^<>]+>|\b(SOURCE|OUT|SCENE)\b", str(folder / "placeholder"), arguments)
     words = shlex.split(arguments, comments=True)
-    benchmark = program == "python evaluate.py" and names_benchmark(words)
-    parser: ArgumentParser = build_evaluate_parser(benchmark=True) if benchmark else PARSERS[program]()
+    protocol = program == "python evaluate.py" and names_protocol(words)
+    parser: ArgumentParser = build_evaluate_parser(protocol=True) if protocol else PARSERS[program]()
     parsed = parser.parse_args(words)
     if not program.startswith("python train.py"):  # there it would build the network
         parser.instantiate_classes(parsed)
@@ -69,8 +69,8 @@ def test_documented_command_parses(
         ("reconx", "procedural OUT --clip 3"),
         ("python train.py", "fit -c configs/stage1.yaml --trainer.steps 100"),
         ("python evaluate.py", "--run OUT --out OUT --progress print"),
-        ("python evaluate.py", "--benchmark llff --run OUT --data OUT --out OUT"),
-        ("reconx", "benchmarks check llff"),
+        ("python evaluate.py", "--protocol llff --run OUT --data OUT --out OUT"),
+        ("reconx", "protocols check llff"),
     ],
 )
 def test_wrong_command_does_not_parse(

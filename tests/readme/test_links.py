@@ -23,7 +23,7 @@ LINKS = (
     re.compile(r"^\[[^\[\]]+\]:\s+(\S+)", re.MULTILINE),
 )
 # a file that is named in code font: from the root, from the package's folder, or from the document's
-NAMED = re.compile(r"`((?:\.\./)*(?:docs|data|configs|benchmarks|tests|reconx_pl)/[\w./-]+\.(?:md|py|yaml|sbatch))`")
+NAMED = re.compile(r"`((?:\.\./)*(?:docs|data|configs|protocols|tests|reconx_pl)/[\w./-]+\.(?:md|py|yaml|sbatch))`")
 
 
 def prose(text: str) -> str:

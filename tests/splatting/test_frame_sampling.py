@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.splatting.drawing import sample_frames
+from reconx_pl.splatting.frame_sampling import sample_frames
 
 
 def _drawn(frequencies: list[float], count: int, size: int = 1, seed: int = 0) -> list[int]:

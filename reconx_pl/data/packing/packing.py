@@ -101,7 +101,7 @@ def pack_command(
         light: illumination of DTU's photographs, 0 to 6 (dtu; 3 unless set).
         rate: frames a second that are taken of a video (video; 4 unless set).
         focal: focal length of a video's frames, pixels, where it is known (video).
-        exclude: list, or lists, of scenes that are not packed, such as those that a benchmark tests on: evaluation
+        exclude: list, or lists, of scenes that are not packed, such as those that a protocol tests on: evaluation
             indices (JSON, pixelSplat's format) or text with one name a line.
         split: pack one part of the scenes only: train, val or test, by a hash of the scene's name; adding scenes
             moves no other. None packs all.

@@ -1,4 +1,4 @@
-"""Which scenes of a source are packed: a split by a hash of their names, and none that a benchmark tests on."""
+"""Which scenes of a source are packed: a split by a hash of their names, and none that a protocol tests on."""
 
 from __future__ import annotations
 

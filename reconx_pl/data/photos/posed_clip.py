@@ -9,13 +9,7 @@ from reconx_pl.data.formats.found_poses import EstimatedScene, with_estimated_po
 from reconx_pl.data.formats.posed import write_posed
 from reconx_pl.data.formats.readers import only_scene
 from reconx_pl.data.packing.clip_sampling import MIN_POINTS, scene_clip
-from reconx_pl.data.photos.unposed import (
-    Views,
-    has_geometry,
-    photograph_files,
-    scene_of_photographs,
-    without_poses,
-)
+from reconx_pl.data.photos.unposed import Views, has_geometry, photograph_files, scene_of_photographs, without_poses
 from reconx_pl.data.shards.clouds import Poses
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.estimators.base import PointMapEstimator

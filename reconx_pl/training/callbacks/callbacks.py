@@ -22,7 +22,7 @@ from reconx_pl.diffusion.pipeline import SamplingPipeline
 from reconx_pl.errors import ConfigurationError, ReconXError
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
 from reconx_pl.files.ranks import all_or_none
-from reconx_pl.reconstruction.view_generator import RecordedFrames, ViewGenerator, blind, scene_generator
+from reconx_pl.reconstruction.view_generator import RecordedFrames, ViewGenerator, blind, seeded_generator
 from reconx_pl.training.callbacks.tolerance import tolerated
 from reconx_pl.training.checkpointing.network_weights import save_network
 from reconx_pl.training.module import ReconXModule
@@ -214,7 +214,9 @@ def generate_together(
     frames: dict[str, Tensor] = {}
     for clip in clips:
         try:
-            frames[clip.key] = view_generator.generate(blind(clip), scene_generator(seed, clip.key, "generate", device))
+            frames[clip.key] = view_generator.generate(
+                blind(clip), seeded_generator(seed, clip.key, "generate", device)
+            )
         except ReconXError as error:  # about the clip, and thus the same on every rank
             log.error("clip %s cannot be generated: %s", clip.key, error)
     return RecordedFrames(frames)

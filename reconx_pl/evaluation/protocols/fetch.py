@@ -1,4 +1,4 @@
-"""Fetches the published index files of the benchmarks, each whole and with the expected checksum, or not at all."""
+"""Fetches the published index files of the protocols, each whole and with the expected checksum, or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from reconx_pl.errors import BadDataError
-from reconx_pl.evaluation.benchmarks.protocols import IndexFile
+from reconx_pl.evaluation.protocols.protocol import IndexFile
 from reconx_pl.files.atomic import atomic_write
 from reconx_pl.files.checksums import our_cache
 
@@ -35,7 +35,7 @@ def fetch_indices(indices: Iterable[IndexFile], folder: Path, mirror: str | None
     """Fetch index files; those that are there and right are left alone, and one that fails does not stop the others.
 
     Args:
-        indices: which; of one file that several benchmarks use, one is fetched.
+        indices: which; of one file that several protocols use, one is fetched.
         folder: where to.
         mirror: address of a folder that has them under the names of ``IndexFile.file``, in the place of their
             publishers; http, https, or file.
@@ -75,7 +75,7 @@ def _fetch(index: IndexFile, folder: Path, mirror: str | None) -> str:
         raise BadDataError(f"{index.file}: {url} broke off at {len(data)} of {length} bytes; run the command again")
     if (found := _sha256(data)) != index.sha256:
         raise BadDataError(
-            f"{index.file}: {url} has sha256 {found}; the benchmark was defined with {index.sha256}, and nothing was "
+            f"{index.file}: {url} has sha256 {found}; the protocol was defined with {index.sha256}, and nothing was "
             f"written. The publisher may have changed the file; {by_hand}"
         )
     with atomic_write(target) as unfinished:

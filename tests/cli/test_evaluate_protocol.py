@@ -1,4 +1,4 @@
-"""``evaluate.py --benchmark`` from end to end, with a tiny untrained model on real photographs."""
+"""``evaluate.py --protocol`` from end to end, with a tiny untrained model on real photographs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from reconx_pl.cli.evaluate import run_of
 from reconx_pl.cli.main import evaluate_main, main
 from reconx_pl.data.procedural import write_procedural
 from reconx_pl.errors import BadDataError, MissingWeightsError
-from reconx_pl.evaluation.benchmarks.run import BenchmarkPlan, benchmark_place
+from reconx_pl.evaluation.protocols.run import ProtocolRun, process_of_run
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.training.checkpointing.network_weights import save_network
 from reconx_pl.training.module import ReconXModule
@@ -65,7 +65,7 @@ def data(tmp_path: Path, shared_dir: Path) -> Path:
 
 
 def arguments(run: Path, data: Path, out: Path, *more: str) -> list[str]:
-    fixed = ["--benchmark", str(data / "own.yaml"), "--ckpt", str(run), "--data", str(data), "--out", str(out)]
+    fixed = ["--protocol", str(data / "own.yaml"), "--ckpt", str(run), "--data", str(data), "--out", str(out)]
     return [*fixed, *QUICK, *more]
 
 
@@ -96,7 +96,7 @@ def test_a_broken_scene_is_named_and_the_exit_code_is_not_0(
     assert "| *published:* Theirs | 9.87 | – |" in table and f"`{run}`" in table
     own = results(out)
     assert sorted(scores(out)) == ["one", "two"] and own["complete"] is False
-    assert own["protocol"] == BenchmarkPlan.load(out).named and own["protocol"]["hash"] in table
+    assert own["protocol"] == ProtocolRun.load(out).named and own["protocol"]["hash"] in table
     made = (out / "scenes/one/result.json").stat().st_mtime_ns
     evaluate_main(arguments(run, data, out, "--allow_failed", "1"))  # returns: exit code 0
     assert "allowed: not evaluated: 1 of 3" in " ".join(capfd.readouterr().err.split())
@@ -159,7 +159,7 @@ def test_a_part_and_another_pose_policy_say_so(run: Path, data: Path) -> None:
     out = data / "part"
     evaluate_main(arguments(run, data, out, "--scenes", "banana"))
     assert sorted(scores(out)) == ["one", "two"]
-    assert "A part of the benchmark: 2 of 3 entries" in (out / "table.md").read_text()
+    assert "A part of the protocol: 2 of 3 entries" in (out / "table.md").read_text()
     evaluate_main(arguments(run, data, out, "--scenes", "1"))
     assert sorted(scores(out)) == ["one"]
     error = error_of(arguments(run, data, out, "--generated", "aligned"))  # nobody here can align
@@ -167,7 +167,7 @@ def test_a_part_and_another_pose_policy_say_so(run: Path, data: Path) -> None:
     evaluate_main(arguments(run, data, out, "--scenes", "1", "--generated", "aligned", "--no-diffusion"))  # nor has to
     assert results(out / "ablation/no-diffusion")["complete"] is True
     assert "no scene or entry apple" in error_of(arguments(run, data, out, "--scenes", "one,apple"))
-    assert "no benchmark 'never'" in error_of(["--benchmark", "never", *arguments(run, data, out)[2:]])
+    assert "no protocol 'never'" in error_of(["--protocol", "never", *arguments(run, data, out)[2:]])
 
 
 def test_points_and_poses_come_from_the_named_estimator(run: Path, data: Path) -> None:
@@ -225,11 +225,11 @@ def test_the_run_of_a_checkpoint(tmp_path: Path) -> None:
 def test_the_place_of_a_process() -> None:
     array = {"SLURM_ARRAY_TASK_ID": "13", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY_TASK_COUNT": "4"}
     ranks = {"RANK": "1", "WORLD_SIZE": "2"}
-    assert benchmark_place({}) == (0, 1)
-    assert benchmark_place(array) == (3, 4) and benchmark_place(ranks) == (1, 2)
-    assert benchmark_place({**array, **ranks}) == (7, 8)
+    assert process_of_run({}) == (0, 1)
+    assert process_of_run(array) == (3, 4) and process_of_run(ranks) == (1, 2)
+    assert process_of_run({**array, **ranks}) == (7, 8)
     places = [
-        benchmark_place({**array, "SLURM_ARRAY_TASK_ID": str(10 + task), "RANK": str(rank), "WORLD_SIZE": "2"})[0]
+        process_of_run({**array, "SLURM_ARRAY_TASK_ID": str(10 + task), "RANK": str(rank), "WORLD_SIZE": "2"})[0]
         for task in range(4)
         for rank in range(2)
     ]
@@ -237,23 +237,23 @@ def test_the_place_of_a_process() -> None:
 
 
 def test_a_plan_comes_back_as_it_was(tmp_path: Path, data: Path) -> None:
-    from reconx_pl.evaluation.benchmarks.protocol_files import load_protocol
+    from reconx_pl.evaluation.protocols.files import load_protocol
 
     config = EvaluationConfig(pose_policy="interpolated", metrics=("psnr",), media=False)
     for name in ("re10k-hard", "mipnerf360-3", data / "own.yaml"):
-        plan = BenchmarkPlan(load_protocol(name), ("a", "b"), 7, "runs/x", "view generator", config, "DUSt3R")
+        plan = ProtocolRun(load_protocol(name), ("a", "b"), 7, "runs/x", "view generator", config, "DUSt3R")
         plan.save(tmp_path)
-        again = BenchmarkPlan.load(tmp_path)
+        again = ProtocolRun.load(tmp_path)
         assert again == plan and again.config.hash == config.hash and again.named == plan.named
-    file = tmp_path / "benchmark.json"
+    file = tmp_path / "protocol.json"
     file.write_text(file.read_text().replace('"height": 32', '"height": 64'))
     with pytest.raises(BadDataError, match="another version"):
-        BenchmarkPlan.load(tmp_path)
+        ProtocolRun.load(tmp_path)
     file.write_text("{}")
-    with pytest.raises(BadDataError, match="not what evaluate.py --benchmark writes"):
-        BenchmarkPlan.load(tmp_path)
+    with pytest.raises(BadDataError, match="not what evaluate.py --protocol writes"):
+        ProtocolRun.load(tmp_path)
     with pytest.raises(BadDataError, match="missing or damaged"):
-        BenchmarkPlan.load(tmp_path / "absent")
+        ProtocolRun.load(tmp_path / "absent")
 
 
 def test_an_ablation_is_one_command_and_all_rows_are_one_table(run: Path, data: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reconx_pl.errors import BadDataError
-from reconx_pl.evaluation.benchmarks.index import BenchmarkEntry, parse_index, read_index
+from reconx_pl.evaluation.protocols.index import ProtocolEntry, parse_index, read_index
 
 PUBLISHED = {  # keys with views, keys without
     "pixelsplat_evaluation_index_re10k": (6474, 720),
@@ -36,10 +36,10 @@ def test_every_published_index_is_read_whole(shared_dir: Path) -> None:
 
 def test_entries_are_those_of_the_file(shared_dir: Path) -> None:
     easy = read_index(shared_dir / "indices/pixelsplat_evaluation_index_re10k.json").entries
-    assert easy[0] == BenchmarkEntry("5aca87f95a9412c6", "5aca87f95a9412c6", (58, 133), (84, 102, 129))
+    assert easy[0] == ProtocolEntry("5aca87f95a9412c6", "5aca87f95a9412c6", (58, 133), (84, 102, 129))
     assert (min(entry.gap for entry in easy), max(entry.gap for entry in easy)) == (45, 136)
     extra = read_index(shared_dir / "indices/latentsplat_re10k_extra.json").entries  # lists of one entry
-    assert extra[0] == BenchmarkEntry("5aca87f95a9412c6", "5aca87f95a9412c6", (58, 133), (13, 135, 141))
+    assert extra[0] == ProtocolEntry("5aca87f95a9412c6", "5aca87f95a9412c6", (58, 133), (13, 135, 141))
     five = read_index(shared_dir / "indices/mvsplat360_dl3dv_ctx_5v_tgt_56v.json").entries
     assert {(len(entry.context), len(entry.target)) for entry in five} == {(5, 56)}
 
@@ -102,7 +102,7 @@ def test_what_is_no_index_is_named(tmp_path: Path, text: str, message: str) -> N
 def test_other_bytes_and_other_keys_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "index.json"
     file.write_text('{"scene": null}')
-    with pytest.raises(BadDataError, match="reconx benchmarks fetch"):
+    with pytest.raises(BadDataError, match="reconx protocols fetch"):
         read_index(file, sha256="0" * 64)
     with pytest.raises(BadDataError, match="'scene' does not have the form"):
         read_index(file, scene=r"(scan\d+)_\d+")

@@ -1,4 +1,4 @@
-"""The scenes of a benchmark: where they lie below the root of the data, and the views of an entry, loaded."""
+"""The scenes of a protocol: where they lie below the root of the data, and the views of an entry, loaded."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from reconx_pl.data.packing.clip_sampling import MIN_POINTS, crop_depth, crop_im
 from reconx_pl.data.shards.manifest import Manifest
 from reconx_pl.data.shards.stream import read_clips
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError, ReconXError
-from reconx_pl.evaluation.benchmarks.index import BenchmarkEntry
-from reconx_pl.evaluation.benchmarks.protocols import Protocol
-from reconx_pl.evaluation.entry_views import BenchmarkViews
-from reconx_pl.evaluation.task import CLOUD_POINTS, FROM_CONTEXT_DEPTH, FROM_POINTS
+from reconx_pl.evaluation.entry_views import EntryViews
+from reconx_pl.evaluation.protocols.index import ProtocolEntry
+from reconx_pl.evaluation.protocols.protocol import Protocol
+from reconx_pl.evaluation.task import FROM_CONTEXT_DEPTH, FROM_POINTS
 from reconx_pl.geometry.cameras import resize_and_crop
+from reconx_pl.reconstruction.pair_clips import CLOUD_POINTS
 from reconx_pl.types import Cameras, Clip
 
 
-def views_of(raw: RawScene, entry: BenchmarkEntry, protocol: Protocol) -> BenchmarkViews:
+def views_of(raw: RawScene, entry: ProtocolEntry, protocol: Protocol) -> EntryViews:
     """The views of an entry: images and cameras at the size of the protocol, and the geometry that it allows.
 
     Args:
@@ -47,7 +48,7 @@ def views_of(raw: RawScene, entry: BenchmarkEntry, protocol: Protocol) -> Benchm
     depth, confidence, cloud = cut_geometry(seen, context_images, context_cameras, CLOUD_POINTS)
     if cloud is not None and len(cloud) < MIN_POINTS:
         cloud = None
-    return BenchmarkViews(
+    return EntryViews(
         key=entry.key,
         dataset=protocol.dataset,
         scene=entry.scene,
@@ -67,7 +68,7 @@ def views_of(raw: RawScene, entry: BenchmarkEntry, protocol: Protocol) -> Benchm
     )
 
 
-def views_of_clip(clip: Clip, protocol: Protocol) -> BenchmarkViews:
+def views_of_clip(clip: Clip, protocol: Protocol) -> EntryViews:
     """The views of a packed clip: its first and last frame, and targets among the others.
 
     Raises:
@@ -76,12 +77,12 @@ def views_of_clip(clip: Clip, protocol: Protocol) -> BenchmarkViews:
     if clip.frames.shape[-2:] != (protocol.height, protocol.width):
         height, width = clip.frames.shape[-2:]
         raise BadSceneError(
-            f"{protocol.name}, {clip.key}: packed at {height} x {width}, the benchmark is of {protocol.height} x "
+            f"{protocol.name}, {clip.key}: packed at {height} x {width}, the protocol is of {protocol.height} x "
             f"{protocol.width} pixels; pack it again"
         )
-    entry = protocol.resolve(BenchmarkEntry(clip.key, clip.scene), len(clip.cameras))
+    entry = protocol.resolve(ProtocolEntry(clip.key, clip.scene), len(clip.cameras))
     context, target = list(entry.context), list(entry.target)
-    return BenchmarkViews(
+    return EntryViews(
         key=clip.key,
         dataset=clip.dataset,
         scene=clip.scene,
@@ -100,11 +101,11 @@ def views_of_clip(clip: Clip, protocol: Protocol) -> BenchmarkViews:
     )
 
 
-class BenchmarkScenes:
-    """The entries of a benchmark and their scenes on disk.
+class ProtocolScenes:
+    """The entries of a protocol and their scenes on disk.
 
     Args:
-        protocol: the benchmark.
+        protocol: the protocol.
         root: folder of the data sets; the protocol says where in it.
         indices: folder of the index files.
     """
@@ -114,25 +115,25 @@ class BenchmarkScenes:
         self._chunk: tuple[Path, dict[str, RawScene]] | None = None  # the one that was read last
 
     @cached_property
-    def entries(self) -> list[BenchmarkEntry]:
-        """All entries of the benchmark, in its order; see ``Protocol.list_entries``.
+    def entries(self) -> list[ProtocolEntry]:
+        """All entries of the protocol, in its order; see ``Protocol.list_entries``.
 
         Raises:
             BadDataError: as there, and shards that are not there or were packed in another way.
         """
         if self.protocol.format == "shards":
-            return [BenchmarkEntry(key, key) for key in self._manifest().keys]
+            return [ProtocolEntry(key, key) for key in self._manifest().keys]
         return self.protocol.list_entries(self.indices)
 
-    def choose(self, wanted: Sequence[str] | None) -> list[BenchmarkEntry]:
-        """Some of the entries, in the benchmark's order.
+    def choose(self, wanted: Sequence[str] | None) -> list[ProtocolEntry]:
+        """Some of the entries, in the protocol's order.
 
         Args:
             wanted: keys of entries, or names of scenes, which take all their entries; or one number, which takes so
                 many entries, evenly spaced; None takes all.
 
         Raises:
-            ConfigurationError: a name that is not in the benchmark, or more entries than it has.
+            ConfigurationError: a name that is not in the protocol, or more entries than it has.
         """
         if not wanted:
             return self.entries
@@ -144,12 +145,12 @@ class BenchmarkScenes:
             return [self.entries[place * len(self.entries) // count] for place in range(count)]
         if unknown := sorted(set(wanted) - names):
             raise ConfigurationError(
-                f"{self.protocol.name} has no scene or entry {', '.join(unknown)}; `reconx benchmarks show "
+                f"{self.protocol.name} has no scene or entry {', '.join(unknown)}; `reconx protocols show "
                 f"{self.protocol.name}` lists some"
             )
         return [entry for entry in self.entries if {entry.key, entry.scene} & set(wanted)]
 
-    def views(self, entry: BenchmarkEntry) -> BenchmarkViews:
+    def views(self, entry: ProtocolEntry) -> EntryViews:
         """Read the scene of an entry; see ``views_of`` and ``views_of_clip``."""
         if self.protocol.format == "shards":
             return views_of_clip(next(read_clips(self._place(), [entry.key])), self.protocol)
@@ -174,7 +175,7 @@ class BenchmarkScenes:
             raise BadDataError(f"{place}: {raw.reason}")
         return raw
 
-    def missing(self, read: bool = False) -> Iterator[tuple[BenchmarkEntry, str]]:
+    def missing(self, read: bool = False) -> Iterator[tuple[ProtocolEntry, str]]:
         """For each entry why it could not be evaluated, "" where nothing is known against it.
 
         Args:
@@ -213,7 +214,7 @@ class BenchmarkScenes:
         return self.root / self.protocol.path.replace("{scene}", scene)
 
     def _expected(self) -> str:
-        return f"{self.protocol.name} looks for {self.protocol.path} below {self.root} (docs/benchmarks.md)"
+        return f"{self.protocol.name} looks for {self.protocol.path} below {self.root} (docs/protocols.md)"
 
     @cached_property
     def _chunks(self) -> dict[str, Path]:
@@ -268,6 +269,6 @@ def _masks(raw: RawScene, targets: Sequence[int], cameras: Cameras) -> Tensor:  
     masks = []
     for frame in frames:
         if frame.load_mask is None:
-            raise BadSceneError(f"{frame.name}: the benchmark scores inside masks, and this view has none")
+            raise BadSceneError(f"{frame.name}: the protocol scores inside masks, and this view has none")
         masks.append(crop_depth(frame.load_mask().astype(np.float32), cameras, resized, offset) > 0.5)
     return torch.stack(masks)

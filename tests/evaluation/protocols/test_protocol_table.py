@@ -1,4 +1,4 @@
-"""The table of a benchmark: our rows, theirs, and what is missing from ours."""
+"""The table of a protocol: our rows, theirs, and what is missing from ours."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from reconx_pl.evaluation.benchmarks.protocol_files import load_protocol
-from reconx_pl.evaluation.benchmarks.table import benchmark_table, write_table
+from reconx_pl.evaluation.protocols.files import load_protocol
+from reconx_pl.evaluation.protocols.table import protocol_table, write_table
 
 
 def scene(key: str, psnr: float) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def results(**changes: Any) -> dict[str, Any]:
 
 
 def table(name: str = "re10k-hard", of: int = 7, **changes: Any) -> str:
-    return benchmark_table(results(**changes), load_protocol(name), "runs/mine", of)
+    return protocol_table(results(**changes), load_protocol(name), "runs/mine", of)
 
 
 def test_our_rows_stand_above_the_published_ones() -> None:
@@ -69,7 +69,7 @@ def test_what_the_numbers_depend_on_is_said() -> None:
         str(protocol.poses),
     ):
         assert part in text
-    assert "7 scored of 7 asked for; the benchmark has 7" in text and "points found by X (7 entries)" in text
+    assert "7 scored of 7 asked for; the protocol has 7" in text and "points found by X (7 entries)" in text
     assert "does not list them" in text  # the notes
     assert "Not complete" not in text and "A part of" not in text
 
@@ -99,7 +99,7 @@ def test_an_incomplete_run_says_so_first_and_names_everything() -> None:
 
 
 def test_a_part_of_a_benchmark_says_so() -> None:
-    assert "**A part of the benchmark: 7 of 192 entries.**" in table(of=192)
+    assert "**A part of the protocol: 7 of 192 entries.**" in table(of=192)
 
 
 def test_a_metric_that_could_not_be_measured_has_no_column() -> None:

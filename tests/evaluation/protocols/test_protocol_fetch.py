@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from reconx_pl.errors import BadDataError
-from reconx_pl.evaluation.benchmarks.fetch import fetch_indices, index_folder
-from reconx_pl.evaluation.benchmarks.protocols import IndexFile
+from reconx_pl.evaluation.protocols.fetch import fetch_indices, index_folder
+from reconx_pl.evaluation.protocols.protocol import IndexFile
 
 CONTENT = b'{"scene": {"context": [0, 4], "target": [2]}}'
 OFFLINE = "http://127.0.0.1:9/assets/index.json"  # the discard port: nobody listens

@@ -10,14 +10,14 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.evaluation.benchmarks.protocols import Protocol
+from reconx_pl.evaluation.protocols.protocol import Protocol
 
 #: The protocols of a checkout of this project.
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "benchmarks"
+FOLDER = Path(__file__).resolve().parents[2] / "data" / "protocols"
 
 
 def protocol_names(folder: Path = FOLDER) -> list[str]:
-    """Names of all benchmarks of a folder of protocol files."""
+    """Names of all protocols of a folder of protocol files."""
     names = []
     for file in sorted(folder.glob("*.yaml")):
         counts = _context_counts(_content(file))
@@ -29,12 +29,12 @@ def load_protocol(name: str | Path, folder: Path = FOLDER) -> Protocol:
     """Read a protocol.
 
     Args:
-        name: of a benchmark of ``folder``, or the path of a protocol file (``.yaml``). Where a file lists several
+        name: of a protocol of ``folder``, or the path of a protocol file (``.yaml``). Where a file lists several
             numbers of context views the name ends with one of them: ``mipnerf360-3``.
         folder: of the protocol files.
 
     Raises:
-        ConfigurationError: no such benchmark, or a file with unknown, missing or contradicting keys; names file and
+        ConfigurationError: no such protocol, or a file with unknown, missing or contradicting keys; names file and
             keys.
     """
     file, count = Path(name), None
@@ -48,14 +48,14 @@ def load_protocol(name: str | Path, folder: Path = FOLDER) -> Protocol:
             raise ConfigurationError(f"{folder} does not exist: run from a checkout, or give the path of a .yaml file")
         if file.parent != folder:
             raise ConfigurationError(f"{file}: no such protocol file")
-        raise ConfigurationError(f"no benchmark {str(name)!r}; there are {', '.join(protocol_names(folder))}")
+        raise ConfigurationError(f"no protocol {str(name)!r}; there are {', '.join(protocol_names(folder))}")
     content = _content(file)
     counts = _context_counts(content)
     if content.get("name") != file.stem:
         raise ConfigurationError(f"{file}: its name is {content.get('name')!r}; it has to be that of the file")
     if (count is None) != (counts is None) or (counts is not None and count not in counts):
         several = ", ".join(f"{file.stem}-{number}" for number in counts or ()) or f"only {file.stem}"
-        raise ConfigurationError(f"{file}: there is no benchmark {str(name)!r} in it; there are {several}")
+        raise ConfigurationError(f"{file}: there is no protocol {str(name)!r} in it; there are {several}")
     if count is not None:
         content = {**content, "name": f"{file.stem}-{count}", "views": {**content["views"], "contexts": count}}
         rows = content.get("published") or []
@@ -69,7 +69,7 @@ def _content(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{file}: cannot read this protocol ({error})") from error
     if not isinstance(content, dict):
-        raise ConfigurationError(f"{file}: holds no protocol; see docs/benchmarks.md for the keys")
+        raise ConfigurationError(f"{file}: holds no protocol; see docs/protocols.md for the keys")
     return content
 
 

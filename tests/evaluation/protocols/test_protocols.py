@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
-from reconx_pl.evaluation.benchmarks.index import BenchmarkEntry
-from reconx_pl.evaluation.benchmarks.protocol_files import FOLDER, load_protocol, protocol_names
-from reconx_pl.evaluation.benchmarks.protocols import Protocol, ViewRule
+from reconx_pl.evaluation.protocols.files import FOLDER, load_protocol, protocol_names
+from reconx_pl.evaluation.protocols.index import ProtocolEntry
+from reconx_pl.evaluation.protocols.protocol import Protocol, ViewRule
 
 ENTRIES = {
     "re10k-easy": 6474,
@@ -165,7 +165,7 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, changes: dict[str, Any]
 
 
 def test_names_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no benchmark 're10k'; there are acid-easy, acid-hard"):
+    with pytest.raises(ConfigurationError, match="no protocol 're10k'; there are acid-easy, acid-hard"):
         load_protocol("re10k")
     with pytest.raises(ConfigurationError, match=r"mipnerf360-2, mipnerf360-3, mipnerf360-6, mipnerf360-9"):
         load_protocol("mipnerf360-4")
@@ -183,8 +183,8 @@ def test_entries_by_hand(tmp_path: Path) -> None:
     entry = {"context": [0, 4], "target": [2]}
     protocol = load_protocol(write(tmp_path, entries={"one": {"scene": "banana", **entry}, "fern": entry}))
     assert protocol.list_entries(tmp_path) == [
-        BenchmarkEntry("one", "banana", (0, 4), (2,)),
-        BenchmarkEntry("fern", "fern", (0, 4), (2,)),
+        ProtocolEntry("one", "banana", (0, 4), (2,)),
+        ProtocolEntry("fern", "fern", (0, 4), (2,)),
     ]
     with pytest.raises(BadSceneError, match="frame 4 is asked for and scene banana has 4 frames"):
         protocol.resolve(protocol.list_entries(tmp_path)[0], 4)
@@ -215,7 +215,7 @@ def test_a_rule_says_when_there_are_too_few_frames() -> None:
 
 def test_an_index_that_is_missing_or_has_other_entries(tmp_path: Path, shared_dir: Path) -> None:
     protocol = load_protocol("re10k-hard")
-    with pytest.raises(BadDataError, match="reconx benchmarks fetch re10k-hard"):
+    with pytest.raises(BadDataError, match="reconx protocols fetch re10k-hard"):
         protocol.list_entries(tmp_path)
     assert protocol.index is not None
     wrong = dataclasses.replace(protocol, index=dataclasses.replace(protocol.index, min_gap=250))

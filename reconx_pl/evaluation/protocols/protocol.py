@@ -1,4 +1,4 @@
-"""Benchmark protocols: which views of which scenes, at which size, scored how. Files of ``data/benchmarks``.
+"""Protocols: which views of which scenes, at which size, scored how. Files of ``data/protocols``.
 
 A protocol is data. Whatever in it can change a number goes into its hash, and the hash into every result.
 """
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from reconx_pl.data.formats.readers import READERS
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
-from reconx_pl.evaluation.benchmarks.index import BenchmarkEntry, parse_index, read_index
+from reconx_pl.evaluation.protocols.index import ProtocolEntry, parse_index, read_index
 from reconx_pl.metrics.image import METRICS
 
 #: Raise it when code changes what the same protocol gives.
@@ -50,7 +50,7 @@ class ViewRule:
 
     Args:
         contexts: views that a method sees, evenly spaced, ends included. A file may list several numbers; each is a
-            benchmark of its own.
+            protocol of its own.
         targets_every: every how manieth frame is scored, from the first of those that are asked; 1 takes all.
         choose_first: "contexts" spaces the context views over all frames, and targets are every n-th of the rest;
             "targets" takes every n-th of all frames, and context views are spaced over the rest, so that all numbers of
@@ -138,10 +138,10 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One benchmark.
+    """One protocol.
 
     Args:
-        name: of the benchmark, and of its file.
+        name: of the protocol, and of its file.
         title: for people.
         dataset: name of the data set.
         format: a raw format (a key of ``data.formats.READERS``), or "shards" for packed clips, whose first and last
@@ -238,20 +238,20 @@ class Protocol:
         text = json.dumps(self.hashed, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def list_entries(self, indices: Path) -> list[BenchmarkEntry]:
+    def list_entries(self, indices: Path) -> list[ProtocolEntry]:
         """All entries, in the order of the index or of the file; those of a rule without their views.
 
         Args:
-            indices: folder of the index files (``benchmark_fetch.index_folder``).
+            indices: folder of the index files (``fetch.index_folder``).
 
         Raises:
             BadDataError: the index is missing, has another checksum or another number of entries.
-            ConfigurationError: shards, whose entries are their clips (``benchmark_scenes.BenchmarkScenes``).
+            ConfigurationError: shards, whose entries are their clips (``scenes.ProtocolScenes``).
         """
         if self.format == "shards":
             raise ConfigurationError(f"{self.name}: the entries are the clips of its shards; read them there")
         if self.scenes:
-            return [BenchmarkEntry(scene, scene) for scene in self.scenes]
+            return [ProtocolEntry(scene, scene) for scene in self.scenes]
         if self.entries:
             found = parse_index(self.entries, self.name)
             return [
@@ -260,18 +260,18 @@ class Protocol:
         assert self.index is not None
         file = Path(indices) / self.index.file
         if not file.is_file():
-            raise BadDataError(f"{file} does not exist; get it with `reconx benchmarks fetch {self.name}`")
+            raise BadDataError(f"{file} does not exist; get it with `reconx protocols fetch {self.name}`")
         listed = read_index(file, self.index.sha256, self.index.scene)
         chosen = [entry for entry in listed.entries if entry.gap >= self.index.min_gap]
         if self.index.use == "scenes":
-            chosen = [BenchmarkEntry(scene, scene) for scene in dict.fromkeys(entry.scene for entry in chosen)]
+            chosen = [ProtocolEntry(scene, scene) for scene in dict.fromkeys(entry.scene for entry in chosen)]
         if len(chosen) != self.index.expected:
             raise BadDataError(
                 f"{file}: {len(chosen)} of its entries belong to {self.name}, which expects {self.index.expected}"
             )
         return chosen
 
-    def resolve(self, entry: BenchmarkEntry, frames: int) -> BenchmarkEntry:
+    def resolve(self, entry: ProtocolEntry, frames: int) -> ProtocolEntry:
         """The entry with its views, for a scene of ``frames`` frames.
 
         Raises:

@@ -1,4 +1,4 @@
-"""A run of a benchmark on disk: what it set out to do, and what came of it, whichever processes did it."""
+"""A run of a protocol on disk: what it set out to do, and what came of it, whichever processes did it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from reconx_pl.errors import BadDataError
-from reconx_pl.evaluation.benchmarks.protocol_files import parse_protocol
-from reconx_pl.evaluation.benchmarks.protocols import Protocol
-from reconx_pl.evaluation.benchmarks.table import write_table
+from reconx_pl.evaluation.protocols.files import parse_protocol
+from reconx_pl.evaluation.protocols.protocol import Protocol
+from reconx_pl.evaluation.protocols.table import write_table
 from reconx_pl.evaluation.records import Provenance, Record
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.settings import EvaluationConfig
@@ -22,17 +22,17 @@ from reconx_pl.evaluation.summary import RunSummary
 from reconx_pl.files.json_files import read_json, write_json
 from reconx_pl.files.ranks import process_place
 
-PLAN = "benchmark.json"
+PLAN = "protocol.json"
 
 
 @dataclass(frozen=True)
-class BenchmarkPlan:
-    """What a run evaluates, in ``OUT/benchmark.json`` from its start on, the same from every process.
+class ProtocolRun:
+    """What a run evaluates, in ``OUT/protocol.json`` from its start on, the same from every process.
 
     Args:
-        protocol: the benchmark.
-        entries: keys that were asked for, in the benchmark's order.
-        of: entries of the whole benchmark.
+        protocol: the protocol.
+        entries: keys that were asked for, in the protocol's order.
+        of: entries of the whole protocol.
         checkpoint: what the user named.
         model: who generates, precisely.
         config: settings of the evaluation.
@@ -53,12 +53,12 @@ class BenchmarkPlan:
         return {"name": self.protocol.name, "hash": self.protocol.hash}
 
     def save(self, out: Path) -> None:
-        """Write ``out/benchmark.json``."""
+        """Write ``out/protocol.json``."""
         write_json(out / PLAN, {**dataclasses.asdict(self), "protocol_hash": self.protocol.hash})
 
     @staticmethod
-    def load(out: Path) -> BenchmarkPlan:
-        """Read ``out/benchmark.json``.
+    def load(out: Path) -> ProtocolRun:
+        """Read ``out/protocol.json``.
 
         Raises:
             BadDataError: there is none, or it is damaged, or of a version that hashed protocols otherwise.
@@ -66,10 +66,10 @@ class BenchmarkPlan:
         file = Path(out) / PLAN
         content = read_json(file)
         if content is None:
-            raise BadDataError(f"{file} is missing or damaged; evaluate.py --benchmark writes it when it starts")
+            raise BadDataError(f"{file} is missing or damaged; evaluate.py --protocol writes it when it starts")
         try:
             protocol = parse_protocol(content["protocol"], str(file))
-            plan = BenchmarkPlan(
+            plan = ProtocolRun(
                 protocol,
                 tuple(content["entries"]),
                 content["of"],
@@ -80,7 +80,7 @@ class BenchmarkPlan:
             )
             hashed = content["protocol_hash"]
         except (KeyError, TypeError) as error:
-            raise BadDataError(f"{file}: not what evaluate.py --benchmark writes ({error}); run it again") from error
+            raise BadDataError(f"{file}: not what evaluate.py --protocol writes ({error}); run it again") from error
         if protocol.hash != hashed:
             raise BadDataError(f"{file}: was written by another version of the package; run the evaluation again")
         return plan
@@ -98,7 +98,7 @@ class BenchmarkPlan:
         write_report(out, results, title=f"{self.protocol.name}: {self.protocol.title}")
 
 
-def benchmark_place(environment: Mapping[str, str] | None = None) -> tuple[int, int]:
+def process_of_run(environment: Mapping[str, str] | None = None) -> tuple[int, int]:
     """Number of this process and of all: task of a Slurm array times rank of torchrun, as far as there are any.
 
     Raises:

@@ -1,12 +1,12 @@
-"""The Markdown table of a benchmark: our rows beside the published ones, and what is missing from ours."""
+"""The Markdown table of a protocol: our rows beside the published ones, and what is missing from ours."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from reconx_pl.evaluation.benchmarks.protocols import Protocol
 from reconx_pl.evaluation.missing import unscored
+from reconx_pl.evaluation.protocols.protocol import Protocol
 from reconx_pl.evaluation.records import Record, scene_folder
 from reconx_pl.files.atomic import atomic_write
 from reconx_pl.metrics.image import HIGHER_IS_BETTER
@@ -17,28 +17,28 @@ LISTED = 5  # best and worst entries
 
 
 def write_table(out: Path, results: Record, protocol: Protocol, checkpoint: str, of: int) -> Path:
-    """Write ``out/table.md``; see ``benchmark_table``."""
+    """Write ``out/table.md``; see ``protocol_table``."""
     path = Path(out) / TABLE
     with atomic_write(path) as unfinished:
-        unfinished.write_text(benchmark_table(results, protocol, checkpoint, of), encoding="utf-8")
+        unfinished.write_text(protocol_table(results, protocol, checkpoint, of), encoding="utf-8")
     return path
 
 
-def benchmark_table(results: Record, protocol: Protocol, checkpoint: str, of: int) -> str:
+def protocol_table(results: Record, protocol: Protocol, checkpoint: str, of: int) -> str:
     """The table as Markdown.
 
     Args:
         results: content of results.json.
-        protocol: the benchmark.
+        protocol: the protocol.
         checkpoint: what the user named.
-        of: entries of the whole benchmark; more than were asked for where a part of it was run.
+        of: entries of the whole protocol; more than were asked for where a part of it was run.
     """
     expected, finished = results["expected"], results["finished"]
     parts = [f"# {protocol.name}: {protocol.title}", *_banners(results, protocol, of)]
     parts.append("\n".join(_rows(results, protocol)))
     facts = {
-        "Benchmark": f"{protocol.name}, protocol `{protocol.hash}`",
-        "Entries": f"{finished:,} scored of {expected:,} asked for; the benchmark has {of:,}",
+        "Protocol": f"{protocol.name}, protocol `{protocol.hash}`",
+        "Entries": f"{finished:,} scored of {expected:,} asked for; the protocol has {of:,}",
         "Images": f"{protocol.height} x {protocol.width}, resized with Lanczos to the short side, centre crop",
         "Poses": str(protocol.poses),
         "Geometry": "; ".join(f"{text} ({_entries(count)})" for text, count in results["geometry"].items()) or "none",
@@ -71,7 +71,7 @@ def _banners(results: Record, protocol: Protocol, of: int) -> list[str]:
             banners[-1] += "\n>\n" + "\n".join(f"> - {_plain(line)}" for line in lines)
     if expected != of:
         banners.append(
-            f"> **A part of the benchmark: {expected:,} of {_entries(of)}.** Published rows are of the whole."
+            f"> **A part of the protocol: {expected:,} of {_entries(of)}.** Published rows are of the whole."
         )
     for metric, why in results["absent"].items():
         banners.append(f"> **No {metric.upper()}:** {_plain(why)}")

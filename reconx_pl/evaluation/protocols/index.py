@@ -20,11 +20,11 @@ from reconx_pl.errors import BadDataError
 
 
 @dataclass(frozen=True)
-class BenchmarkEntry:
-    """One entry of a benchmark: views of one scene.
+class ProtocolEntry:
+    """One entry of a protocol: views of one scene.
 
     Args:
-        key: unique in the benchmark.
+        key: unique in the protocol.
         scene: name of the scene in its data set.
         context: frames that a method may see, in the order in which they are visited, counted from 0; empty where a
             rule gives them once the number of the scene's frames is known.
@@ -51,7 +51,7 @@ class EvaluationIndex:
         empty: keys that the publisher left without views.
     """
 
-    entries: tuple[BenchmarkEntry, ...]
+    entries: tuple[ProtocolEntry, ...]
     empty: tuple[str, ...] = ()
 
 
@@ -74,8 +74,8 @@ def read_index(file: Path, sha256: str | None = None, scene: str | None = None) 
     found = hashlib.sha256(data).hexdigest()
     if sha256 is not None and found != sha256:
         raise BadDataError(
-            f"{file}: sha256 is {found}, the benchmark was defined with {sha256}; remove the file and fetch it again "
-            "with `reconx benchmarks fetch`"
+            f"{file}: sha256 is {found}, the protocol was defined with {sha256}; remove the file and fetch it again "
+            "with `reconx protocols fetch`"
         )
     try:
         content = json.loads(data, object_pairs_hook=lambda pairs: _unrepeated(pairs, file))
@@ -97,7 +97,7 @@ def parse_index(content: Mapping[str, Any], source: str, scene: str | None = Non
         for number, one in enumerate(several):
             unique = key if len(several) == 1 else f"{key}_{number:02d}"
             entries.append(
-                BenchmarkEntry(unique, name, _frames(one, "context", 2, unique, source),
+                ProtocolEntry(unique, name, _frames(one, "context", 2, unique, source),
                                _frames(one, "target", 1, unique, source))
             )  # fmt: skip
     keys = [entry.key for entry in entries]

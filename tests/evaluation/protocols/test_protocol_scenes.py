@@ -1,4 +1,4 @@
-"""Scenes of a benchmark on disk: real photographs, chunks, shards; which views, which geometry, what is missing."""
+"""Scenes of a protocol on disk: real photographs, chunks, shards; which views, which geometry, what is missing."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from reconx_pl.data.packing.clip_sampling import scene_clip
 from reconx_pl.data.procedural import write_procedural
 from reconx_pl.data.shards.stream import read_clips
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
-from reconx_pl.evaluation.benchmarks.index import BenchmarkEntry
-from reconx_pl.evaluation.benchmarks.protocol_files import load_protocol
-from reconx_pl.evaluation.benchmarks.protocols import PosePolicy, Protocol, ViewRule
-from reconx_pl.evaluation.benchmarks.scenes import BenchmarkScenes, views_of
+from reconx_pl.evaluation.protocols.files import load_protocol
+from reconx_pl.evaluation.protocols.index import ProtocolEntry
+from reconx_pl.evaluation.protocols.protocol import PosePolicy, Protocol, ViewRule
+from reconx_pl.evaluation.protocols.scenes import ProtocolScenes, views_of
 from reconx_pl.evaluation.task import FROM_CONTEXT_DEPTH, FROM_POINTS
 
 
@@ -44,7 +44,7 @@ def protocol(**changes: Any) -> Protocol:
 
 def test_views_are_cut_as_clips_are(shared_dir: Path) -> None:
     raw = only_scene(shared_dir / "scenes/banana")
-    entry = BenchmarkEntry("banana", "banana", (6, 2), (4, 0, 6))
+    entry = ProtocolEntry("banana", "banana", (6, 2), (4, 0, 6))
     views = views_of(raw, entry, protocol())
     clip = scene_clip(raw, [6, 4, 0, 2], 32, 48)
     torch.testing.assert_close(views.context_images, clip.images[[0, 3]])
@@ -61,14 +61,14 @@ def test_views_are_cut_as_clips_are(shared_dir: Path) -> None:
 
 def test_the_geometry_is_what_the_protocol_allows(shared_dir: Path) -> None:
     raw = only_scene(shared_dir / "scenes/banana")
-    entry = BenchmarkEntry("banana", "banana", (0, 2), (1,))
+    entry = ProtocolEntry("banana", "banana", (0, 2), (1,))
     for geometry in ("inputs", "depth"):
         bare = views_of(raw, entry, protocol(geometry=geometry))
         assert bare.cloud is None and bare.context_depth is None and bare.geometry == ""
     depth = only_scene(shared_dir / "scenes/motorcycle_stereo")
     if depth.frames[0].load_depth is None:
         depth = _with_depth(depth)
-    pair = BenchmarkEntry("motorcycle", "motorcycle", (0, 1), (1,))
+    pair = ProtocolEntry("motorcycle", "motorcycle", (0, 1), (1,))
     shown = views_of(depth, pair, protocol(geometry="depth"))
     assert shown.geometry == FROM_CONTEXT_DEPTH and shown.cloud is not None
     assert shown.context_confidence is not None and shown.context_depth is not None
@@ -91,7 +91,7 @@ def test_masks_are_cut_with_their_images(tmp_path: Path) -> None:
 
     frames = [dataclasses.replace(frame, load_mask=left_half) for frame in raw.frames]
     masked = dataclasses.replace(raw, frames=tuple(frames))
-    entry = BenchmarkEntry("a", "a", (0, 4), (1, 3))
+    entry = ProtocolEntry("a", "a", (0, 4), (1, 3))
     assert views_of(masked, entry, protocol()).target_masks is None
     masks = views_of(masked, entry, protocol(masks="targets")).target_masks  # 36 x 48, cut to 32 x 48
     assert masks is not None and masks.dtype == torch.bool and tuple(masks.shape) == (2, 32, 48)
@@ -105,7 +105,7 @@ def test_llff_as_it_is_released(tmp_path: Path, shared_dir: Path) -> None:
     fern.mkdir(parents=True)
     shutil.copy(shared_dir / "scenes/llff_fern/orig/poses_bounds.npy", fern)
     (fern / "images_8").symlink_to(shared_dir / "scenes/llff_fern/images")
-    scenes = BenchmarkScenes(load_protocol("llff"), tmp_path, tmp_path)
+    scenes = ProtocolScenes(load_protocol("llff"), tmp_path, tmp_path)
     views = scenes.views(scenes.choose(["fern"])[0])
     assert views.context_indices == (0, 19) and views.target_indices == (1, 9, 17)
     assert tuple(views.target_images.shape) == (3, 3, 256, 256)
@@ -131,7 +131,7 @@ def test_dtu_as_mvsnet_lays_it_out(tmp_path: Path, shared_dir: Path) -> None:
         pose = "\n".join(" ".join(map(str, row)) for row in frame.world_to_camera)
         text = f"extrinsic\n{pose}\n\nintrinsic\n361.5 0 82.9\n0 360.4 66.4\n0 0 1\n\n425 2.5\n"
         (cameras / f"{view:08d}_cam.txt").write_text(text)
-    scenes = BenchmarkScenes(load_protocol("dtu-mvsplat"), tmp_path, shared_dir / "indices")
+    scenes = ProtocolScenes(load_protocol("dtu-mvsplat"), tmp_path, shared_dir / "indices")
     found = [entry for entry, why in scenes.missing() if not why]
     assert [entry.key for entry in found] == [f"scan21_train_0{number}" for number in range(4)]
     views = scenes.views(found[1])
@@ -142,7 +142,7 @@ def test_dtu_as_mvsnet_lays_it_out(tmp_path: Path, shared_dir: Path) -> None:
         views.target_cameras.world_to_camera[0], torch.from_numpy(raw.frames[24].world_to_camera).float()
     )
     assert round(float(views.target_cameras.intrinsics[0, 0, 0])) == 723  # 361.5 x 4, halved with the image
-    text = BenchmarkScenes(load_protocol("dtu-every8th"), tmp_path, tmp_path)
+    text = ProtocolScenes(load_protocol("dtu-every8th"), tmp_path, tmp_path)
     assert text.views(text.choose(["scan21_train"])[0]).target_indices == (1, 9, 17, 25, 33, 41)
 
 
@@ -150,7 +150,7 @@ def test_chunks_are_found_by_their_index(tmp_path: Path, shared_dir: Path) -> No
     clips = sorted(folder.name.removeprefix("re10k_") for folder in (shared_dir / "scenes").glob("re10k_*"))
     entries = {clip: {"context": [2, 20], "target": [10, 11]} for clip in clips}
     chunks = protocol(format="pixelsplat", path="re10k_mini", geometry="inputs", entries=entries)
-    scenes = BenchmarkScenes(chunks, shared_dir / "chunks", tmp_path)
+    scenes = ProtocolScenes(chunks, shared_dir / "chunks", tmp_path)
     assert [why for _, why in scenes.missing()] == [""] * 5
     views = scenes.views(scenes.entries[3])
     raw = only_scene(shared_dir / f"scenes/re10k_{clips[3]}")
@@ -158,7 +158,7 @@ def test_chunks_are_found_by_their_index(tmp_path: Path, shared_dir: Path) -> No
     assert (views.target_images - direct.target_images).abs().mean() < 0.02  # the chunk has its own JPEG
     torch.testing.assert_close(views.target_cameras.intrinsics, direct.target_cameras.intrinsics, atol=0.05, rtol=0)
     absent = dataclasses.replace(chunks, entries={"feed": {"context": [0, 30], "target": [1]}, **entries})
-    scenes = BenchmarkScenes(absent, shared_dir / "chunks", tmp_path)
+    scenes = ProtocolScenes(absent, shared_dir / "chunks", tmp_path)
     assert "no chunk has the scene feed" in next(scenes.missing())[1]
     with pytest.raises(BadDataError, match="no chunk has the scene feed; own looks for re10k_mini below"):
         scenes.views(scenes.entries[0])
@@ -168,15 +168,15 @@ def test_chunks_without_an_index_are_searched_and_read_once(tmp_path: Path, monk
     write_chunk(tmp_path / "re10k/test", ["a", "b"])
     (tmp_path / "re10k/test/index.json").unlink()
     entries = {name: {"context": [0, 4], "target": [2]} for name in ("a", "b")}
-    scenes = BenchmarkScenes(protocol(format="pixelsplat", path="re10k", entries=entries), tmp_path, tmp_path)
+    scenes = ProtocolScenes(protocol(format="pixelsplat", path="re10k", entries=entries), tmp_path, tmp_path)
     reads = []
-    original = BenchmarkScenes._read_chunk
-    monkeypatch.setattr(BenchmarkScenes, "_read_chunk", lambda self, chunk: reads.append(1) or original(self, chunk))
+    original = ProtocolScenes._read_chunk
+    monkeypatch.setattr(ProtocolScenes, "_read_chunk", lambda self, chunk: reads.append(1) or original(self, chunk))
     for entry in scenes.entries:
         assert scenes.views(entry).key == entry.key
     assert len(reads) == 2  # to find them, and to read them
     (tmp_path / "re10k/test/index.json").write_text(json.dumps({"a": "000000.torch", "c": "000000.torch"}))
-    wrong = BenchmarkScenes(dataclasses.replace(scenes.protocol, entries={"c": entries["a"]}), tmp_path, tmp_path)
+    wrong = ProtocolScenes(dataclasses.replace(scenes.protocol, entries={"c": entries["a"]}), tmp_path, tmp_path)
     with pytest.raises(BadDataError, match="index.json says that c is in it, and it is not"):
         wrong.views(wrong.entries[0])
 
@@ -185,7 +185,7 @@ def test_clips_of_shards(tmp_path: Path) -> None:
     write_procedural(tmp_path / "rooms/easy", count=2, first_seed=5, frames=5, size=(32, 48), points=300)
     options = {"clips": 2, "first_seed": 5, "size": [32, 48]}
     shards = protocol(format="shards", path="rooms/easy", entries={}, views=ViewRule(2, 2), options=options)
-    scenes = BenchmarkScenes(shards, tmp_path, tmp_path)
+    scenes = ProtocolScenes(shards, tmp_path, tmp_path)
     first, second = (scenes.views(entry) for entry in scenes.entries)
     assert first.key != second.key and first.context_indices == (0, 4) and first.target_indices == (1, 3)
     assert first.context_depth is not None and first.cloud is not None and first.geometry == FROM_CONTEXT_DEPTH
@@ -196,22 +196,22 @@ def test_clips_of_shards(tmp_path: Path) -> None:
     other = dataclasses.replace(shards, options={**options, "clips": 3, "first_seed": 6})
     assert other.hash != shards.hash
     with pytest.raises(BadDataError, match="clips 2 instead of 3, first_seed 5 instead of 6"):
-        BenchmarkScenes(other, tmp_path, tmp_path).choose(None)
-    large = BenchmarkScenes(dataclasses.replace(shards, height=64), tmp_path, tmp_path)
-    with pytest.raises(BadSceneError, match="packed at 32 x 48, the benchmark is of 64 x 48"):
+        ProtocolScenes(other, tmp_path, tmp_path).choose(None)
+    large = ProtocolScenes(dataclasses.replace(shards, height=64), tmp_path, tmp_path)
+    with pytest.raises(BadSceneError, match="packed at 32 x 48, the protocol is of 64 x 48"):
         large.views(large.entries[0])
 
 
 def test_a_part_of_a_benchmark(tmp_path: Path) -> None:
     view = {"context": [0, 4], "target": [2]}
     entries = {f"scan{scan}_{part}": {"scene": f"scan{scan}", **view} for scan in (1, 8, 21) for part in (0, 1)}
-    scenes = BenchmarkScenes(protocol(entries=entries), tmp_path, tmp_path)
+    scenes = ProtocolScenes(protocol(entries=entries), tmp_path, tmp_path)
 
     def keys(*wanted: str) -> list[str]:
         return [entry.key for entry in scenes.choose(wanted)]
 
     assert keys() == list(entries)
-    assert keys("scan21", "scan1_1") == ["scan1_1", "scan21_0", "scan21_1"]  # in the benchmark's order
+    assert keys("scan21", "scan1_1") == ["scan1_1", "scan21_0", "scan21_1"]  # in the protocol's order
     assert keys("3") == ["scan1_0", "scan8_0", "scan21_0"] and keys("6") == list(entries)
     with pytest.raises(ConfigurationError, match="own has no scene or entry scan2"):
         keys("scan2", "scan1")
@@ -226,7 +226,7 @@ def test_what_is_missing_or_short_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken/cameras.json").write_text("{")
     view = {"context": [0, 4], "target": [2]}
     entries = {"a": view, "absent": view, "broken": view, "late": {"scene": "a", "context": [0, 4], "target": [5]}}
-    scenes = BenchmarkScenes(protocol(entries=entries), tmp_path, tmp_path)
+    scenes = ProtocolScenes(protocol(entries=entries), tmp_path, tmp_path)
     found = {entry.key: why for entry, why in scenes.missing()}
     assert found == {"a": "", "absent": f"{tmp_path / 'absent'} does not exist", "broken": "", "late": ""}
     read = {entry.key: why for entry, why in scenes.missing(read=True)}

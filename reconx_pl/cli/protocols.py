@@ -1,4 +1,4 @@
-"""``reconx benchmarks``: what there is, where it comes from, whether the data are there (docs/benchmarks.md)."""
+"""``reconx protocols``: what there is, where it comes from, whether the data are there (docs/protocols.md)."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from jsonargparse import ArgumentParser
 
 from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.errors import BadDataError, ReconXError
-from reconx_pl.evaluation.benchmarks.fetch import fetch_indices, index_folder
-from reconx_pl.evaluation.benchmarks.protocol_files import load_protocol, protocol_names
-from reconx_pl.evaluation.benchmarks.protocols import Protocol
-from reconx_pl.evaluation.benchmarks.run import BenchmarkPlan
-from reconx_pl.evaluation.benchmarks.scenes import BenchmarkScenes
-from reconx_pl.evaluation.benchmarks.table import TABLE
 from reconx_pl.evaluation.missing import unfinished
+from reconx_pl.evaluation.protocols.fetch import fetch_indices, index_folder
+from reconx_pl.evaluation.protocols.files import load_protocol, protocol_names
+from reconx_pl.evaluation.protocols.protocol import Protocol
+from reconx_pl.evaluation.protocols.run import ProtocolRun
+from reconx_pl.evaluation.protocols.scenes import ProtocolScenes
+from reconx_pl.evaluation.protocols.table import TABLE
 from reconx_pl.evaluation.records import Record
 
 SHOWN = 20  # what is missing
 
 
-def list_benchmarks() -> None:
-    """List the benchmarks: name, entries, title."""
+def list_protocols() -> None:
+    """List the protocols: name, entries, title."""
     for name in protocol_names():
         protocol = load_protocol(name)
         console.print(f"{name:14} {_size(protocol):>8}  {protocol.title}", highlight=False)
 
 
 def show(name: str) -> None:
-    """Show what a benchmark is: data, views, cameras, published rows, what the paper does not say.
+    """Show what a protocol is: data, views, cameras, published rows, what the paper does not say.
 
     Args:
-        name: of a benchmark, or a protocol file.
+        name: of a protocol, or a protocol file.
     """
     protocol = load_protocol(name)
     index = protocol.index
@@ -62,7 +62,7 @@ def fetch(name: str | None = None, to: Path | None = None, mirror: str | None = 
     """Fetch published index files, checksums verified; those that are there are left alone.
 
     Args:
-        name: of a benchmark; without it the indices of all.
+        name: of a protocol; without it the indices of all.
         to: folder; by default $RECONX_INDICES, else the cache.
         mirror: address of a folder that has the files under our names, in the place of their publishers.
     """
@@ -77,15 +77,15 @@ def fetch(name: str | None = None, to: Path | None = None, mirror: str | None = 
 
 
 def check(name: str, data: Path, indices: Path | None = None, read: bool = False) -> None:
-    """Check that the data of a benchmark are where it looks for them; what is missing is listed, with exit code 1.
+    """Check that the data of a protocol are where it looks for them; what is missing is listed, with exit code 1.
 
     Args:
-        name: of a benchmark, or a protocol file.
+        name: of a protocol, or a protocol file.
         data: folder of the data sets.
         indices: folder of the index files; by default $RECONX_INDICES, else the cache.
         read: read every scene, too, and see that it has the frames that are asked for.
     """
-    scenes = BenchmarkScenes(load_protocol(name), data, index_folder(indices))
+    scenes = ProtocolScenes(load_protocol(name), data, index_folder(indices))
     reasons: dict[str, list[str]] = {}
     count = len(scenes.entries)
     with progress_bar(count) as step:
@@ -107,10 +107,10 @@ def gather(out: Path, allow_failed: int = 0) -> None:
     """Make results.json, table and report of what all processes of an evaluation have left so far.
 
     Args:
-        out: folder of an evaluation, --out of evaluate.py --benchmark.
+        out: folder of an evaluation, --out of evaluate.py --protocol.
         allow_failed: entries that may fail or be missing without an exit code of 1.
     """
-    report_missing(out, BenchmarkPlan.load(out).gather(out), allow_failed)
+    report_missing(out, ProtocolRun.load(out).gather(out), allow_failed)
 
 
 def report_missing(out: Path, results: Record, allowed: int) -> None:
@@ -124,7 +124,7 @@ def report_missing(out: Path, results: Record, allowed: int) -> None:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "list": list_benchmarks,
+    "list": list_protocols,
     "show": show,
     "fetch": fetch,
     "check": check,
@@ -133,16 +133,16 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def add_actions(parser: ArgumentParser) -> None:
-    """Give the parser of ``reconx benchmarks`` its actions."""
+    """Give the parser of ``reconx protocols`` its actions."""
     actions = parser.add_subcommands(dest="action")
     for name, function in COMMANDS.items():
         command = ArgumentParser(description=(function.__doc__ or "").splitlines()[0])
         if name in ("show", "check"):
-            command.add_argument("name", help="of a benchmark, or a protocol file")
+            command.add_argument("name", help="of a protocol, or a protocol file")
         elif name == "fetch":
-            command.add_argument("name", nargs="?", help="of a benchmark; without it the indices of all")
+            command.add_argument("name", nargs="?", help="of a protocol; without it the indices of all")
         elif name == "gather":
-            command.add_argument("out", type=Path, help="folder of an evaluation, --out of evaluate.py --benchmark")
+            command.add_argument("out", type=Path, help="folder of an evaluation, --out of evaluate.py --protocol")
         if name == "check":
             command.add_argument("--read", action="store_true", help="read every scene, too, and count its frames")
         command.add_function_arguments(function, skip={"name", "out", "read"})

@@ -1,4 +1,4 @@
-"""``reconx benchmarks``, as the shell calls it."""
+"""``reconx protocols``, as the shell calls it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from raw_scenes import write_posed
 
 from reconx_pl.cli.main import main
-from reconx_pl.evaluation.benchmarks.protocol_files import protocol_names
+from reconx_pl.evaluation.protocols.files import protocol_names
 
 
 def said(capfd: pytest.CaptureFixture[str]) -> str:
@@ -92,4 +92,4 @@ def test_check_says_a_common_reason_once(tmp_path: Path, shared_dir: Path) -> No
     text = refused(["check", "re10k-hard", "--data", str(tmp_path), *indices])
     assert "192 of 192 entries" in text and "and 191 more" in text and text.count("does not exist") == 1
     text = refused(["check", "re10k-hard", "--data", str(tmp_path), "--indices", str(tmp_path)])
-    assert "reconx benchmarks fetch re10k-hard" in text
+    assert "reconx protocols fetch re10k-hard" in text

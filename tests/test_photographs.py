@@ -274,8 +274,8 @@ def test_a_bad_confidence_is_named(tmp_path: Path) -> None:
 def test_evaluate_takes_an_estimator_by_its_class_path() -> None:
     parser = build_evaluate_parser()
     name = "reconx_pl.geometry.estimators.colmap.ColmapEstimator"
-    line = ["--run", "a", "--out", "b", "--scene", "c", "--estimator", name, "--estimator.min_angle", "1"]
+    line = ["--model", "a", "--out", "b", "--scene", "c", "--estimator", name, "--estimator.min_angle", "1"]
     chosen = parser.instantiate_classes(parser.parse_args([*line, "--poses", "estimated", "--views", "clip"]))
     assert isinstance(chosen.estimator, ColmapEstimator) and chosen.estimator.min_angle == 1
     assert (chosen.poses, chosen.views) == ("estimated", "clip")
-    assert parser.instantiate_classes(parser.parse_args(["--run", "a", "--out", "b"])).estimator is None
+    assert parser.instantiate_classes(parser.parse_args(["--model", "a", "--out", "b"])).estimator is None

@@ -94,9 +94,9 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
     if not options["no_diffusion"]:
         if options["model"] is None:
             raise MissingWeightsError(NO_MODEL)
-        from reconx_pl.training.runs import view_generator_source  # brings Lightning along, which takes its time
+        from reconx_pl.training.models import model_source  # brings Lightning along, which takes its time
 
-        view_generator = view_generator_source(options["model"], options["sampling"], device)
+        view_generator = model_source(options["model"], options["sampling"], device)
     estimator = options["estimator"] or named_estimator(options["geometry"], device)
     with progress_bar(None) as show:
 

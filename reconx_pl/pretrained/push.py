@@ -171,7 +171,7 @@ def _converted(folder: Path, licence: str | None, progress: Progress | None) -> 
 
 
 def _exported(run: Path, weights: Path, licence: str | None, progress: Progress | None) -> Shipment:
-    """What a run exported, under the names that ``evaluate.py --run`` looks for, with the network's configuration."""
+    """What a run exported, under the names that ``evaluate.py --model`` looks for, with the network's configuration."""
     config = run / RUN_CONFIG
     if not config.is_file():
         raise MissingWeightsError(f"{config} is missing: it says which network {weights.name} is of; name a run's own")

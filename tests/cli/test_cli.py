@@ -213,7 +213,7 @@ def test_evaluate_takes_a_config_and_options(
 
 def test_progress_is_no_option(fake_evaluate: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        evaluate_main(["--run", "a", "--out", "b", "--progress", "print"])
+        evaluate_main(["--model", "a", "--out", "b", "--progress", "print"])
     assert stopped.value.code == 2
     with pytest.raises(SystemExit):
         evaluate_main(["--help"])
@@ -235,7 +235,7 @@ def test_incomplete_evaluation_is_an_error(
     results: dict[str, Any], words: list[str], fake_evaluate: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     fake_evaluate["results"] = {"complete": False, **results}
-    message = error_of(lambda: evaluate_main(["--run", "a", "--out", "b"]), capfd)
+    message = error_of(lambda: evaluate_main(["--model", "a", "--out", "b"]), capfd)
     assert all(word in message for word in words), message
 
 

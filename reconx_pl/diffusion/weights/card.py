@@ -114,7 +114,7 @@ The licences of the base model, of the frozen encoders and of the data that the 
 ## Loading
 
 ```
-python evaluate.py --run <this folder> --out report --shards <shards>
+python evaluate.py --model <this folder> --out report --shards <shards>
 ```
 
 In a configuration of `train.py` the file can stand in `model.init_from`.

@@ -174,7 +174,7 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str, as
     module.load_state_dict(dict(state), strict=True, assign=assign)
 
 
-def fingerprint(module: nn.Module, settings: object) -> str:
+def fingerprint(module: nn.Module, settings: object, kind: str | None = None) -> str:
     """SHA-256 over the settings and the name, type, shape and bytes of every tensor, in the order of the names.
 
     The device does not matter, the number type does.
@@ -182,8 +182,9 @@ def fingerprint(module: nn.Module, settings: object) -> str:
     Args:
         module: the part, which is not trained.
         settings: what else decides about its output; its ``repr`` is hashed.
+        kind: name of its class, which is hashed too; None takes the present one.
     """
-    digest = hashlib.sha256(f"{REVISION} {type(module).__name__} {settings!r}".encode())
+    digest = hashlib.sha256(f"{REVISION} {kind or type(module).__name__} {settings!r}".encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         values = tensor.detach().cpu().contiguous().flatten()

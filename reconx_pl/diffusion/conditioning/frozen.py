@@ -23,6 +23,7 @@ class FrozenModule(nn.Module):
     """
 
     remembered = 64  # outputs; of a 77 x 1024 text encoder 20 MB
+    hashed_as: str | None = None  # former name of a renamed class, so that the hash, and what was cached by it, stays
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +50,7 @@ class FrozenModule(nn.Module):
         settings = self.settings()
         key = repr(settings)
         if key not in self._fingerprints:
-            self._fingerprints[key] = fingerprint(self, settings)
+            self._fingerprints[key] = fingerprint(self, settings, self.hashed_as)
         return self._fingerprints[key]
 
     @property
@@ -96,8 +97,6 @@ def _forget_all(module: Any, incompatible: object) -> None:  # not a lambda: mod
 
 
 def frozen_encoders(network: nn.Module) -> dict[str, frozenset[str]]:
-    """Names of the tensors of each pretrained frozen encoder in ``network``, which has a weights file of its own."""
-    frozen_encoders = [
-        (prefix, module) for prefix, module in network.named_modules() if isinstance(module, FrozenModule)
-    ]
-    return {prefix: frozenset(f"{prefix}.{name}" for name in module.state_dict()) for prefix, module in frozen_encoders}
+    """Names of the tensors of each frozen encoder in ``network``; such a part has a weights file of its own."""
+    parts = [(prefix, module) for prefix, module in network.named_modules() if isinstance(module, FrozenModule)]
+    return {prefix: frozenset(f"{prefix}.{name}" for name in module.state_dict()) for prefix, module in parts}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from reconx_pl.diffusion.conditioning.frozen import frozen_encoders
 from reconx_pl.diffusion.conditioning.resampler import adapt_latents
 from reconx_pl.diffusion.conditioning.structure import StructureEncoder
+from reconx_pl.diffusion.weights.earlier import present_tensors
 from reconx_pl.diffusion.weights.names import STRUCTURE_PARAMETERS
 from reconx_pl.diffusion.weights.released import ReleasedState, is_released, split_released
 from reconx_pl.diffusion.weights.schedule_buffers import check_schedule
@@ -33,7 +34,7 @@ def read_network(path: str | Path) -> ReleasedState:
 
     Args:
         path: a checkpoint of ours (``.ckpt``), weights of ours (``.safetensors``, or the folder that ``reconx weights
-            convert`` wrote), or a released checkpoint, also in DeepSpeed's form.
+            convert`` wrote), of this version or an earlier one; or a released checkpoint, also in DeepSpeed's form.
 
     Raises:
         MissingWeightsError: no such file.
@@ -44,7 +45,7 @@ def read_network(path: str | Path) -> ReleasedState:
         return split_released(state, str(path))
     if any(name.startswith(PREFIX) for name in state):
         state = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
-    return ReleasedState(state, {}, {})
+    return ReleasedState(present_tensors(state), {}, {})
 
 
 def is_structure(name: str) -> bool:
@@ -63,8 +64,8 @@ def fitting_state(
     """The tensors of a file that fit ``network``, after a comparison both ways.
 
     Two things may be absent: the whole structure branch, and, unless ``with_frozen_encoders``, a whole frozen encoder,
-        which has a
-    file of its own. Nothing may be left over but what ``released`` names as unused; the stored schedule is compared.
+    which has a file of its own. Nothing may be left over but what ``released`` names as unused; the stored schedule is
+    compared.
 
     Args:
         network: on any device, meta included.

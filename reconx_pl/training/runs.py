@@ -15,6 +15,7 @@ from reconx_pl.errors import MissingWeightsError
 from reconx_pl.files.checksums import file_sha256
 from reconx_pl.files.weights import FOLDER_FILE
 from reconx_pl.reconstruction.view_generator import ViewGeneratorSource
+from reconx_pl.renamed import renamed
 from reconx_pl.training.checkpointing.network_weights import load_weights, own_weights
 from reconx_pl.training.checkpointing.resume import newest_checkpoint
 from reconx_pl.training.module import ReconXModule
@@ -128,7 +129,7 @@ def load_run(run: Path, weights: Path | None = None) -> ReconXModule:
     found = weights_of(run, weights)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ReconXModule, "model")
-    parsed = parser.parse_object({"model": yaml.safe_load(config.read_text())["model"]})
+    parsed = parser.parse_object({"model": renamed(yaml.safe_load(config.read_text())["model"], ["model"])})
     module: ReconXModule = parser.instantiate_classes(parsed).model
     load_weights(module.network, found, average=module.ema_config is not None and ".ckpt" in found.name)
     return module.eval()

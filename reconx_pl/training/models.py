@@ -21,6 +21,7 @@ from reconx_pl.errors import MissingWeightsError
 from reconx_pl.files.checksums import file_sha256
 from reconx_pl.files.weights import FOLDER_FILE
 from reconx_pl.reconstruction.view_generator import ViewGeneratorSource
+from reconx_pl.renamed import renamed
 from reconx_pl.training.checkpointing.network_weights import own_weights
 from reconx_pl.training.runs import RUN_CONFIG, load_run, weights_of
 from reconx_pl.training.sharding import whole_tensors
@@ -51,7 +52,7 @@ class NamedModel:
         """Its own sampling settings: those of the run, else the base model's."""
         if self.run is None:
             return SamplingConfig()
-        stated = yaml.safe_load((self.run / RUN_CONFIG).read_text(encoding="utf-8"))["model"].get("sampling")
+        stated = renamed(yaml.safe_load((self.run / RUN_CONFIG).read_text(encoding="utf-8")))["model"].get("sampling")
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(SamplingConfig, "sampling")
         return parser.instantiate_classes(parser.parse_object({"sampling": stated or {}})).sampling

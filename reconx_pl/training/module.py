@@ -24,9 +24,9 @@ from reconx_pl.diffusion.pipeline import SamplingConfig, SamplingPipeline
 from reconx_pl.diffusion.sampling.extrapolation import ExtrapolationConfig
 from reconx_pl.diffusion.sampling.objective import DiffusionLoss
 from reconx_pl.diffusion.weights import Queries
-from reconx_pl.diffusion.weights.earlier import present_tensors
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
 from reconx_pl.geometry.cameras import relative_to_first
+from reconx_pl.renamed import renamed_tensor
 from reconx_pl.training.callbacks.guards import clip_gradients
 from reconx_pl.training.checkpointing.consolidate import NETWORK
 from reconx_pl.training.checkpointing.network_weights import load_weights
@@ -369,8 +369,8 @@ def _leave_encoders_out(module: ReconXModule, state: dict[str, Any], prefix: str
 def _take_earlier_names(module: ReconXModule, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """A checkpoint of an earlier version may call a tensor otherwise."""
     start = prefix + NETWORK
-    network = {name.removeprefix(start): state.pop(name) for name in list(state) if name.startswith(start)}
-    state.update({start + name: tensor for name, tensor in present_tensors(network).items()})
+    for name in [name for name in state if name.startswith(start)]:
+        state[renamed_tensor(name)] = state.pop(name)
 
 
 def _do_not_miss_encoders(module: ReconXModule, keys: Any) -> None:

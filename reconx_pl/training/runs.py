@@ -8,6 +8,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from reconx_pl.errors import MissingWeightsError
+from reconx_pl.renamed import renamed
 from reconx_pl.training.checkpointing.network_weights import load_weights
 from reconx_pl.training.checkpointing.resume import newest_checkpoint
 from reconx_pl.training.module import ReconXModule
@@ -53,7 +54,7 @@ def load_run(run: Path, weights: Path | None = None) -> ReconXModule:
     found = weights_of(run, weights)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ReconXModule, "model")
-    parsed = parser.parse_object({"model": yaml.safe_load(config.read_text())["model"]})
+    parsed = parser.parse_object({"model": renamed(yaml.safe_load(config.read_text())["model"], ["model"])})
     module: ReconXModule = parser.instantiate_classes(parsed).model
     load_weights(module.network, found, average=module.ema_config is not None and ".ckpt" in found.name)
     return module.eval()

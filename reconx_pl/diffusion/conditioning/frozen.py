@@ -23,7 +23,6 @@ class FrozenModule(nn.Module):
     """
 
     remembered = 64  # outputs; of a 77 x 1024 text encoder 20 MB
-    hashed_as: str | None = None  # former name of a renamed class, so that the hash, and what was cached by it, stays
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +49,7 @@ class FrozenModule(nn.Module):
         settings = self.settings()
         key = repr(settings)
         if key not in self._fingerprints:
-            self._fingerprints[key] = fingerprint(self, settings, self.hashed_as)
+            self._fingerprints[key] = fingerprint(self, settings)
         return self._fingerprints[key]
 
     @property

@@ -28,7 +28,6 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGE_ENCODER_PREFIXES = (
     "embedder.model.visual.",
     "image_tokens.encoder.visual.",
-    "image_tokens.tower.visual.",  # of earlier versions
     "model.visual.",
     "visual.",
     "",
@@ -110,15 +109,13 @@ class ClipVisionEncoder(FrozenModule):
     Args:
         config: sizes.
         weights: local file: the official checkpoint (``embedder.model.visual.*``), a folder of ``reconx weights
-            convert``, an open_clip checkpoint (``visual.*``) or the encoder alone.
-        random_init: allow an encoder without weights; for tests of shapes and for parity kits only.
+            convert``, an open_clip checkpoint (``visual.*``) or the frozen encoder alone.
+        random_init: allow a frozen encoder without weights; for tests of shapes and for parity kits only.
 
     Raises:
         MissingWeightsError: neither ``weights`` nor ``random_init``.
         BadWeightsError: the file does not fit.
     """
-
-    hashed_as = "ClipVisionTower"
 
     def __init__(
         self, config: ClipVisionConfig | None = None, weights: str | Path | None = None, random_init: bool = False
@@ -155,25 +152,25 @@ class ClipVisionEncoder(FrozenModule):
         patches = self.visual.conv1(pixels).flatten(2).transpose(1, 2)  # [B, M, width]
         first = self.visual.class_embedding.expand(patches.shape[0], 1, -1)
         tokens = torch.cat([first, patches], dim=1) + self.visual.positional_embedding
-        # open_clip >= 3 blocks are batch first; forward() of the encoder would pool and norm
+        # open_clip >= 3 blocks are batch first; forward() of the frozen encoder would pool and norm
         tokens = self.visual.ln_pre(tokens)
         for block in self.visual.transformer.resblocks:
             tokens = block(tokens)
         return tokens
 
     def null(self) -> Tensor:
-        """Tokens [1, 257, width] of a mid-grey image; the encoder runs once for them."""
+        """Tokens [1, 257, width] of a mid-grey image; the frozen encoder runs once for them."""
         side, device = self.config.image_size, self.visual.conv1.weight.device
         return self.recall("mid grey", lambda: self(torch.full((1, 3, side, side), NULL_IMAGE, device=device)))
 
 
 class ClipImageTokens(nn.Module):
-    """The frozen CLIP encoder and the trainable resampler.
+    """The frozen CLIP frozen encoder and the trainable resampler.
 
     Args:
-        vision: sizes of the encoder.
-        resampler: sizes of the resampler; ``embedding_dim`` has to be the encoder's width.
-        weights: of the encoder, see ``ClipVisionEncoder``; the resampler is loaded separately
+        vision: sizes of the frozen encoder.
+        resampler: sizes of the resampler; ``embedding_dim`` has to be the frozen encoder's width.
+        weights: of the frozen encoder, see ``ClipVisionEncoder``; the resampler is loaded separately
             (``image_proj_model.*``).
         random_init: see ``ClipVisionEncoder``.
     """
@@ -207,10 +204,10 @@ class ClipImageTokens(nn.Module):
         return self.project(self.encoder(images))
 
     def project(self, features: Tensor, dropped: Tensor | None = None) -> Tensor:
-        """What ``forward`` does after the encoder.
+        """What ``forward`` does after the frozen encoder.
 
         Args:
-            features: [B, 257, width] tokens of the encoder.
+            features: [B, 257, width] tokens of the frozen encoder.
             dropped: [B] bool, samples that get the tokens of the mid-grey image instead.
 
         Returns:

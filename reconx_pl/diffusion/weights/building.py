@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from reconx_pl.diffusion.weights.earlier import present_class
 from reconx_pl.errors import BadWeightsError, ConfigurationError, ReconXError
+from reconx_pl.renamed import renamed
 
 if TYPE_CHECKING:
     from reconx_pl.diffusion.model import ReconXDiffusion
@@ -42,7 +42,7 @@ def build_network(config: Mapping[str, Any], source: str, device: str = "meta") 
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    config = _with_present_classes(config)
+    config = renamed(config, ["network"])
     _refuse_foreign(config, source)
     parts = config.get("init_args")
     if not isinstance(parts, Mapping) or not all(isinstance(parts.get(name), Mapping) for name in _MODULES):
@@ -86,15 +86,6 @@ def _path(module: nn.Module) -> str:
     # a sharded module has a class of its own, made on the spot, over the one that it was built with
     built = next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
     return f"{built.__module__}.{built.__qualname__}"
-
-
-def _with_present_classes(value: Any) -> Any:
-    """A configuration whose every ``class_path`` is that of today, also where an earlier version wrote it."""
-    if isinstance(value, Mapping):
-        present = {key: _with_present_classes(inner) for key, inner in value.items()}
-        path = present.get("class_path")
-        return present | {"class_path": present_class(path)} if isinstance(path, str) else present
-    return [_with_present_classes(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _refuse_foreign(value: Any, source: str, where: str = "") -> None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from reconx_pl.diffusion.conditioning.frozen import frozen_encoders
 from reconx_pl.diffusion.conditioning.resampler import adapt_latents
 from reconx_pl.diffusion.conditioning.structure import StructureEncoder
-from reconx_pl.diffusion.weights.earlier import present_tensors
 from reconx_pl.diffusion.weights.names import STRUCTURE_PARAMETERS
 from reconx_pl.diffusion.weights.released import ReleasedState, is_released, split_released
 from reconx_pl.diffusion.weights.schedule_buffers import check_schedule
@@ -45,7 +44,7 @@ def read_network(path: str | Path) -> ReleasedState:
         return split_released(state, str(path))
     if any(name.startswith(PREFIX) for name in state):
         state = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
-    return ReleasedState(present_tensors(state), {}, {})
+    return ReleasedState(state, {}, {})
 
 
 def is_structure(name: str) -> bool:

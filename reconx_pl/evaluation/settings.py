@@ -9,7 +9,7 @@ from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.identity import hash_of, plain_settings
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.metrics.image import METRICS
-from reconx_pl.reconstruction.scene_builder import FrameConfidence, FramePoses, SceneConfig
+from reconx_pl.reconstruction.scene_builder import Alignment, FrameConfidence, FramePoses, SceneConfig
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.points import PointsConfig
 
@@ -33,6 +33,7 @@ class EvaluationConfig:
         confidence: of generated pixels: "alignment" is what the global alignment gives every pixel (the paper's C_i;
             needs pose_policy "aligned"), "reprojection" their agreement with the scene's cloud, "uniform" trusts every
             pixel alike (the ablation), "auto" is "alignment" where frames are aligned, else "reprojection".
+        alignment: of which frames together, with pose_policy "aligned"; see ``SceneConfig``.
         clip_frames: T, frames generated from one context view of a protocol entry to the next, both included; the
             paper has 32, and a model generates best what it was trained on. Packed clips have a number of their own.
         diffusion: False generates nothing and fits to the input views alone: the ablation of the whole video model.
@@ -60,6 +61,7 @@ class EvaluationConfig:
     points: PointsConfig = field(default_factory=PointsConfig)
     pose_policy: str = "dataset"
     confidence: str = "auto"
+    alignment: Alignment = "clips"
     clip_frames: int = 32
     diffusion: bool = True
     targets: tuple[int, ...] | None = None
@@ -118,7 +120,7 @@ class EvaluationConfig:
     def scene(self) -> SceneConfig:
         """The part that says how frames become a scene."""
         poses, confidence = cast(FramePoses, self.pose_policy), cast(FrameConfidence, self.confidence)
-        return SceneConfig(self.fit, self.points, poses, confidence, self.seed)
+        return SceneConfig(self.fit, self.points, poses, confidence, self.alignment, self.seed)
 
     def check(self, estimator: PointMapEstimator | None) -> None:
         """Refuse early what the estimator cannot do; see ``SceneConfig.aligns``.

@@ -219,9 +219,11 @@ class _Chain:
         def make(folder: Path, step: Step) -> list[str]:
             if STAGES.index(last) >= STAGES.index(FIT):
                 fitting.what_a_fit_needs(config, self.device)  # refuse early what cannot be
-            return generation.generate(views, config.generation, view_generator, config.seed, self.device, folder, step)
+            how = config.generation
+            return generation.generate(views, how, view_generator, config.seed, self.device, folder, step)
 
-        settings = {name: value for name, value in self.settings["generation"].items() if name != "poses"}
+        later = ("poses", "alignment")  # of the next stage
+        settings = {name: value for name, value in self.settings["generation"].items() if name not in later}
         inputs = {
             "generation": settings,
             "view_generator": view_generator.identity,
@@ -244,6 +246,7 @@ class _Chain:
             inputs["short_side"] = config.short_side
         else:
             inputs |= {"aligned": config.scene.aligns(self.estimator), "confidence": config.confidence}
+            inputs["alignment"] = config.generation.alignment
         return self.stages.run(FRAMES, inputs, make, [geometry] if generated is None else [geometry, generated])
 
     def _fit(self, frames: Stage) -> Stage:

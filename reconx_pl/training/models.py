@@ -22,9 +22,8 @@ from reconx_pl.files.checksums import file_sha256
 from reconx_pl.files.weights import FOLDER_FILE
 from reconx_pl.reconstruction.view_generator import ViewGeneratorSource
 from reconx_pl.renamed import renamed
-from reconx_pl.training.checkpointing.network_weights import own_weights
+from reconx_pl.training.checkpointing.network_weights import own_weights, whole_tensors
 from reconx_pl.training.runs import RUN_CONFIG, load_run, weights_of
-from reconx_pl.training.sharding import whole_tensors
 
 WEIGHTS = Path("weights")  # where ``reconx weights fetch`` and ``convert`` put files
 

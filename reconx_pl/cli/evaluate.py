@@ -26,8 +26,8 @@ from reconx_pl.evaluation.protocols.scenes import ProtocolScenes
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import EvaluationConfig, LazyViews, evaluate_scenes, evaluate_views
 from reconx_pl.files.identity import identity_of
+from reconx_pl.geometry.default_estimator import default_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.geometry.estimators.default import default_estimator
 from reconx_pl.reconstruction.view_generator import NoViewGenerator, ViewGenerator
 from reconx_pl.training.runs import load_run, view_generator_identity
 from reconx_pl.types import Clip

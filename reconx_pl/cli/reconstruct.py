@@ -15,8 +15,8 @@ from reconx_pl.devices import chosen_device
 from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.files.atomic import atomic_write
+from reconx_pl.geometry.default_estimator import GeometryName, named_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.geometry.estimators.default import GeometryName, named_estimator
 from reconx_pl.reconstruction.files import REPORT
 from reconx_pl.reconstruction.folder import storage
 from reconx_pl.reconstruction.run import Reconstructed, reconstruct

@@ -25,8 +25,8 @@ from reconx_pl.files.atomic import atomic_write
 from reconx_pl.files.identity import plain_settings
 from reconx_pl.files.json_files import read_json, write_json
 from reconx_pl.files.ranks import process_place
+from reconx_pl.geometry.default_estimator import default_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.geometry.estimators.default import default_estimator
 from reconx_pl.metrics.image import MetricSuite
 from reconx_pl.metrics.lpips import LpipsDistance
 from reconx_pl.splatting.io.ply import save_ply

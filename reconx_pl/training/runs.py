@@ -15,10 +15,9 @@ from reconx_pl.errors import MissingWeightsError
 from reconx_pl.files.checksums import file_sha256
 from reconx_pl.files.weights import FOLDER_FILE
 from reconx_pl.reconstruction.view_generator import ViewGeneratorSource
-from reconx_pl.training.checkpointing.network_weights import load_weights, own_weights
+from reconx_pl.training.checkpointing.network_weights import load_weights, own_weights, whole_tensors
 from reconx_pl.training.checkpointing.resume import newest_checkpoint
 from reconx_pl.training.module import ReconXModule
-from reconx_pl.training.sharding import whole_tensors
 
 
 def load_view_generator(

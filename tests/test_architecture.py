@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,12 @@ def test_imports_lead_downstairs() -> None:
 def test_nothing_imports_in_a_circle() -> None:
     found = circles(import_graph(CODE))
     assert not found, "\n".join("\n    ".join((names, *between)) for names, between in found.items())
+
+
+def test_the_map_of_contributing_names_every_room_and_every_sub_room() -> None:
+    rows = [line for line in (PACKAGE.parent / "CONTRIBUTING.md").read_text().splitlines() if line.startswith("| `")]
+    named = set(re.findall(r"`(\w+)/`", "\n".join(rows)))
+    assert named == {folder.name for folder in PACKAGE.rglob("*/") if list(folder.glob("*.py"))} - {PACKAGE.name}
 
 
 def graph_of(modules: dict[str, str]) -> Graph:

@@ -29,7 +29,7 @@ from reconx_pl.diffusion.weights.releases import ReleaseName
 from reconx_pl.errors import ConfigurationError, ReconXError
 from reconx_pl.evaluation.ablation import Ablation
 from reconx_pl.evaluation.missing import unfinished
-from reconx_pl.evaluation.posed_scene_runner import fit_photographs
+from reconx_pl.evaluation.posed_scenes import fit_posed_scenes
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.training.precompute import cache_shards
 
@@ -175,19 +175,31 @@ def geometry(source: Path, out: Path, estimator: PointMapEstimator | None = None
 def fit(scenes: list[Path], config: Any = None, **options: Any) -> None:
     """Fit 3D Gaussians to photographs, scene after scene, and score them on held-out ones.
 
-    The arguments are those of ``reconx_pl.evaluation.posed_scene_runner.fit_photographs``.
+    The arguments are those of ``reconx_pl.evaluation.posed_scenes.fit_posed_scenes``.
     """
+    from reconx_pl.evaluation.report import write_report
+
     with progress_bar("reading", TaskProgressColumn()) as progress:
-        results = fit_photographs(scenes, progress=progress, **options)
-    for key, scene in results["scenes"].items():
-        scores = ", ".join(f"{name.upper()} {scene[name]:.3f}" for name in results["mean"])
-        console.print(f"{key}: {scores or 'nothing held out'} ({scene['points']} points, {scene['seconds']:.0f} s)")
-    if len(results["scenes"]) > 1 and results["mean"]:
-        console.print("mean: " + ", ".join(f"{name.upper()} {value:.3f}" for name, value in results["mean"].items()))
+        results = fit_posed_scenes(scenes, progress=progress, **options)
+    write_report(options["out"], results)
+    for record in results["scenes"]:
+        seconds, scores = sum(record["seconds"].values()), _score_text(record["scores"].get("reconx", {}).get("mean"))
+        console.print(
+            f"{record['key']}: {scores or 'nothing held out'} ({record['gaussians']} Gaussians, {seconds:.0f} s)"
+        )
+    if results["mean"]:
+        console.print(
+            f"mean: {_score_text(results['mean']['reconx'])}; nearest photograph, copied: "
+            f"{_score_text(results['mean']['nearest_input'])}"
+        )
     for name, why in results["absent"].items():
         console.print(f"no {name.upper()}: {why}")
     if results["failed"]:
         raise ReconXError(f"{options['out']}: {unfinished(results)}")
+
+
+def _score_text(scores: dict[str, float] | None) -> str:
+    return ", ".join(f"{name.upper()} {value:.3f}" for name, value in (scores or {}).items())
 
 
 def consolidate(checkpoint: Path, out: Path, ema: bool = False) -> None:
@@ -246,7 +258,7 @@ def build_parser() -> ArgumentParser:
         elif name == "fit":
             command.add_argument("scenes", type=Path, nargs="+", help="folders: posed scenes, or photographs")
             command.add_argument("--config", action="config", help="YAML file with any of these options")
-            command.add_function_arguments(fit_photographs, skip={"scenes", "progress"})
+            command.add_function_arguments(fit_posed_scenes, skip={"scenes", "progress"})
         else:
             _add_arguments(command, function, only_first_by_place=name == "render")
         commands.add_subcommand(name, command, help=command.description)

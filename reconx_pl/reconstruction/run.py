@@ -267,7 +267,7 @@ class _Chain:
                 fit.folder / fitting.SCENE, cameras, config, closed, self.device, folder, step
             )
 
-        names = ("fly-through", "flythrough_frames", "flythrough_fps")
+        names = ("flythrough", "flythrough_frames", "flythrough_fps")
         stage = self.stages.run(FLYTHROUGH, {name: self.settings[name] for name in names}, make, [frames, fit])
         for video in (fitting.VIDEO, fitting.DEPTH_VIDEO):
             files.copy(stage.folder / video, self.out / video)

@@ -13,7 +13,7 @@ from reconx_pl.errors import ConfigurationError
 from reconx_pl.evaluation.protocols.protocol import Protocol
 
 #: The protocols of a checkout of this project.
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "protocols"
+FOLDER = Path(__file__).resolve().parents[3] / "data" / "protocols"
 
 
 def protocol_names(folder: Path = FOLDER) -> list[str]:

@@ -50,6 +50,15 @@ def test_every_room_has_its_floor() -> None:
     assert sorted({room(module) for module in CODE} - set(FLOOR)) == [], "a new room needs its place in FLOORS"
 
 
+def missing_modules(graph: Graph) -> list[str]:
+    """Imports of modules that are not there: mypy takes them for those of a package without types."""
+    return [f"{a} -> {b}" for a, b in arrows(graph) if b not in graph]
+
+
+def test_every_module_that_is_imported_is_there() -> None:
+    assert missing_modules(import_graph(CODE | sources(PACKAGE.parent / "benchmarks"))) == []
+
+
 def test_imports_lead_downstairs() -> None:
     found = wrong_arrows(import_graph(CODE))
     assert not found, "\n".join(found)
@@ -85,6 +94,11 @@ def graph_of(modules: dict[str, str]) -> Graph:
 def test_an_arrow_upstairs_is_seen(code: str) -> None:
     graph = graph_of({"geometry.cameras": code, "data.stream": ""})
     assert wrong_arrows(graph) == ["reconx_pl.geometry.cameras -> reconx_pl.data.stream"]
+
+
+def test_an_import_of_a_module_that_is_not_there_is_seen() -> None:
+    graph = graph_of({"types": "from reconx_pl.geometry.old import Cameras", "geometry": "", "geometry.new": ""})
+    assert missing_modules(graph) == ["reconx_pl.types -> reconx_pl.geometry.old"]
 
 
 def test_an_arrow_to_a_neighbour_is_seen() -> None:

@@ -98,11 +98,7 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
 
         view_generator = view_generator_source(options["model"], options["sampling"], device)
     estimator = options["estimator"] or named_estimator(options["geometry"], device)
-    with progress_bar() as show:
-
-        def progress(stage: str, done: int, of: int | None) -> None:
-            show(f"{STAGES.index(stage) + 1}/{len(STAGES)} {stage}", done, of)
-
+    with progress_bar() as progress:
         made = reconstruct(
             options["photographs"],
             out,

@@ -160,7 +160,7 @@ def score(recipe: Recipe, seeds: Sequence[int], jobs: int) -> None:
                 shards = recipe.shards / f"{recipe.runs.name}-{name}"
                 commands.append(
                     [
-                        *(sys.executable, "evaluate.py", "--run", str(recipe.runs / f"{arm}-{seed}")),
+                        *(sys.executable, "evaluate.py", "--model", str(recipe.runs / f"{arm}-{seed}")),
                         *("--shards", str(shards), "--evaluation.fit.steps", str(recipe.fit_steps)),
                         *("--evaluation.fit.loss.lpips", str(recipe.lpips)),
                         *("--evaluation.two_views", str(first), "--evaluation.nearest_input", str(first)),

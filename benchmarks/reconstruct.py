@@ -34,7 +34,7 @@ from reconx_pl.reconstruction.settings import FRAMES, ReconstructionConfig
 from reconx_pl.reconstruction.views import input_views
 from reconx_pl.splatting.io.scene_files import load_scene
 from reconx_pl.splatting.renderers.choose import default_renderer
-from reconx_pl.training.runs import view_generator_source
+from reconx_pl.training.models import model_source
 from reconx_pl.visualization.contact_sheet import SheetRow, contact_sheet, error_image
 
 GAIN = 4.0  # of the error row
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = configuration(options.config)
     if options.steps is not None:
         config = replace(config, fit=replace(config.fit, steps=options.steps))
-    view_generator = None if options.model is None else view_generator_source(options.model)
+    view_generator = None if options.model is None else model_source(options.model)
     if options.procedural is None:
         cases = [
             (case, options.root / case.scene)

@@ -20,7 +20,7 @@ from reconx_pl.reconstruction.run import reconstruct
 from reconx_pl.reconstruction.settings import ReconstructionConfig
 from reconx_pl.reconstruction.view_generator import ViewGeneratorSource
 from reconx_pl.splatting.io.scene_files import load_scene, save_scene
-from reconx_pl.training.runs import view_generator_source
+from reconx_pl.training.models import model_source
 from reconx_pl.types import Cameras, Gaussians, Progress
 
 _NOT_PNG = ("CMYK", "YCbCr", "LAB", "HSV", "RGBX")  # modes of colours that PNG cannot hold
@@ -85,8 +85,8 @@ class ReconX:
         """With a video model, which is loaded when something has to be generated.
 
         Args:
-            model: folder of a training run, folder that ``reconx weights convert`` wrote, or ``owner/name`` on the hub;
-                None goes without generation.
+            model: folder of a training run, a checkpoint in it, a folder of ``reconx weights convert``, a release,
+                or ``owner/name`` on the hub; None goes without generation.
             geometry: see the class.
             config: see the class.
             sampling: in place of the model's own settings.
@@ -96,7 +96,7 @@ class ReconX:
             MissingWeightsError: no such model.
         """
         chosen = chosen_device(device)
-        view_generator = None if model is None else view_generator_source(model, sampling, chosen)
+        view_generator = None if model is None else model_source(model, sampling, chosen)
         return cls(view_generator, geometry, config, device)
 
     def reconstruct(

@@ -147,7 +147,7 @@ def test_demo_is_one_network() -> None:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_run_keeps_everything_in_its_folder(name: str) -> None:
-    """``evaluate.py --run`` and resuming look for config, checkpoints and weights in one folder."""
+    """``evaluate.py --model`` and resuming look for config, checkpoints and weights in one folder."""
     config = fit_config(name)
     folder = run_folder(config)
     assert config.trainer.logger.init_args.version == ""

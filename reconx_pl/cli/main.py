@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import docstring_parser
-from jsonargparse import ArgumentParser
 from rich.logging import RichHandler
 from rich.progress import TaskProgressColumn
 
+from reconx_pl.cli.arguments import ArgumentParser, renamed_arguments, renamed_command
 from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.cli.protocols import COMMANDS as PROTOCOL_COMMANDS
 from reconx_pl.cli.protocols import add_actions as add_protocol_actions
@@ -305,7 +305,7 @@ def main(args: list[str] | None = None) -> None:
     parser = build_parser()
 
     def call() -> None:
-        given = parser.parse_args(args)
+        given = parser.parse_args(renamed_command(sys.argv[1:] if args is None else args))
         if given.command == "reconstruct":
             run_reconstruct(reconstruct_parser(), given.reconstruct)
             return
@@ -349,12 +349,12 @@ def names_protocol(args: list[str]) -> bool:
 
 def evaluate_main(args: list[str] | None = None) -> None:
     """Entry point of ``evaluate.py``; exit code 1 unless every scene, or enough of a protocol, was evaluated."""
-    args = sys.argv[1:] if args is None else args
-    protocol = names_protocol(args)
-    parser = build_evaluate_parser(protocol)
 
     def command() -> None:
-        chosen = vars(parser.instantiate_classes(parser.parse_args(args)))
+        arguments = renamed_arguments(sys.argv[1:] if args is None else args)
+        protocol = names_protocol(arguments)
+        parser = build_evaluate_parser(protocol)
+        chosen = vars(parser.instantiate_classes(parser.parse_args(arguments)))
         chosen.pop("config")
         allowed = chosen.pop("allow_failed", None)
         ablation = Ablation(**{flag: chosen.pop(flag) for flag in ABLATIONS})

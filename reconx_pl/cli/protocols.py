@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
+from reconx_pl.cli.arguments import ArgumentParser
 from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.errors import BadDataError, ReconXError
 from reconx_pl.evaluation.missing import unfinished

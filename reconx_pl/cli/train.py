@@ -13,6 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from reconx_pl.cli.arguments import ArgumentParser, renamed_arguments
 from reconx_pl.data.datamodule import ShardDataModule
 from reconx_pl.devices import bfloat16_is_native
 from reconx_pl.errors import MissingWeightsError, ReconXError
@@ -27,12 +28,22 @@ from reconx_pl.training.sharding import ShardedStrategy
 log = logging.getLogger(__name__)
 
 
+class RunParser(ArgumentParser, LightningArgumentParser):
+    """Lightning's parser, which takes names of earlier versions in ``-c`` files."""
+
+
 class ReconXCLI(LightningCLI):
     """``fit``, ``validate``, ``test`` and ``predict`` with YAML configs; later ``-c`` files win.
 
     ``ckpt_path: last`` is the newest complete checkpoint in the ``dirpath`` of the run's ``ModelCheckpoint``. Where
     there is none ``fit`` starts anew, and says so; the others refuse.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"parser_class": RunParser, **kwargs})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(renamed_arguments(sys.argv[1:] if args is None else args))
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults({"trainer.use_distributed_sampler": False})  # the stream splits itself over ranks
@@ -105,9 +116,6 @@ class PlanCLI(ReconXCLI):
         parser.add_class_arguments(PlanOptions)
         for name in ("ckpt_path", "weights_only"):  # of fit, whose files are read here
             parser.add_argument(f"--{name}", type=Any, default=None, help="as for fit; a plan does not use it")
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
 
     def instantiate_classes(self) -> None:
         config = self.config.as_dict()

@@ -179,8 +179,7 @@ class ReconXDiffusion(nn.Module):
         captions: Sequence[str] | None = None,  # None: no captions
         dropped: Dropped | None = None,
         first_features: Tensor | None = None,  # [B, M, D] what the image encoder gives for the first frame
-        end_condition_frame: Tensor
-        | None = None,  # [B] int64 frames in 1, ..., T - 1 where the second latent sits; None: T - 1
+        end_condition_frame: Tensor | None = None,  # [B] int64, 1 to T - 1: place of the second latent; None: T - 1
     ) -> Conditions:
         """Everything that the U-Net is told about a clip of ``frames`` frames (PAPER: section 4).
 

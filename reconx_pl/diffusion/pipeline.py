@@ -165,8 +165,7 @@ class SamplingPipeline:
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
         *,
-        end_condition_frame: Tensor
-        | None = None,  # [B] int64 frames, see ``generate``; ``points`` are taken as they are
+        end_condition_frame: Tensor | None = None,  # [B] int64, see ``generate``; ``points`` are taken as they are
     ) -> Tensor:
         """As ``generate`` for a batch of clips: [B, T, 3, H, W] in [0, 1] on the model's device.
 

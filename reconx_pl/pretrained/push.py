@@ -19,6 +19,7 @@ from reconx_pl.diffusion.weights.pretrained import CARD, CONFIG, load_pretrained
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError, PublishingError, ReconXError
 from reconx_pl.files.checksums import SUMS, differing, file_sha256, read_sums, sums_text
 from reconx_pl.files.weights import FOLDER_FILE, readable
+from reconx_pl.renamed import renamed
 from reconx_pl.types import Progress
 from reconx_pl.version import __version__
 
@@ -171,12 +172,12 @@ def _converted(folder: Path, licence: str | None, progress: Progress | None) -> 
 
 
 def _exported(run: Path, weights: Path, licence: str | None, progress: Progress | None) -> Shipment:
-    """What a run exported, under the names that ``evaluate.py --run`` looks for, with the network's configuration."""
+    """What a run exported, under the names that ``evaluate.py --model`` looks for, with the network's configuration."""
     config = run / RUN_CONFIG
     if not config.is_file():
         raise MissingWeightsError(f"{config} is missing: it says which network {weights.name} is of; name a run's own")
     try:
-        model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
+        model = renamed(yaml.safe_load(config.read_text(encoding="utf-8"))["model"], ["model"])
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise BadWeightsError(f"{config}: no configuration of a run, which has a part `model` ({error})") from error
     facts = _facts(weights)

@@ -21,6 +21,7 @@ from reconx_pl.diffusion.conditioning.image_tokens import ClipImageTokens, ClipV
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.ranks import process_place
 from reconx_pl.geometry.estimators.base import PointMapEstimator
+from reconx_pl.renamed import renamed
 from reconx_pl.types import Clip, Progress
 
 Precision = Literal["32", "bf16"]
@@ -97,7 +98,7 @@ def frozen_parts(config: Path) -> tuple[nn.Module, nn.Module]:
     parts = ("autoencoder", "image_tokens")
     try:
         network = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["network"]
-        described = {part: network.get("init_args", network)[part] for part in parts}
+        described = {part: renamed(network.get("init_args", network)[part], ["network", part]) for part in parts}
     except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
         raise ConfigurationError(
             f"{config}: has no model.network with an autoencoder and image_tokens ({error!r}); give the YAML file of a "

@@ -128,7 +128,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from test_annotating import Mean, precompute_shards
+from test_precompute import Mean, precompute_shards
 class Killed(Mean):
     def __call__(self, clip):
         if clip.key == "clip-007":

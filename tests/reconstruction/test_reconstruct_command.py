@@ -79,7 +79,7 @@ def test_a_model_generates(two: Room, tmp_path: Path, monkeypatch: pytest.Monkey
     surveyed(monkeypatch, two)
     asked = []
     monkeypatch.setattr(
-        "reconx_pl.training.runs.view_generator_source",
+        "reconx_pl.training.models.model_source",
         lambda place, sampling, device: asked.append((place, sampling, device)) or Fader().source(),
     )
     out = tmp_path / "scene"
@@ -196,7 +196,7 @@ def test_resume_finds_the_model_from_any_folder(two: Room, tmp_path: Path, monke
     surveyed(monkeypatch, two)
     asked = []
     monkeypatch.setattr(
-        "reconx_pl.training.runs.view_generator_source", lambda place, *_: asked.append(Path(place)) or Fader().source()
+        "reconx_pl.training.models.model_source", lambda place, *_: asked.append(Path(place)) or Fader().source()
     )
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     wanted = ["--model", "runs/mine", "--stages", "geometry"]

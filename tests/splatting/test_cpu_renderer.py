@@ -148,7 +148,7 @@ def test_kernels_are_cached_between_processes() -> None:
     """Numba caches no kernel that refers to something of this process; a warning would be all that one sees of it."""
     step = (
         "from splat_scenes import random_gaussians, ring_cameras\n"
-        "from reconx_pl.splatting import cpu, cpu_kernels_project as project, cpu_kernels_raster as raster\n"
+        "from reconx_pl.splatting.renderers import cpu, cpu_kernels_project as project, cpu_kernels_raster as raster\n"
         "scene = random_gaussians(20); scene.means.requires_grad_()\n"
         "cpu.CpuRenderer().render(scene, ring_cameras(1, 16)).color.sum().backward()\n"
         "kernels = (project.project, project.project_backward, raster.sort_into_tiles, raster.rasterise)\n"
@@ -196,16 +196,14 @@ def test_errors_name_the_remedy() -> None:
 def test_without_a_folder_for_its_cache_the_remedy_is_named(tmp_path: Path) -> None:
     """A package and a home that cannot be written, played by files where numba would make folders."""
     source = Path(splatting.__file__).parents[1]
-    for file in (
-        "__init__.py",
-        "types.py",
-        "errors.py",
-        *(f"splatting/{f.name}" for f in source.glob("splatting/*.py")),
-    ):
-        target = tmp_path / "reconx_pl" / file
+    package = [
+        source / name for name in ("__init__.py", "version.py", "types.py", "errors.py", "splatting/__init__.py")
+    ]
+    for file in [*package, *source.glob("splatting/renderers/*.py")]:
+        target = tmp_path / "reconx_pl" / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((source / file).read_bytes())
-    (tmp_path / "reconx_pl" / "splatting" / "__pycache__").touch()
+        target.write_bytes(file.read_bytes())
+    (tmp_path / "reconx_pl" / "splatting" / "renderers" / "__pycache__").touch()
     (tmp_path / "home").touch()
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"

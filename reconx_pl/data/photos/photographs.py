@@ -224,9 +224,9 @@ def _fitted(header: PhotographHeader, width: int, height: int) -> np.ndarray:  #
 def _check_different(pixels: list[np.ndarray], files: list[Path]) -> None:
     first: dict[bytes, int] = {}
     for view, picture in enumerate(pixels):
-        meta_model = first.setdefault(hashlib.sha256(picture.tobytes()).digest(), view)
-        if meta_model != view:
-            raise BadSceneError(f"{files[meta_model]} and {files[view]} are the same photograph; leave one of them out")
+        earlier = first.setdefault(hashlib.sha256(picture.tobytes()).digest(), view)
+        if earlier != view:
+            raise BadSceneError(f"{files[earlier]} and {files[view]} are the same photograph; leave one of them out")
 
 
 def _unique_names(files: list[Path]) -> tuple[str, ...]:

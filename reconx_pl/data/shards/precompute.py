@@ -1,4 +1,4 @@
-"""Shards with more members than before: read, precompute clip by clip, write; many processes, restartable.
+"""Shards with more members than before: read a clip, compute its members, write it; many processes, restartable.
 
 Every shard is one piece of work. A process takes those whose number is its rank modulo the number of processes. A
 finished shard is renamed into place and then *recorded* in ``OUT/.parts``; the manifest of OUT is written by whichever

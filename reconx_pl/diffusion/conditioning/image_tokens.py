@@ -27,7 +27,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGE_ENCODER_PREFIXES = (
     "embedder.model.visual.",
-    "image_tokens.frozen encoder.visual.",
+    "image_tokens.encoder.visual.",
     "model.visual.",
     "visual.",
     "",

@@ -16,6 +16,7 @@ from reconx_pl.data.formats.readers import READERS
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
 from reconx_pl.evaluation.protocols.index import ProtocolEntry, parse_index, read_index
 from reconx_pl.metrics.image import METRICS
+from reconx_pl.renamed import first_key
 
 #: Raise it when code changes what the same protocol gives.
 REVISION = 1
@@ -223,13 +224,17 @@ class Protocol:
 
     @property
     def hashed(self) -> dict[str, Any]:
-        """What the hash covers: everything that can change a number; the index by its checksum."""
+        """What the hash covers: everything that can change a number; the index by its checksum.
+
+        Keys have their first names: a hash outlives a renaming.
+        """
         content = dataclasses.asdict(self)
         for name in ("name", "title", "path", "source", "published", "notes"):
             del content[name]
         if self.index is not None:
             for name in ("file", "url", "expected"):
                 del content["index"][name]
+        content["poses"][first_key("poses", "generated")] = content["poses"].pop("generated")
         return {"revision": REVISION, **content}
 
     @property

@@ -24,8 +24,8 @@ from reconx_pl.data.formats.scene import RawScene, frames_in_memory
 from reconx_pl.data.packing.clip_sampling import crop_images
 from reconx_pl.data.procedural import procedural_scene, render_scene
 from reconx_pl.evaluation.target_poses import refined_targets
+from reconx_pl.geometry.default_estimator import named_estimator
 from reconx_pl.geometry.estimators.colmap import ColmapEstimator
-from reconx_pl.geometry.estimators.default import named_estimator
 from reconx_pl.geometry.similarity import alignment_quality, fit_cameras
 from reconx_pl.metrics.image import psnr, ssim
 from reconx_pl.reconstruction.frames import read_input_cameras

@@ -49,7 +49,7 @@ _MOVED = {
     ("evaluation", "visualization"): "color_maps contact_sheet curves flight:flythrough report_parts:html "
     "report_style:style video",
     ("geometry", "geometry.estimators"): "colmap_estimator:colmap colmap_focals colmap_matches "
-    "default_estimator:default estimator:base lenses pair_predictions pairs plane_sweep plane_sweep_estimator "
+    "estimator:base lenses pair_predictions pairs plane_sweep plane_sweep_estimator "
     "plane_sweep_matching sparse_cloud",
     ("reconstruction", "files"): "tensors",
     ("reconstruction", "reconstruction"): "painting:generation",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,11 @@ from reconx_pl.evaluation.protocols.scenes import ProtocolScenes
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import EvaluationConfig, LazyViews, evaluate_scenes, evaluate_views
 from reconx_pl.files.identity import identity_of
+from reconx_pl.geometry.default_estimator import default_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.geometry.estimators.default import default_estimator
 from reconx_pl.reconstruction.view_generator import NoViewGenerator, ViewGenerator
 from reconx_pl.training.models import find_model
-from reconx_pl.types import Clip
+from reconx_pl.types import Clip, Progress
 
 
 def evaluate_protocol(
@@ -46,7 +46,7 @@ def evaluate_protocol(
     evaluation: EvaluationConfig | None = None,
     ablation: Ablation | None = None,
     device: str = "auto",
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Evaluate a trained model on a protocol; write results, a table beside the published rows, and a report.
 
@@ -70,7 +70,7 @@ def evaluate_protocol(
         evaluation: fit, baselines, frames of a generated clip. Metrics, masks and poses are the protocol's.
         ablation: what to leave out; its results go into a folder in ``out``, and a table of all rows into ``out``.
         device: "auto", "cpu", "cuda".
-        progress: called with what is done now and the share of it that is done.
+        progress: counts percent of a scene.
 
     Returns:
         What ``results.json`` holds, but "failed" and "missing" are only those entries that this process answers for.
@@ -185,7 +185,7 @@ def evaluate(
     logs: list[Path] | None = None,
     ablation: Ablation | None = None,
     device: str = "auto",
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Generate, fit and score held-out clips with a trained model, and write the report.
 
@@ -209,7 +209,7 @@ def evaluate(
         logs: TensorBoard folders whose loss curves go into the report.
         ablation: what to leave out; its results go into a folder in ``out``, and a table of all rows into ``out``.
         device: "auto", "cpu", "cuda".
-        progress: called with what is done now and the share of it that is done.
+        progress: counts percent of a scene.
 
     Returns:
         What ``results.json`` holds; ``complete`` is False where a scene failed.

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import docstring_parser
 from rich.logging import RichHandler
+from rich.progress import TaskProgressColumn
 
 from reconx_pl.cli.arguments import ArgumentParser, renamed_arguments, renamed_command
-from reconx_pl.cli.console import console, progress_bar, share_bar
+from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.cli.protocols import COMMANDS as PROTOCOL_COMMANDS
 from reconx_pl.cli.protocols import add_actions as add_protocol_actions
 from reconx_pl.cli.protocols import report_missing
@@ -61,7 +62,7 @@ def procedural(
     """
     from reconx_pl.data.procedural import write_procedural
 
-    with progress_bar(clips) as step:
+    with progress_bar() as progress:
         write_procedural(
             out,
             count=clips,
@@ -72,7 +73,7 @@ def procedural(
             gap=gap,
             max_gap=max_gap,
             clips_per_shard=clips_per_shard,
-            progress=lambda done, total: step(f"packing {out}", done),
+            progress=progress,
         )
 
 
@@ -81,12 +82,8 @@ def pack(out: Path, **options: Any) -> None:
 
     The arguments are those of ``reconx_pl.data.packing.packing.pack_command``.
     """
-    with progress_bar(None) as step:
-        report = pack_command(
-            out=out,
-            progress=lambda name, so_far: step(f"packing {name}", so_far.packed + so_far.resumed),
-            **options,
-        )
+    with progress_bar() as progress:
+        report = pack_command(out=out, progress=progress, **options)
     console.print(
         f"{out}: {report.packed} clips packed, {report.resumed} were there, {len(report.skipped)} skipped, "
         f"{len(report.without_cloud)} without a cloud"
@@ -105,10 +102,8 @@ def cache(shards: Path, out: Path, **options: Any) -> None:
 
     The arguments are those of ``reconx_pl.training.precompute.cache_shards``.
     """
-    with progress_bar(None) as step:
-        report = cache_shards(
-            shards, out, progress=lambda name, done, total: step(f"caching {name}", done, total), **options
-        )
+    with progress_bar() as progress:
+        report = cache_shards(shards, out, progress=progress, **options)
     console.print(
         f"{out}: {report.shards} shards ({report.clips} clips) written, {report.done} were there, "
         f"{len(report.bad)} bad clips copied as they are, {len(report.without)} clips left without a cloud"
@@ -184,8 +179,8 @@ def fit(scenes: list[Path], config: Any = None, **options: Any) -> None:
     """
     from reconx_pl.evaluation.report import write_report
 
-    with share_bar() as step:
-        results = fit_posed_scenes(scenes, progress=step, **options)
+    with progress_bar("reading", TaskProgressColumn()) as progress:
+        results = fit_posed_scenes(scenes, progress=progress, **options)
     write_report(options["out"], results)
     for record in results["scenes"]:
         seconds, scores = sum(record["seconds"].values()), _score_text(record["scores"].get("reconx", {}).get("mean"))
@@ -363,8 +358,8 @@ def evaluate_main(args: list[str] | None = None) -> None:
         chosen.pop("config")
         allowed = chosen.pop("allow_failed", None)
         ablation = Ablation(**{flag: chosen.pop(flag) for flag in ABLATIONS})
-        with share_bar() as step:
-            results = _evaluation(protocol)(**chosen, ablation=ablation, progress=step)
+        with progress_bar("loading the model", TaskProgressColumn()) as progress:
+            results = _evaluation(protocol)(**chosen, ablation=ablation, progress=progress)
         out = ablation.out(Path(chosen["out"]))
         if protocol:
             report_missing(out, results, allowed)

@@ -87,9 +87,9 @@ def check(name: str, data: Path, indices: Path | None = None, read: bool = False
     scenes = ProtocolScenes(load_protocol(name), data, index_folder(indices))
     reasons: dict[str, list[str]] = {}
     count = len(scenes.entries)
-    with progress_bar(count) as step:
+    with progress_bar() as progress:
         for done, (entry, why) in enumerate(scenes.missing(read), start=1):
-            step(entry.key, done)
+            progress(entry.key, done, count)
             if why:
                 reasons.setdefault(why, []).append(entry.key)
     if reasons:

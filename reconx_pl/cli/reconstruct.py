@@ -16,8 +16,8 @@ from reconx_pl.devices import chosen_device
 from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.files.atomic import atomic_write
+from reconx_pl.geometry.default_estimator import GeometryName, named_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.geometry.estimators.default import GeometryName, named_estimator
 from reconx_pl.reconstruction.files import REPORT
 from reconx_pl.reconstruction.folder import storage
 from reconx_pl.reconstruction.run import Reconstructed, reconstruct
@@ -100,11 +100,7 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
 
         view_generator = model_source(options["model"], options["sampling"], device)
     estimator = options["estimator"] or named_estimator(options["geometry"], device)
-    with progress_bar(None) as show:
-
-        def progress(stage: str, done: int, of: int | None) -> None:
-            show(f"{STAGES.index(stage) + 1}/{len(STAGES)} {stage}", done, of)
-
+    with progress_bar() as progress:
         made = reconstruct(
             options["photographs"],
             out,

@@ -22,20 +22,20 @@ from reconx_pl.data.packing.clip_sampling import crop_depth, scene_clip
 from reconx_pl.data.photos.unposed import has_geometry, photograph_files, scene_of_photographs, without_poses
 from reconx_pl.devices import chosen_device
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.evaluation.runner import Progress, evaluate_tasks
+from reconx_pl.evaluation.runner import evaluate_tasks
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.task import OpenedTask, SceneTask, TaskSource
 from reconx_pl.files.identity import identity_of
 from reconx_pl.files.json_files import Record
 from reconx_pl.files.ranks import process_place
 from reconx_pl.geometry.cameras import resize_and_crop
+from reconx_pl.geometry.default_estimator import default_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.geometry.estimators.default import default_estimator
 from reconx_pl.metrics.image import METRICS
 from reconx_pl.reconstruction.input_views import InputViews
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.points import PointsConfig
-from reconx_pl.types import Cameras, PointCloud
+from reconx_pl.types import Cameras, PointCloud, Progress
 
 EstimatorFor = Callable[[Path, str], PointMapEstimator]  # source, what it lacks -> the estimator that finds it
 
@@ -126,7 +126,7 @@ def fit_posed_scenes(
         rank: number of this process, which does scenes rank, rank + world_size, ...; None takes that of a Slurm array
             or of torchrun.
         world_size: number of processes; each uses one GPU.
-        progress: called with what is done now and the share of the scene that is done.
+        progress: counts percent of a scene.
 
     Returns:
         what ``results.json`` holds; ``complete`` is False where a scene failed or another process is not done.

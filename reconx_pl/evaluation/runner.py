@@ -28,7 +28,7 @@ from reconx_pl.evaluation.records import (
     scene_record,
     views_digest,
 )
-from reconx_pl.evaluation.scene import Progress, evaluate_scene, evaluate_task
+from reconx_pl.evaluation.scene import evaluate_scene, evaluate_task
 from reconx_pl.evaluation.scene_result import SceneResult, stopwatch
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.summary import RunSummary
@@ -43,7 +43,7 @@ from reconx_pl.reconstruction.view_generator import NoViewGenerator, RecordedFra
 from reconx_pl.splatting.fit import loss_network
 from reconx_pl.splatting.renderers.base import Renderer
 from reconx_pl.splatting.renderers.choose import default_renderer
-from reconx_pl.types import Clip
+from reconx_pl.types import Clip, Progress
 
 __all__ = [
     "EvaluationConfig",
@@ -95,7 +95,7 @@ def evaluate_scenes(
         out: folder of the results.
         rank: of this process.
         world: number of processes.
-        progress: called with what is done now ("key: stage") and the share of this scene that is done.
+        progress: counts percent of a scene; what is done is "key: stage".
         model: who generated, precisely: what changes the frames must change this string (checkpoint and its hash,
             sampling).
         suite: metrics, if they are loaded already.
@@ -303,7 +303,7 @@ def _one(source: TaskSource, folder: Path, provenance: Provenance, tools: _Tools
 
     def report(stage: str) -> None:
         if tools.progress is not None:
-            tools.progress(f"{source.key}: {stage}", 0.0)
+            tools.progress(f"{source.key}: {stage}", 0, 100)
 
     report("load")
     with stopwatch(before, "load", device):

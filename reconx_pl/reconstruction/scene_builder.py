@@ -26,10 +26,10 @@ from reconx_pl.reconstruction.frame_confidence import frame_confidence
 from reconx_pl.reconstruction.input_views import InputViews
 from reconx_pl.reconstruction.pair_clips import path_cameras
 from reconx_pl.reconstruction.view_generator import ViewGenerator, generated_frames, seeded_generator
-from reconx_pl.splatting.fit import FitConfig, FitResult, Progress, fit
+from reconx_pl.splatting.fit import FitConfig, FitResult, fit
 from reconx_pl.splatting.points import PointsConfig, points_from_maps, random_points, select_points
 from reconx_pl.splatting.renderers.base import Renderer
-from reconx_pl.types import Cameras, Clip, PointCloud, PointMap, Tensors
+from reconx_pl.types import Cameras, Clip, PointCloud, PointMap, Progress, Tensors
 
 FramePoses = Literal["auto", "aligned", "interpolated", "dataset"]
 Alignment = Literal["clips", "all"]
@@ -150,7 +150,7 @@ def generate_sequence(
     device: torch.device,
     *,
     keep: Keep | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> FrameSequence:
     """Generate the frames from each input view to the next (paper, section 4: one clip a pair of neighbours).
 
@@ -163,7 +163,7 @@ def generate_sequence(
         seed: of the noise, together with the key of each clip.
         device: of the noise.
         keep: where the frames of a clip, [T, 3, H, W] uint8, may be found, or are kept.
-        progress: called with steps done and all, over all clips.
+        progress: counts what the view generator counts, over all clips.
 
     Raises:
         BadSceneError: the view generator returned another shape, or values that are not finite.
@@ -172,11 +172,11 @@ def generate_sequence(
     parts = []
     for number, clip in enumerate(clips):
 
-        def within(done: int, of: int, number: int = number) -> None:
+        def within(what: str, done: int, total: int | None, number: int = number) -> None:
             if progress is not None:
-                progress(number * of + done, len(clips) * of)
+                progress(what, number * (total or 0) + done, total and len(clips) * total)
 
-        def make(clip: Clip = clip, within: Callable[[int, int], None] = within) -> Tensor:
+        def make(clip: Clip = clip, within: Progress = within) -> Tensor:
             return to_bytes(generated_frames(clip, view_generator, seed, device, within))
 
         parts.append(keep(number, make))

@@ -27,10 +27,10 @@ from reconx_pl.diffusion.weights import Queries
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
 from reconx_pl.geometry.cameras import relative_to_first
 from reconx_pl.renamed import renamed_tensor
-from reconx_pl.training.callbacks.guards import clip_gradients
 from reconx_pl.training.checkpointing.consolidate import NETWORK
 from reconx_pl.training.checkpointing.network_weights import load_weights
 from reconx_pl.training.ema import AverageConfig, WeightAverage
+from reconx_pl.training.gradients import clip_gradients
 from reconx_pl.training.sharding import ShardedStrategy, is_sharded, reshard, shard_network
 from reconx_pl.training.stages import Stage, apply_stage, frozen_names, group_of
 from reconx_pl.types import ClipBatch

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from reconx_pl.data.shards.caches import cache_name
 from reconx_pl.data.shards.clouds import CloudPrecomputer, NamedEstimator, Poses
-from reconx_pl.data.shards.precompute import Precomputer, PrecomputeReport, Progress, precompute_shards
+from reconx_pl.data.shards.precompute import Precomputer, PrecomputeReport, precompute_shards
 from reconx_pl.data.shards.schema import encode_cache
 from reconx_pl.diffusion.autoencoder import PosteriorAutoencoder
 from reconx_pl.diffusion.cached_inputs import cached_inputs
@@ -22,7 +22,7 @@ from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.ranks import process_place
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.renamed import renamed
-from reconx_pl.types import Clip
+from reconx_pl.types import Clip, Progress
 
 Precision = Literal["32", "bf16"]
 
@@ -147,7 +147,7 @@ def cache_shards(
         device: torch device of the frozen encoders; by default this process's GPU if there is one.
         rank: number of this process; by default of the Slurm array, else torchrun's, else 0.
         world_size: number of processes; given with rank.
-        progress: called after every clip.
+        progress: see ``precompute_shards``.
 
     Raises:
         ConfigurationError: nothing to make; ``out`` was made with other weights or settings.

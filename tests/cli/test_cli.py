@@ -191,7 +191,7 @@ def fake_evaluate(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     @functools.wraps(evaluate.evaluate)
     def fake(**arguments: Any) -> dict[str, Any]:
         seen.update(arguments)
-        arguments["progress"]("clip-7: fit", 0.5)
+        arguments["progress"]("clip-7: fit", 50, 100)
         return seen["results"]
 
     monkeypatch.setattr(evaluate, "evaluate", fake)

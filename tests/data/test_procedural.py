@@ -234,7 +234,7 @@ def _seconds(made: list, cameras: list) -> float:
 def test_writing_goes_on_where_it_stopped(tmp_path) -> None:
     options = {"frames": 2, "size": (16, 16), "points": 64, "clips_per_shard": 2}
 
-    def stop_after_three(done: int, count: int) -> None:
+    def stop_after_three(what: str, done: int, total: int | None) -> None:
         if done == 3:
             raise KeyboardInterrupt
 

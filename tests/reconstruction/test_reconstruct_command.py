@@ -124,7 +124,7 @@ def test_without_weights_of_dust3r_nothing_else_is_taken_unasked(two: Room, tmp_
 
 
 def test_auto_says_what_it_takes(two: Room, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from reconx_pl.geometry.estimators.default import named_estimator
+    from reconx_pl.geometry.default_estimator import named_estimator
 
     with caplog.at_level("INFO"):
         named_estimator("auto")

@@ -61,6 +61,7 @@ def main(scene: Path, out: Path) -> None:
     colors, depth = to_uint8(shown.color), depth_colors(shown.depth * (shown.alpha > 0.5))
     inputs = to_uint8(clip.frames[[0, -1]].float() / 255)
     block = 2 * CELL + GAP
+    assert clip.cloud is not None  # procedural clips have one
     cloud = point_picture(clip.cloud, clip.cameras[[0]], block, CLOUD_WIDTH)
     panels: list[tuple[str, str, list[list[np.ndarray]]]] = [
         ("Input views", "sparse-view: two of them", [[inputs[0]], [inputs[1]]]),
@@ -68,7 +69,7 @@ def main(scene: Path, out: Path) -> None:
         ("Generated frames", "by the demo's small model", [[generated[1], generated[3]], [generated[4], generated[6]]]),
         (
             "3D Gaussians",
-            "novel views between the inputs: colour and depth",
+            "novel views: colour and depth",
             [list(colors[[2, 4, 5]]), list(depth[[2, 4, 5]])],
         ),
     ]

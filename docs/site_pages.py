@@ -26,8 +26,12 @@ LINK = re.compile(r"\[((?:[^\[\]]|`[^`\n]*`)*)\]\(([^()\s]+)\)")
 def outside_pages() -> dict[str, str]:
     """Page of the site for every Markdown file outside ``docs/``: path in the repository -> path in the site."""
     pages = {f"data/{path.name}": f"data/{path.name}" for path in (ROOT / "data").glob("*.md")}
-    # docs/protocols.md has the address benchmarks/ already
-    return {**pages, "benchmarks/README.md": "measurements.md", "CONTRIBUTING.md": "contributing.md"}
+    return {
+        **pages,
+        "benchmarks/README.md": "measurements.md",
+        "benchmarks/NOTEBOOK.md": "notebook.md",
+        "CONTRIBUTING.md": "contributing.md",
+    }
 
 
 def repository_path(src_uri: str) -> str:

@@ -1,9 +1,10 @@
 """Hook of MkDocs: pages that live outside ``docs/`` join the site, and links between all of them keep working.
 
 The Markdown is written for the repository, where ``../data/dtu.md`` is right; every text exists once. Here the cards of
-``data/``, the measurements and the rules for contributors become pages, and each relative link is turned into one to
-the page of the site. A link to what is no page (a configuration, a source file) leads to the repository where
-``RECONX_REPOSITORY`` names its address, such as https://github.com/owner/name, and is plain text elsewhere.
+``data/``, results and notebook of ``benchmarks/`` and the rules for contributors become pages, and each relative link
+is turned into one to the page of the site. A link to what is no page (a configuration, a source file) leads to the
+repository where ``RECONX_REPOSITORY`` names its address, such as https://github.com/owner/name, and is plain text
+elsewhere.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def reconstruct(
     progress: Progress | None = None,
     claimed: Callable[[], None] | None = None,
 ) -> Reconstructed:
-    """Turn photographs into a scene (ReconX, section 4), stage by stage; what is done already is not done again.
+    """Turn photographs into a scene (ReconX, section IV), stage by stage; what is done already is not done again.
 
     Args:
         sources: image files, folders of images, or one video; see ``data.photographs.load_photographs``.

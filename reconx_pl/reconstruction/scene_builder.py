@@ -152,7 +152,7 @@ def generate_sequence(
     keep: Keep | None = None,
     progress: Progress | None = None,
 ) -> FrameSequence:
-    """Generate the frames from each input view to the next (paper, section 4: one clip a pair of neighbours).
+    """Generate the frames from each input view to the next (ReconX, IV-D: one clip a pair of neighbours).
 
     Generated frames are kept as 8-bit values, as a video or a file would have them.
 
@@ -199,7 +199,7 @@ def prepare_fit(
     *,
     stage: Stage = lambda name: nullcontext(),
 ) -> FitInput:
-    """Cameras, confidence and points of all frames (paper, section 4: all frames are aligned globally).
+    """Cameras, confidence and points of all frames (ReconX, IV-E: all frames are aligned globally).
 
     Args:
         inputs: the input views, on the device of the sequence.

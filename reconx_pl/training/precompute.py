@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -12,7 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor, nn
 
 from reconx_pl.data.shards.caches import cache_name
-from reconx_pl.data.shards.clouds import CloudPrecomputer, NamedEstimator, Poses
+from reconx_pl.data.shards.clouds import CloudPrecomputer, Poses
 from reconx_pl.data.shards.precompute import Precomputer, PrecomputeReport, precompute_shards
 from reconx_pl.data.shards.schema import encode_cache
 from reconx_pl.diffusion.autoencoder import PosteriorAutoencoder
@@ -158,11 +158,7 @@ def cache_shards(
     precomputers: list[Precomputer] = []
     settings: dict[str, Any] = {}
     if estimator is not None:
-        if not hasattr(estimator, "identity"):
-            raise ConfigurationError(
-                f"{type(estimator).__name__} has no `identity`, by which shards know what made their clouds"
-            )
-        clouds = CloudPrecomputer(cast(NamedEstimator, estimator), points, min_confidence, poses)
+        clouds = CloudPrecomputer(estimator, points, min_confidence, poses)
         precomputers.append(clouds)
         settings["clouds"] = clouds.settings
     if config is not None:

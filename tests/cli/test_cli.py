@@ -204,7 +204,7 @@ def test_evaluate_takes_a_config_and_options(
     arguments = ["--config", str(ROOT / "configs" / "demo_evaluate.yaml")]
     evaluate_main([*arguments, "--shards", "null", "--scene", str(tmp_path), "--out", str(tmp_path / "report")])
     assert fake_evaluate["shards"] is None and fake_evaluate["scene"] == tmp_path
-    assert fake_evaluate["out"] == tmp_path / "report" and fake_evaluate["run"] == Path("runs/demo/stage2")
+    assert fake_evaluate["out"] == tmp_path / "report" and fake_evaluate["model"] == "runs/demo/stage2"
     assert isinstance(fake_evaluate["evaluation"], EvaluationConfig)
     assert fake_evaluate["evaluation"].fit.lpips_every == 4
     said = capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""procedural-v1: does the structure condition help, at equal budget, where geometry is exact? (PAPER: Proposition 1)
+"""procedural-v1: does the structure condition help, at equal budget, with exact geometry? (ReconX, IV-A, proposition 1)
 
 ``python -m benchmarks.procedural_v1`` makes the rooms, trains, scores and prints the table; every step goes on where it
 was stopped. One base is trained, as the paper starts from one pretrained model. From it each arm trains the paper's

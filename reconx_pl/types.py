@@ -193,7 +193,7 @@ class AlignmentQuality:
 
 @dataclass(frozen=True)
 class Clip(Tensors):
-    """A posed clip as it stands in a shard. The first and the last frame are the condition views (PAPER: section 4).
+    """A posed clip as it stands in a shard. The first and the last frame are the condition views (ReconX, IV-D).
 
     ``depth`` (z along the optical axis, world units, 0 = none) and ``confidence`` belong to those two views.
     ``cloud`` is in world coordinates and in farthest-point order, so that any prefix is a valid sub-sample.

@@ -326,7 +326,7 @@ def build_evaluate_parser(protocol: bool = False) -> ArgumentParser:
     parser = ArgumentParser(prog="evaluate.py", description=_summary(function) + other)
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_function_arguments(function, skip={"progress", "ablation"})
-    without = parser.add_argument_group("Ablation: go without a part (PAPER, table V)")
+    without = parser.add_argument_group("Ablation: go without a part (ReconX, table V)")
     for flag, meaning in ABLATIONS.items():
         without.add_argument(f"--{flag.replace('_', '-')}", action="store_true", help=meaning)
     if protocol:

@@ -1,4 +1,4 @@
-"""Generates the frames between two views, and after them, with a trained model (PAPER: sections 4 and 5)."""
+"""Generates the frames between two views, and after them, with a trained model (ReconX, IV-D, V-D)."""
 
 from __future__ import annotations
 

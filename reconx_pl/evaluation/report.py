@@ -173,7 +173,7 @@ def _how(results: Record, ceiling: bool) -> str:
     if ceiling:
         text += (
             " The ceiling is fitted to the true even frames and scored on the odd ones only: "
-            "what these splats could reach with perfect generation."
+            "what these splats could reach with perfect frames."
         )
     return text
 

@@ -139,7 +139,7 @@ def evaluate_views(
     """Evaluate entries of a protocol; files, restarts, failures and ranks are those of ``evaluate_scenes``.
 
     The context views of an entry are visited in their order. Each pair of neighbours is generated as one clip of
-    ``config.clip_frames`` frames (PAPER, section 4: more than two views), one scene is fitted to the frames of all
+    ``config.clip_frames`` frames (ReconX, IV-D), one scene is fitted to the frames of all
     pairs and to the context views, each of which counts once, and the targets are rendered at the cameras of the data
     set. Neither the view generator nor any fit sees a target or its camera; ``config.refine_test_poses`` alone looks at
     them, after all else, for a row of its own.

@@ -48,7 +48,7 @@ def evaluate_scene(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> SceneResult:
-    """Evaluate one clip by PAPER section 8 and "Protocols".
+    """Evaluate one clip by ReconX, IV-E and V-A.
 
     The input views are the first and the last frame of the clip; the truth of the other frames is touched for scoring
     only. Two things may know more than these two views, and both are recorded: with ``pose_policy="dataset"`` the

@@ -1,4 +1,4 @@
-"""PSNR, SSIM and LPIPS as pixelSplat, MVSplat and DepthSplat compute them (PAPER: "Protocols"), and means over scenes.
+"""PSNR, SSIM and LPIPS as pixelSplat, MVSplat and DepthSplat compute them (ReconX, V-A), and means over scenes.
 
 SSIM differs between libraries in the third digit and more, so this module pins one call and one library.
 """

@@ -120,7 +120,7 @@ def _orbit(
     folder: Path,
     progress: Progress,
 ) -> tuple[FrameSequence, str]:
-    """All around, closed on the first photograph (paper, section 4). What is there is not generated again."""
+    """All around, closed on the first photograph (ReconX, V-D). What is there is not generated again."""
     cloud = inputs.cloud
     assert cloud is not None
     path, places = path_through(orbit_path(inputs.cameras, config.orbit_frames, cloud.points), inputs.cameras)

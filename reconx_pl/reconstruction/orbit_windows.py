@@ -1,4 +1,4 @@
-"""Generates all around a scene from two photographs or more, closed on the first (PAPER: section 4)."""
+"""Generates all around a scene from two photographs or more, closed on the first (ReconX, V-D)."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def reconstruct(
     progress: Progress | None = None,
     claimed: Callable[[], None] | None = None,
 ) -> Reconstructed:
-    """Turn photographs into a scene (ReconX, section 4), stage by stage; what is done already is not done again.
+    """Turn photographs into a scene (ReconX, section IV), stage by stage; what is done already is not done again.
 
     Args:
         sources: image files, folders of images, or one video; see ``data.photographs.load_photographs``.
@@ -220,11 +220,14 @@ class _Chain:
         def make(folder: Path, progress: Progress) -> list[str]:
             if STAGES.index(last) >= STAGES.index(FIT):
                 fitting.what_a_fit_needs(config, self.device)  # refuse early what cannot be
-            return generation.generate(
-                views, config.generation, view_generator, config.seed, self.device, folder, progress
-            )
+            how = config.generation
+            return generation.generate(views, how, view_generator, config.seed, self.device, folder, progress)
 
-        settings = {name: value for name, value in self.settings["generation"].items() if name != "poses"}
+        later = ("poses", "alignment")  # of the next stage
+        settings = {name: value for name, value in self.settings["generation"].items() if name not in later}
+
+        later = ("poses", "alignment")  # of the next stage
+        settings = {name: value for name, value in self.settings["generation"].items() if name not in later}
         inputs = {
             "generation": settings,
             "view_generator": view_generator.identity,
@@ -247,6 +250,7 @@ class _Chain:
             inputs["short_side"] = config.short_side
         else:
             inputs |= {"aligned": config.scene.aligns(self.estimator), "confidence": config.confidence}
+            inputs["alignment"] = config.generation.alignment
         return self.stages.run(FRAMES, inputs, make, [geometry] if generated is None else [geometry, generated])
 
     def _fit(self, frames: Stage) -> Stage:

@@ -1,4 +1,4 @@
-"""Fit 3D Gaussians to frames: fixed number of steps, no densification, pruning or opacity reset (ReconX, section 4)."""
+"""Fit 3D Gaussians to frames: fixed number of steps, no densification, pruning or opacity reset (ReconX, V-A)."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class ReconXModule(L.LightningModule):
             it. None keeps none.
         frozen_encoder_precision: precision of the frozen CLIP encoders' weights; "bf16" halves their memory (1.04
             billion parameters at full size). The autoencoder stays in float32: its rounding would be in every frame.
-        extrapolation: train samples whose second condition sits before the last frame (PAPER: section 4); None trains
+        extrapolation: train samples whose second condition sits before the last frame (ReconX, V-D); None trains
             none.
     """
 

@@ -136,6 +136,20 @@ def test_frames_are_aligned_from_each_photograph_to_the_next(
         torch.testing.assert_close(moved[:, 2, 3], torch.tensor([0, 0.01, 0.01, 0]) * number, atol=1e-5, rtol=0)
 
 
+def test_frames_are_aligned_all_at_once_on_request(three: Room, tmp_path: Path) -> None:
+    asked: list[list[bool]] = []
+
+    class Aligner(Surveyor):
+        def estimate(self, images: torch.Tensor, cameras: Any = None, fixed: Any = None) -> Any:
+            if fixed is not None:
+                asked.append(fixed.tolist())
+            return super().estimate(images, cameras, fixed)
+
+    together = replace(CONFIG, generation=replace(CONFIG.generation, alignment="all"))
+    go(three, tmp_path / "scene", Fader(), together, surveyor=Aligner(three), stages=["frames"])
+    assert asked == [[True, False, False, True, False, False, True]]
+
+
 class Turner(Fader):
     """As a fader, between the first frame and frame ``end_condition_frame``; what comes after stays as the latter."""
 

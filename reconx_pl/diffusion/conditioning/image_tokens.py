@@ -1,4 +1,4 @@
-"""Context tokens of the reference image, g(I_ref) of PAPER section 3: [B, T, Q, D], Q tokens for each frame.
+"""Context tokens of the reference image, g(I_ref) of ReconX, IV-D: [B, T, Q, D], Q tokens for each frame.
 
 ``ClipImageTokens`` is the base model's path: one frame, resized to 224 x 224, through OpenCLIP's ViT-H/14, all 257
 tokens of the last block without the final norm, into the resampler. ``SmallImageTokens`` is a small trainable

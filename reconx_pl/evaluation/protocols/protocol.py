@@ -52,7 +52,7 @@ class ViewRule:
     Args:
         contexts: views that a method sees, evenly spaced, ends included. A file may list several numbers; each is a
             protocol of its own.
-        targets_every: every how manieth frame is scored, from the first of those that are asked; 1 takes all.
+        targets_every: n scores every n-th frame, from the first of those that are asked; 1 takes all.
         choose_first: "contexts" spaces the context views over all frames, and targets are every n-th of the rest;
             "targets" takes every n-th of all frames, and context views are spaced over the rest, so that all numbers of
             context views have the same targets.

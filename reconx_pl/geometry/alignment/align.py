@@ -1,4 +1,4 @@
-"""Global alignment, from the point maps of pairs to one world (PAPER section 1; DUSt3R, section 3.4)."""
+"""Global alignment, from the point maps of pairs to one world (ReconX, IV-C, eq. 9; DUSt3R, section 3.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photographs to cameras and points: DUSt3R on pairs, then the global alignment (PAPER section 1)."""
+"""Photographs to cameras and points: DUSt3R on pairs, then the global alignment (ReconX, IV-C)."""
 
 from __future__ import annotations
 

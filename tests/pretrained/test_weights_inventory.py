@@ -68,9 +68,9 @@ def test_a_fetched_file_is_read_once_and_then_remembered(folder: Path, monkeypat
     weights = named("dynamicrafter-512-interp", folder)
     assert weights.present and weights.place == path and weights.bytes == len(CONTENT)
     assert examine(weights, read=False).status == "unverified"
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int | None]] = []
     assert examine(weights, lambda *now: seen.append(now)).status == "verified"
-    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert seen[-1] == ("reading dynamicrafter_512_interp.ckpt", len(CONTENT), len(CONTENT))
     monkeypatch.setattr(module, "file_sha256", None)  # from here on nothing may be read
     assert examine(weights, read=False).status == "verified"
     path.write_bytes(CONTENT[:-1])

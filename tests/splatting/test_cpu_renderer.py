@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -178,19 +179,23 @@ def test_default_renderer_of_the_cpu() -> None:
         default_renderer("meta")
 
 
-def test_errors_name_the_remedy() -> None:
-    cameras, scene = ring_cameras(1, 8), random_gaussians(5, sh_degree=1)
-    with pytest.raises(ConfigurationError, match=r"within 0\.\.1"):
-        CpuRenderer().render(scene, cameras, sh_degree=2)
-    with pytest.raises(ConfigurationError, match="background"):
-        CpuRenderer().render(scene, cameras, background=torch.zeros(2, 3))
-    with pytest.raises(ConfigurationError, match="alpha_max"):
-        CpuRenderer(alpha_max=1.0)
-    with pytest.raises(ConfigurationError, match="threads"):
-        CpuRenderer(threads=0)
-    on_meta = Gaussians(**{name: value.to("meta") for name, value in vars(scene).items()})
+@pytest.mark.parametrize(
+    ("of_renderer", "of_render", "words"),
+    [
+        ({"alpha_max": 1.0}, {}, "alpha_max"),
+        ({"threads": 0}, {}, "threads"),
+        ({}, {"sh_degree": 2}, r"within 0\.\.1"),
+        ({}, {"background": torch.zeros(2, 3)}, "background"),
+    ],
+)
+def test_options_out_of_range(of_renderer: dict[str, Any], of_render: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        CpuRenderer(**of_renderer).render(random_gaussians(5, sh_degree=1), ring_cameras(1, 8), **of_render)
+
+
+def test_a_scene_on_another_device_names_the_renderer() -> None:
     with pytest.raises(BackendUnavailableError, match="default_renderer"):
-        CpuRenderer().render(on_meta, cameras)
+        CpuRenderer().render(random_gaussians(5).to("meta"), ring_cameras(1, 8))
 
 
 def test_without_a_folder_for_its_cache_the_remedy_is_named(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,18 @@ def test_every_class_of_before_is_found() -> None:
             found = False
         lost += [] if found else [f"{path} -> {new}"]
     assert lost == []
+
+
+def test_every_module_of_the_table_is_there() -> None:
+    assert [new for new in table.MODULES.values() if importlib.util.find_spec(f"{table.PACKAGE}{new}") is None] == []
+
+
+def test_the_table_in_words_has_every_key() -> None:
+    text = (ROOT / "docs" / "conventions.md").read_text()
+    rows = [re.findall(r"[\w.]+", line) for line in text.partition("## Old names")[2].splitlines() if line[:1] == "|"]
+    words = [{part for word in row for part in word.split(".")} for row in rows]
+    pairs = [pair for keys in (*table.KEYS.values(), *table.VALUES.values(), table.COMMANDS) for pair in keys.items()]
+    assert [pair for pair in pairs if not any(set(pair) <= row for row in words)] == []
 
 
 def test_a_class_path_of_today_stays() -> None:

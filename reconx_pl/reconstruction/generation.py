@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -55,11 +55,9 @@ def generate(
         fps=config.fps,
         caption=config.caption,
     )
+    work = _Work(inputs, config, source, seed, device, folder, progress)
     with torch.inference_mode(False):
-        if config.orbit_frames:
-            made, note = _orbit(inputs, config, source, seed, device, folder, progress)
-        else:
-            made, note = _between(inputs, config, source, seed, device, folder, progress)
+        made, note = _orbit(work) if config.orbit_frames else _between(work)
     frames = to_bytes(made.images)
     save_tensors({"frames": frames, **camera_tensors(made.cameras)}, folder / SEQUENCE)
     write_json(folder / PLACES, {"input_places": made.input_places})
@@ -74,25 +72,31 @@ def read_sequence(folder: Path) -> FrameSequence:
     return FrameSequence(tensors.pop("frames").float().div_(255), cameras_of(tensors), places)
 
 
-def _between(
-    inputs: InputViews,
-    config: GenerationConfig,
-    source: ViewGeneratorSource,
-    seed: int,
-    device: torch.device,
-    folder: Path,
-    progress: Progress,
-) -> tuple[FrameSequence, str]:
+@dataclass(frozen=True)
+class _Work:
+    """What both ways of generating need; see ``generate``."""
+
+    inputs: InputViews
+    config: GenerationConfig
+    source: ViewGeneratorSource
+    seed: int
+    device: torch.device
+    folder: Path
+    progress: Progress
+
+
+def _between(work: _Work) -> tuple[FrameSequence, str]:
     """From each photograph to the next. What is there is not generated again."""
+    inputs, config = work.inputs, work.config
     clips = pair_clips(inputs, config.frames)
 
     def keep(number: int, make: Callable[[], Tensor]) -> Tensor:
-        file = folder / f"clip-{number:02d}.safetensors"
+        file = work.folder / f"clip-{number:02d}.safetensors"
         if not file.is_file():
             save_tensors({"frames": make()}, file)
         return load_tensors(file)["frames"]
 
-    made = generate_sequence(inputs, clips, source, seed, device, keep=keep, progress=progress)
+    made = generate_sequence(inputs, clips, work.source, work.seed, work.device, keep=keep, progress=work.progress)
     note = f"{config.frames - 2} frames generated between each of {len(clips)} pairs of photographs"
     return made, note + (", in a loop" if inputs.closed else "")
 
@@ -111,22 +115,14 @@ class _KeptWindows:
         return load_tensors(file)["frames"].float().div_(255)
 
 
-def _orbit(
-    inputs: InputViews,
-    config: GenerationConfig,
-    source: ViewGeneratorSource,
-    seed: int,
-    device: torch.device,
-    folder: Path,
-    progress: Progress,
-) -> tuple[FrameSequence, str]:
+def _orbit(work: _Work) -> tuple[FrameSequence, str]:
     """All around, closed on the first photograph (ReconX, V-D). What is there is not generated again."""
-    cloud = inputs.cloud
+    inputs, config, cloud = work.inputs, work.config, work.inputs.cloud
     assert cloud is not None
     path, places = path_through(orbit_path(inputs.cameras, config.orbit_frames, cloud.points), inputs.cameras)
-    settings = OrbitConfig(config.frames, config.end_condition_frame, config.fps, config.caption, seed)
-    windows = _KeptWindows(source, folder)
-    frames = generate_orbit(inputs.images, places, path, cloud, windows, settings, device, progress=progress)
+    settings = OrbitConfig(config.frames, config.end_condition_frame, config.fps, config.caption, work.seed)
+    windows = _KeptWindows(work.source, work.folder)
+    frames = generate_orbit(inputs.images, places, path, cloud, windows, settings, work.device, work.progress)
     frames[places] = inputs.images
     made = FrameSequence(to_bytes(frames).float().div_(255), path, places)
     return made, f"{len(frames) - len(places)} frames generated all around, closed on the first"

@@ -125,7 +125,7 @@ def test_job_runs_train_in_either_engine(tmp_path: Path) -> None:
         assert all((ROOT / config).exists() for config in configs)
         calls.append(call)
     assert "apptainer exec --nv" in calls[0] and "--container-image=reconx.sqsh" in calls[1]
-    assert "save_dir: runs/re10k, name: stage2" in (ROOT / "configs" / "stage2.yaml").read_text()
+    assert "save_dir: runs/re10k, name: stage2" in (ROOT / "configs" / "stage2.yaml").read_text()  # as in the script
 
 
 def test_job_asks_for_its_next_start_unless_it_failed(tmp_path: Path) -> None:

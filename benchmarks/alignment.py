@@ -25,23 +25,25 @@ from reconx_pl.geometry.alignment.initialisation import Start, initialise
 from reconx_pl.geometry.alignment.minimise import learning_rate, minimise
 from reconx_pl.geometry.alignment.observations import grouped
 from reconx_pl.geometry.alignment.options import AlignmentOptions, FixedViews
-from reconx_pl.geometry.alignment.pixels import centred_pixels
+from reconx_pl.geometry.alignment.pixels import centred_pixels, default_intrinsics
 from reconx_pl.geometry.alignment.state import AlignmentState, Gauge, geometry_of, matrices
 from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
 from reconx_pl.geometry.estimators.pairs import PairGraph
 from reconx_pl.geometry.procrustes import Similarity
+from reconx_pl.types import Cameras
 
 STEPS = 100
 
 
-def made_up_pairs(views: int, height: int, width: int) -> PairPredictions:
-    """A complete graph; noise of 5 % of the depth where the confidence is 2."""
+def made_up_pairs(views: int, height: int, width: int) -> tuple[PairPredictions, Cameras]:
+    """A complete graph; noise of 5 % of the depth where the confidence is 2; and the true cameras."""
     generator = torch.Generator().manual_seed(0)
     pixels = centred_pixels(height, width)
-    world, poses = [], []
+    world, poses, lenses = [], [], []
+    near = min(1.0, 3 / (views - 1))  # more than four share the way of four
     for view in range(views):
-        turn = matrices(torch.tensor([0.02 * view, 0.05 * (view - 1), 0.01, 1.0]))
-        center = torch.tensor([0.4 * (view - (views - 1) / 2), 0.1 * (-1) ** view, 0.05 * view])
+        turn = matrices(torch.tensor([0.02 * near * view, 0.05 * (near * view - 1), 0.01, 1.0]))
+        center = torch.tensor([0.4 * near * (view - (views - 1) / 2), 0.1 * near * (-1) ** view, 0.05 * near * view])
         focal = width * (0.85 + 0.2 * float(torch.rand((), generator=generator)))
         rays = torch.cat([(pixels / focal).float(), torch.ones(1, height * width)]).T @ turn.T
         depth = (4 - center[2]) / rays[:, 2]
@@ -50,6 +52,7 @@ def made_up_pairs(views: int, height: int, width: int) -> PairPredictions:
             depth = 0.5 * depth + 0.5 * (4 + 0.8 * torch.sin(2 * x) * torch.cos(3 * y) - center[2]) / rays[:, 2]
         world.append(center + rays * depth[:, None])
         poses.append((turn, center))
+        lenses.append(default_intrinsics(torch.tensor(focal), height, width))
     edges = PairGraph().edges(views)
     points, confidence = [], []
     for pair in edges.tolist():
@@ -63,7 +66,10 @@ def made_up_pairs(views: int, height: int, width: int) -> PairPredictions:
             both.append((scale * (inside + noise * inside[:, 2:])).view(height, width, 3))
         points.append((both[0], both[1]))
         confidence.append((sure[0].view(height, width), sure[1].view(height, width)))
-    return PairPredictions(edges, points, confidence)
+    world_to_camera = torch.eye(4).repeat(views, 1, 1)
+    for view, (turn, center) in enumerate(poses):
+        world_to_camera[view, :3, :3], world_to_camera[view, :3, 3] = turn.T, -turn.T @ center
+    return PairPredictions(edges, points, confidence), Cameras(world_to_camera, torch.stack(lenses), height, width)
 
 
 def unstarted(views: int, pixels: int) -> Start:
@@ -83,7 +89,7 @@ class Setting:
     """Everything up to the first step."""
 
     def __init__(self, views: int, height: int, width: int, device: str, started: bool = True) -> None:
-        self.predictions = made_up_pairs(views, height, width)
+        self.predictions, _ = made_up_pairs(views, height, width)
         self.pixels = [centred_pixels(height, width)] * views
         fixed = FixedViews.none(views)
         self.options = AlignmentOptions(steps=STEPS)

@@ -1,4 +1,4 @@
-"""procedural-v1: does the structure condition help, at equal budget, where geometry is exact? (PAPER: Proposition 1)
+"""procedural-v1: does the structure condition help, at equal budget, with exact geometry? (ReconX, IV-A, proposition 1)
 
 ``python -m benchmarks.procedural_v1`` makes the rooms, trains, scores and prints the table; every step goes on where it
 was stopped. One base is trained, as the paper starts from one pretrained model. From it each arm trains the paper's
@@ -161,7 +161,7 @@ def score(recipe: Recipe, seeds: Sequence[int], jobs: int) -> None:
                 shards = recipe.shards / f"{recipe.runs.name}-{name}"
                 commands.append(
                     [
-                        *(sys.executable, "evaluate.py", "--run", str(recipe.runs / f"{arm}-{seed}")),
+                        *(sys.executable, "evaluate.py", "--model", str(recipe.runs / f"{arm}-{seed}")),
                         *("--shards", str(shards), "--evaluation.fit.steps", str(recipe.fit_steps)),
                         *("--evaluation.fit.loss.lpips", str(recipe.lpips)),
                         *("--evaluation.two_views", str(first), "--evaluation.nearest_input", str(first)),

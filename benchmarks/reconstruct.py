@@ -24,8 +24,8 @@ from reconx_pl.data.formats.scene import RawScene, frames_in_memory
 from reconx_pl.data.packing.clip_sampling import crop_images
 from reconx_pl.data.procedural import procedural_scene, render_scene
 from reconx_pl.evaluation.target_poses import refined_targets
+from reconx_pl.geometry.default_estimator import named_estimator
 from reconx_pl.geometry.estimators.colmap import ColmapEstimator
-from reconx_pl.geometry.estimators.default import named_estimator
 from reconx_pl.geometry.similarity import alignment_quality, fit_cameras
 from reconx_pl.metrics.image import psnr, ssim
 from reconx_pl.reconstruction.frames import read_input_cameras
@@ -34,7 +34,7 @@ from reconx_pl.reconstruction.settings import FRAMES, ReconstructionConfig
 from reconx_pl.reconstruction.views import input_views
 from reconx_pl.splatting.io.scene_files import load_scene
 from reconx_pl.splatting.renderers.choose import default_renderer
-from reconx_pl.training.runs import view_generator_source
+from reconx_pl.training.models import model_source
 from reconx_pl.visualization.contact_sheet import SheetRow, contact_sheet, error_image
 
 GAIN = 4.0  # of the error row
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = configuration(options.config)
     if options.steps is not None:
         config = replace(config, fit=replace(config.fit, steps=options.steps))
-    view_generator = None if options.model is None else view_generator_source(options.model)
+    view_generator = None if options.model is None else model_source(options.model)
     if options.procedural is None:
         cases = [
             (case, options.root / case.scene)

@@ -1,9 +1,10 @@
 """Hook of MkDocs: pages that live outside ``docs/`` join the site, and links between all of them keep working.
 
 The Markdown is written for the repository, where ``../data/dtu.md`` is right; every text exists once. Here the cards of
-``data/``, the measurements and the rules for contributors become pages, and each relative link is turned into one to
-the page of the site. A link to what is no page (a configuration, a source file) leads to the repository where
-``RECONX_REPOSITORY`` names its address, such as https://github.com/owner/name, and is plain text elsewhere.
+``data/``, results and notebook of ``benchmarks/`` and the rules for contributors become pages, and each relative link
+is turned into one to the page of the site. A link to what is no page (a configuration, a source file) leads to the
+repository where ``RECONX_REPOSITORY`` names its address, such as https://github.com/owner/name, and is plain text
+elsewhere.
 """
 
 from __future__ import annotations
@@ -26,8 +27,12 @@ LINK = re.compile(r"\[((?:[^\[\]]|`[^`\n]*`)*)\]\(([^()\s]+)\)")
 def outside_pages() -> dict[str, str]:
     """Page of the site for every Markdown file outside ``docs/``: path in the repository -> path in the site."""
     pages = {f"data/{path.name}": f"data/{path.name}" for path in (ROOT / "data").glob("*.md")}
-    # docs/protocols.md has the address benchmarks/ already
-    return {**pages, "benchmarks/README.md": "measurements.md", "CONTRIBUTING.md": "contributing.md"}
+    return {
+        **pages,
+        "benchmarks/README.md": "measurements.md",
+        "benchmarks/NOTEBOOK.md": "notebook.md",
+        "CONTRIBUTING.md": "contributing.md",
+    }
 
 
 def repository_path(src_uri: str) -> str:

@@ -13,16 +13,15 @@ from reconx_pl.devices import chosen_device
 from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.atomic import atomic_write
+from reconx_pl.geometry.default_estimator import GeometryName, named_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.geometry.estimators.default import GeometryName, named_estimator
 from reconx_pl.reconstruction.files import GIVEN
 from reconx_pl.reconstruction.run import reconstruct
 from reconx_pl.reconstruction.settings import ReconstructionConfig
-from reconx_pl.reconstruction.stages import Progress
 from reconx_pl.reconstruction.view_generator import ViewGeneratorSource
 from reconx_pl.splatting.io.scene_files import load_scene, save_scene
-from reconx_pl.training.runs import view_generator_source
-from reconx_pl.types import Cameras, Gaussians
+from reconx_pl.training.models import model_source
+from reconx_pl.types import Cameras, Gaussians, Progress
 
 _NOT_PNG = ("CMYK", "YCbCr", "LAB", "HSV", "RGBX")  # modes of colours that PNG cannot hold
 Images = str | Path | Sequence[str | Path | Image.Image]
@@ -86,8 +85,8 @@ class ReconX:
         """With a video model, which is loaded when something has to be generated.
 
         Args:
-            model: folder of a training run, folder that ``reconx weights convert`` wrote, or ``owner/name`` on the hub;
-                None goes without generation.
+            model: folder of a training run, a checkpoint in it, a folder of ``reconx weights convert``, a release,
+                or ``owner/name`` on the hub; None goes without generation.
             geometry: see the class.
             config: see the class.
             sampling: in place of the model's own settings.
@@ -97,7 +96,7 @@ class ReconX:
             MissingWeightsError: no such model.
         """
         chosen = chosen_device(device)
-        view_generator = None if model is None else view_generator_source(model, sampling, chosen)
+        view_generator = None if model is None else model_source(model, sampling, chosen)
         return cls(view_generator, geometry, config, device)
 
     def reconstruct(
@@ -117,7 +116,7 @@ class ReconX:
                 temporary one.
             config: in place of the constructor's.
             overwrite: ``out`` may hold the reconstruction of other photographs.
-            progress: called with the stage, what is done and of how much.
+            progress: counts what the stage at hand counts.
         """
         folder = Path(mkdtemp(prefix="reconx-")) if out is None else Path(out)
         estimator = named_estimator(self.geometry, self.device) if isinstance(self.geometry, str) else self.geometry

@@ -1,4 +1,4 @@
-"""The nouns of the package: cameras, point maps, clouds, clips, Gaussians.
+"""The nouns of the package: cameras, point maps, clouds, clips, Gaussians; and how long work is followed.
 
 Shape legend, used in every signature and trailing comment::
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar, NotRequired, TypedDict, TypeVar
+from typing import ClassVar, NotRequired, Protocol, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,20 @@ from torch import Tensor
 from reconx_pl.errors import BadCameraError, BadSceneError
 
 T = TypeVar("T", bound="Tensors")
+
+
+class Progress(Protocol):
+    """Follows long work: a progress bar, a log, a list of a test. What it raises stops the work."""
+
+    def __call__(self, what: str, done: int, total: int | None, /) -> None:
+        """Hear how far the work is.
+
+        Args:
+            what: is done now, in words: "alignment, loss 0.0123".
+            done: how much of it is done, in whatever it counts: steps, images, bytes.
+            total: of how much; None where that is not known.
+        """
+        ...
 
 
 class Tensors:
@@ -179,7 +193,7 @@ class AlignmentQuality:
 
 @dataclass(frozen=True)
 class Clip(Tensors):
-    """A posed clip as it stands in a shard. The first and the last frame are the condition views (PAPER: section 4).
+    """A posed clip as it stands in a shard. The first and the last frame are the condition views (ReconX, IV-D).
 
     ``depth`` (z along the optical axis, world units, 0 = none) and ``confidence`` belong to those two views.
     ``cloud`` is in world coordinates and in farthest-point order, so that any prefix is a valid sub-sample.

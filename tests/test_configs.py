@@ -169,7 +169,7 @@ def test_demo_is_one_network() -> None:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_run_keeps_everything_in_its_folder(name: str) -> None:
-    """``evaluate.py --run`` and resuming look for config, checkpoints and weights in one folder."""
+    """``evaluate.py --model`` and resuming look for config, checkpoints and weights in one folder."""
     config = fit_config(name)
     folder = run_folder(config)
     assert config.trainer.logger.init_args.version == ""
@@ -195,7 +195,7 @@ def test_demo_reads_what_the_makefile_writes(monkeypatch: pytest.MonkeyPatch) ->
     assert {(config.data.train, config.data.val) for config in configs} == {(packed[0], packed[1])}
     assert str(parsed.shards) == packed[2]
     assert [str(path) for path in parsed.logs] == [run_folder(config) for config in configs]
-    assert str(parsed.run) == run_folder(configs[-1])
+    assert str(parsed.model) == run_folder(configs[-1])
     assert f"{exported(configs[-1])}\n" in makefile  # the target of `make demo`
     clip = parsed.window
     assert (clip.frames, clip.height, clip.width) == (8, 128, 128)  # the size of the procedural clips
@@ -203,8 +203,8 @@ def test_demo_reads_what_the_makefile_writes(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_fit_on_a_processor_needs_no_features() -> None:
     fit = build_parser().parse_args(["fit", "a", "--out", "b", "--config", str(ROOT / "configs" / "fit_cpu.yaml")]).fit
-    assert fit.capture.fit.loss.lpips == 0 and fit.capture.fit.loss.l1 == 0.8
-    assert fit.capture.fit.steps == 1000 and fit.scenes == [Path("a")]
+    assert fit.scene.fit.loss.lpips == 0 and fit.scene.fit.loss.l1 == 0.8
+    assert fit.scene.fit.steps == 1000 and fit.scenes == [Path("a")]
 
 
 def test_evaluate_refuses_an_option_that_does_not_exist(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -241,7 +241,7 @@ def test_the_demo_reconstructs_with_what_it_trained_and_as_it_evaluates() -> Non
         yaml.safe_load((ROOT / "configs/demo/evaluate.yaml").read_text()),
     )
     trained = fit_config("demo/stage2")
-    assert config.model == str(Path(exported(trained)).parent) == evaluation["run"]
+    assert config.model == str(Path(exported(trained)).parent) == evaluation["model"]
     assert config.generation.frames == evaluation["window"]["frames"]
     assert (config.generation.height, config.generation.width) == (128, 128)
     for name in ("confidence", "input_view_weight"):

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from reconx_pl.cli.evaluate import evaluation_clips
 from reconx_pl.cli.main import build_evaluate_parser, main
+from reconx_pl.data.formats import found_poses
 from reconx_pl.data.formats.images import read_upright
 from reconx_pl.data.formats.posed import read_points, read_posed
 from reconx_pl.data.formats.readers import read_scenes
 from reconx_pl.data.formats.scene import RawScene
-from reconx_pl.data.photos import posed_clip as pipeline
-from reconx_pl.data.photos import unposed as estimating
+from reconx_pl.data.packing.clip_sampling import scene_clip
 from reconx_pl.data.photos.posed_clip import SceneWindow, find_geometry, posed_clip
 from reconx_pl.data.photos.unposed import photograph_files, scene_of_photographs, without_poses
 from reconx_pl.data.procedural import procedural_views
@@ -114,7 +114,7 @@ def test_poses_without_points_are_triangulated_from_the_inputs(
     assert "the two input views" in clip.geometry and "poses of the data set" in clip.geometry
     assert clip.alignment is None
     assert clip.cloud is not None and len(clip.cloud) >= 64 and on_the_surface(clip, photographs) > 0.8
-    true = pipeline.scene_clip(read_posed(photographs.folder), range(VIEWS), 64, 64)
+    true = scene_clip(read_posed(photographs.folder), range(VIEWS), 64, 64)
     torch.testing.assert_close(clip.cameras.world_to_camera, true.cameras.world_to_camera)
     more = posed_clip(photographs.folder, WINDOW, views="clip")
     assert more.cloud is not None and len(more.cloud) > len(clip.cloud) and "5 photographs" in more.geometry
@@ -197,7 +197,7 @@ def test_too_few_photographs_and_none(photographs: Photographs, tmp_path: Path) 
 def test_large_photographs_are_reduced_for_the_estimator_alone(
     photographs: Photographs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimating, "MAX_SIDE", 80)
+    monkeypatch.setattr(found_poses, "MAX_SIDE", 80)
     photographs.write_poses()
     seen: list[tuple[int, ...]] = []
 
@@ -274,8 +274,8 @@ def test_a_bad_confidence_is_named(tmp_path: Path) -> None:
 def test_evaluate_takes_an_estimator_by_its_class_path() -> None:
     parser = build_evaluate_parser()
     name = "reconx_pl.geometry.estimators.colmap.ColmapEstimator"
-    line = ["--run", "a", "--out", "b", "--scene", "c", "--estimator", name, "--estimator.min_angle", "1"]
+    line = ["--model", "a", "--out", "b", "--scene", "c", "--estimator", name, "--estimator.min_angle", "1"]
     chosen = parser.instantiate_classes(parser.parse_args([*line, "--poses", "estimated", "--views", "clip"]))
     assert isinstance(chosen.estimator, ColmapEstimator) and chosen.estimator.min_angle == 1
     assert (chosen.poses, chosen.views) == ("estimated", "clip")
-    assert parser.instantiate_classes(parser.parse_args(["--run", "a", "--out", "b"])).estimator is None
+    assert parser.instantiate_classes(parser.parse_args(["--model", "a", "--out", "b"])).estimator is None

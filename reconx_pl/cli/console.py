@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bar
+
+if TYPE_CHECKING:  # the doctor shows progress where torch does not import
+    from reconx_pl.types import Progress
 
 console = Console(stderr=True)
 
 
 @contextmanager
-def progress_bar(total: int | None) -> Iterator[Callable[..., None]]:
-    """A progress bar with time left; the callback takes what is done now, how many are done, and if known of all."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda text, done, of=None: progress.update(task, description=text, completed=done, total=of)
+def progress_bar(what: str = "", numbers: ProgressColumn | None = None) -> Iterator[Progress]:
+    """A progress bar with time left, as a ``Progress``.
 
+    Args:
+        what: stands before the bar until the work says what it does.
+        numbers: how counts are shown; None shows them as they are, ``DownloadColumn()`` as bytes,
+            ``TaskProgressColumn()`` in percent.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), numbers or MofNCompleteColumn())
+    with Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task(what, total=None)
 
-@contextmanager
-def share_bar() -> Iterator[Callable[[str, float], None]]:
-    """A progress bar of one scene after another; the callback takes what is done now and the share that is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("loading the model", total=1.0)
-        yield lambda text, share: progress.update(task, description=text, completed=share)
+        def show(what: str, done: int, total: int | None) -> None:
+            if total is None:
+                bar.tasks[0].total = None  # ``update`` takes None for "as before"
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield show

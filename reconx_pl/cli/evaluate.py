@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from reconx_pl.data.shards.clouds import Poses
 from reconx_pl.data.shards.stream import read_clips
 from reconx_pl.devices import chosen_device
 from reconx_pl.diffusion.pipeline import SamplingConfig
-from reconx_pl.errors import ConfigurationError, MissingWeightsError
+from reconx_pl.errors import ConfigurationError
 from reconx_pl.evaluation.ablation import Ablation, write_ablation_table
 from reconx_pl.evaluation.missing import missing_entries
 from reconx_pl.evaluation.protocols.fetch import index_folder
@@ -26,38 +26,18 @@ from reconx_pl.evaluation.protocols.scenes import ProtocolScenes
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import EvaluationConfig, LazyViews, evaluate_scenes, evaluate_views
 from reconx_pl.files.identity import identity_of
+from reconx_pl.geometry.default_estimator import default_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.geometry.estimators.default import default_estimator
 from reconx_pl.reconstruction.view_generator import NoViewGenerator, ViewGenerator
-from reconx_pl.training.runs import load_run, view_generator_identity
-from reconx_pl.types import Clip
-
-
-def run_of(checkpoint: Path | None) -> tuple[Path | None, Path | None]:
-    """The run of a checkpoint, and the weights to take in the place of the run's own.
-
-    Args:
-        checkpoint: folder of a training run, or a checkpoint or a file of weights in it; None has neither.
-
-    Raises:
-        MissingWeightsError: nothing is there, or no run is around it.
-    """
-    if checkpoint is None:
-        return None, None
-    checkpoint = Path(checkpoint)
-    if (checkpoint / "config.yaml").is_file() or not checkpoint.exists():
-        return checkpoint, None  # where nothing is, load_run says how to train
-    for folder in checkpoint.absolute().parents:
-        if (folder / "config.yaml").is_file():
-            return folder, checkpoint
-    raise MissingWeightsError(f"{checkpoint}: no config.yaml here or above; name the folder of a training run")
+from reconx_pl.training.models import find_model
+from reconx_pl.types import Clip, Progress
 
 
 def evaluate_protocol(
     protocol: str,
     data: Path,
     out: Path,
-    ckpt: Path | None = None,
+    model: str | None = None,
     indices: Path | None = None,
     scenes: str | None = None,
     generated: Literal["aligned", "interpolated"] | None = None,
@@ -66,7 +46,7 @@ def evaluate_protocol(
     evaluation: EvaluationConfig | None = None,
     ablation: Ablation | None = None,
     device: str = "auto",
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Evaluate a trained model on a protocol; write results, a table beside the published rows, and a report.
 
@@ -77,8 +57,8 @@ def evaluate_protocol(
         protocol: name of a protocol (``reconx protocols list``), or a protocol file.
         data: folder of the data sets.
         out: folder of the results; finished entries in it are kept.
-        ckpt: folder of a training run, or a checkpoint or file of weights in it; an evaluation without video diffusion
-            needs none.
+        model: folder of a training run, a checkpoint in it, a converted folder, a release, or owner/name on the hub;
+            an evaluation without video diffusion needs none.
         indices: folder of the index files; None takes $RECONX_INDICES, else the cache.
         scenes: names of scenes or entries, separated by commas, or a number of entries, evenly spaced; the table then
             says that it is of a part of the protocol.
@@ -86,11 +66,11 @@ def evaluate_protocol(
             protocol of it, with another hash.
         estimator: finds the points of the context views where the protocol allows no others, and aligns generated
             frames; None takes DUSt3R if its weights are at hand, else structure from motion.
-        sampling: instead of the run's own sampling settings.
+        sampling: instead of the model's own sampling settings.
         evaluation: fit, baselines, frames of a generated clip. Metrics, masks and poses are the protocol's.
         ablation: what to leave out; its results go into a folder in ``out``, and a table of all rows into ``out``.
         device: "auto", "cpu", "cuda".
-        progress: called with what is done now and the share of it that is done.
+        progress: counts percent of a scene.
 
     Returns:
         What ``results.json`` holds, but "failed" and "missing" are only those entries that this process answers for.
@@ -115,12 +95,12 @@ def evaluate_protocol(
         pose_policy=rules.poses.generated,
         refine_test_poses=wanted.refine_test_poses or rules.poses.test_pose_refinement,
     )
-    view_generator, identity = chosen_view_generator(*run_of(ckpt), sampling, ablation, chosen)
+    view_generator, identity = chosen_model(model, sampling, ablation, chosen)
     plan = ProtocolRun(
         rules,
         tuple(entry.key for entry in entries),
         len(source.entries),
-        str(ckpt) if ckpt else identity,
+        model or identity,
         identity,
         config,
         identity_of(estimator),
@@ -168,51 +148,51 @@ def evaluation_clips(
         yield clip
 
 
-def chosen_view_generator(
-    run: Path | None, weights: Path | None, sampling: SamplingConfig | None, ablation: Ablation, device: str
+def chosen_model(
+    name: str | None, sampling: SamplingConfig | None, ablation: Ablation, device: str
 ) -> tuple[ViewGenerator, str]:
-    """The view generator of an evaluation on ``device``, and what identifies it in results.
+    """The model of an evaluation on ``device``, and what identifies it in results.
 
     Raises:
-        ConfigurationError: no run, and frames are to be generated.
-        MissingWeightsError, BadWeightsError: as ``load_run``.
+        ConfigurationError: no model, and frames are to be generated.
+        MissingWeightsError, BadWeightsError: as ``training.models.find_model`` and ``NamedModel.load``.
     """
     if ablation.no_diffusion:
         return NoViewGenerator(), NoViewGenerator.identity
-    if run is None:
-        raise ConfigurationError("name the training run whose model generates, or leave generation out: --no-diffusion")
-    module = load_run(run, weights)
-    settings = ablation.sampling(sampling or module.sampling)
-    if not settings.offload:
-        module.to(device)
-    view_generator = module.view_generator(settings, device)
-    return view_generator, view_generator_identity(view_generator)
+    if name is None:
+        raise ConfigurationError(
+            "name the model that generates (--model: a run, a checkpoint, a converted folder, a release or a hub name),"
+            " or leave generation out: --no-diffusion"
+        )
+    found = find_model(name)
+    settings = ablation.sampling(sampling or found.sampling)
+    return found.load(settings, device), found.identity(settings)
 
 
 def evaluate(
     *,
     out: Path,
-    run: Path | None = None,
+    model: str | None = None,
     shards: Path | None = None,
     scene: Path | None = None,
     estimator: PointMapEstimator | None = None,
     poses: Poses = "dataset",
     views: Views = "inputs",
     clips: int | None = None,
-    weights: Path | None = None,
     sampling: SamplingConfig | None = None,
     evaluation: EvaluationConfig | None = None,
     window: SceneWindow | None = None,
     logs: list[Path] | None = None,
     ablation: Ablation | None = None,
     device: str = "auto",
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Generate, fit and score held-out clips with a trained model, and write the report.
 
     Args:
         out: folder of the report; finished scenes in it are kept.
-        run: folder of the training run whose model is evaluated; an evaluation without video diffusion needs none.
+        model: folder of a training run, a checkpoint in it, a converted folder, a release, or owner/name on the hub;
+            an evaluation without video diffusion needs none.
         shards: folder of packed clips.
         scene: folder of photographs, with poses or without, instead of shards.
         estimator: finds the points of ``scene``, in the place of depth or points that came with it; None takes those,
@@ -223,21 +203,20 @@ def evaluate(
         views: photographs of a posed ``scene`` that the estimator sees: the two "inputs", or all of the "clip", which
             gives more points and shows it the targets.
         clips: how many clips of the shards; None takes all.
-        weights: file to take instead of the run's own weights.
-        sampling: instead of the run's own sampling settings.
+        sampling: instead of the model's own sampling settings.
         evaluation: fit, targets, metrics, baselines.
         window: which photographs of ``scene``.
         logs: TensorBoard folders whose loss curves go into the report.
         ablation: what to leave out; its results go into a folder in ``out``, and a table of all rows into ``out``.
         device: "auto", "cpu", "cuda".
-        progress: called with what is done now and the share of it that is done.
+        progress: counts percent of a scene.
 
     Returns:
         What ``results.json`` holds; ``complete`` is False where a scene failed.
     """
     ablation = ablation or Ablation()
     chosen = chosen_device(device)
-    view_generator, identity = chosen_view_generator(run, weights, sampling, ablation, chosen)
+    view_generator, identity = chosen_model(model, sampling, ablation, chosen)
     folder, config = ablation.out(Path(out)), ablation.evaluation(evaluation or EvaluationConfig())
     only_aligns = shards is not None and config.pose_policy == "aligned"
     finder = None if only_aligns else estimator

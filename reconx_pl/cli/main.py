@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import docstring_parser
-from jsonargparse import ArgumentParser
 from rich.logging import RichHandler
+from rich.progress import TaskProgressColumn
 
+from reconx_pl.cli.arguments import ArgumentParser, renamed_arguments, renamed_command
 from reconx_pl.cli.config_option import ConfigOption
-from reconx_pl.cli.console import console, progress_bar, share_bar
+from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.cli.protocols import COMMANDS as PROTOCOL_COMMANDS
 from reconx_pl.cli.protocols import add_actions as add_protocol_actions
 from reconx_pl.cli.protocols import report_missing
@@ -29,7 +30,7 @@ from reconx_pl.diffusion.weights.releases import ReleaseName
 from reconx_pl.errors import ConfigurationError, ReconXError
 from reconx_pl.evaluation.ablation import Ablation
 from reconx_pl.evaluation.missing import unfinished
-from reconx_pl.evaluation.posed_scene_runner import fit_photographs
+from reconx_pl.evaluation.posed_scenes import fit_posed_scenes
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.training.precompute import cache_shards
 
@@ -62,7 +63,7 @@ def procedural(
     """
     from reconx_pl.data.procedural import write_procedural
 
-    with progress_bar(clips) as step:
+    with progress_bar() as progress:
         write_procedural(
             out,
             count=clips,
@@ -73,7 +74,7 @@ def procedural(
             gap=gap,
             max_gap=max_gap,
             clips_per_shard=clips_per_shard,
-            progress=lambda done, total: step(f"packing {out}", done),
+            progress=progress,
         )
 
 
@@ -82,12 +83,8 @@ def pack(out: Path, **options: Any) -> None:
 
     The arguments are those of ``reconx_pl.data.packing.packing.pack_command``.
     """
-    with progress_bar(None) as step:
-        report = pack_command(
-            out=out,
-            progress=lambda name, so_far: step(f"packing {name}", so_far.packed + so_far.resumed),
-            **options,
-        )
+    with progress_bar() as progress:
+        report = pack_command(out=out, progress=progress, **options)
     console.print(
         f"{out}: {report.packed} clips packed, {report.resumed} were there, {len(report.skipped)} skipped, "
         f"{len(report.without_cloud)} without a cloud"
@@ -106,10 +103,8 @@ def cache(shards: Path, out: Path, **options: Any) -> None:
 
     The arguments are those of ``reconx_pl.training.precompute.cache_shards``.
     """
-    with progress_bar(None) as step:
-        report = cache_shards(
-            shards, out, progress=lambda name, done, total: step(f"caching {name}", done, total), **options
-        )
+    with progress_bar() as progress:
+        report = cache_shards(shards, out, progress=progress, **options)
     console.print(
         f"{out}: {report.shards} shards ({report.clips} clips) written, {report.done} were there, "
         f"{len(report.bad)} bad clips copied as they are, {len(report.without)} clips left without a cloud"
@@ -181,19 +176,31 @@ def geometry(source: Path, out: Path, estimator: PointMapEstimator | None = None
 def fit(scenes: list[Path], config: Any = None, **options: Any) -> None:
     """Fit 3D Gaussians to photographs, scene after scene, and score them on held-out ones.
 
-    The arguments are those of ``reconx_pl.evaluation.posed_scene_runner.fit_photographs``.
+    The arguments are those of ``reconx_pl.evaluation.posed_scenes.fit_posed_scenes``.
     """
-    with share_bar() as step:
-        results = fit_photographs(scenes, progress=step, **options)
-    for key, scene in results["scenes"].items():
-        scores = ", ".join(f"{name.upper()} {scene[name]:.3f}" for name in results["mean"])
-        console.print(f"{key}: {scores or 'nothing held out'} ({scene['points']} points, {scene['seconds']:.0f} s)")
-    if len(results["scenes"]) > 1 and results["mean"]:
-        console.print("mean: " + ", ".join(f"{name.upper()} {value:.3f}" for name, value in results["mean"].items()))
+    from reconx_pl.evaluation.report import write_report
+
+    with progress_bar("reading", TaskProgressColumn()) as progress:
+        results = fit_posed_scenes(scenes, progress=progress, **options)
+    write_report(options["out"], results)
+    for record in results["scenes"]:
+        seconds, scores = sum(record["seconds"].values()), _score_text(record["scores"].get("reconx", {}).get("mean"))
+        console.print(
+            f"{record['key']}: {scores or 'nothing held out'} ({record['gaussians']} Gaussians, {seconds:.0f} s)"
+        )
+    if results["mean"]:
+        console.print(
+            f"mean: {_score_text(results['mean']['reconx'])}; nearest photograph, copied: "
+            f"{_score_text(results['mean']['nearest_input'])}"
+        )
     for name, why in results["absent"].items():
         console.print(f"no {name.upper()}: {why}")
     if results["failed"]:
         raise ReconXError(f"{options['out']}: {unfinished(results)}")
+
+
+def _score_text(scores: dict[str, float] | None) -> str:
+    return ", ".join(f"{name.upper()} {value:.3f}" for name, value in (scores or {}).items())
 
 
 def consolidate(checkpoint: Path, out: Path, ema: bool = False) -> None:
@@ -258,7 +265,7 @@ def build_parser() -> ArgumentParser:
         elif name == "fit":
             command.add_argument("scenes", type=Path, nargs="+", help="folders: posed scenes, or photographs")
             command.add_argument("--config", action=ConfigOption, help="YAML file with any of these options")
-            command.add_function_arguments(fit_photographs, skip={"scenes", "progress"})
+            command.add_function_arguments(fit_posed_scenes, skip={"scenes", "progress"})
         else:
             _add_arguments(command, function, only_first_by_place=name == "render")
         commands.add_subcommand(name, command, help=command.description)
@@ -307,7 +314,7 @@ def main(args: list[str] | None = None) -> None:
     parser = build_parser()
 
     def call() -> None:
-        given = parser.parse_args(args)
+        given = parser.parse_args(renamed_command(sys.argv[1:] if args is None else args))
         if given.command == "reconstruct":
             run_reconstruct(reconstruct_parser(), given.reconstruct)
             return
@@ -328,7 +335,7 @@ def build_evaluate_parser(protocol: bool = False, prog: str = "evaluate.py") -> 
     parser = ArgumentParser(prog=prog, description=_summary(function) + other)
     parser.add_argument("--config", action=ConfigOption, help="YAML file with any of these options")
     parser.add_function_arguments(function, skip={"progress", "ablation"})
-    without = parser.add_argument_group("Ablation: go without a part (PAPER, table V)")
+    without = parser.add_argument_group("Ablation: go without a part (ReconX, table V)")
     for flag, meaning in ABLATIONS.items():
         without.add_argument(f"--{flag.replace('_', '-')}", action="store_true", help=meaning)
     if protocol:
@@ -356,17 +363,17 @@ def evaluate_main(args: list[str] | None = None, prog: str = "evaluate.py") -> N
         args: None takes those of the process.
         prog: name of the command in its help.
     """
-    args = sys.argv[1:] if args is None else args
-    protocol = names_protocol(args)
-    parser = build_evaluate_parser(protocol, prog)
 
     def command() -> None:
-        chosen = vars(parser.instantiate_classes(parser.parse_args(args)))
+        arguments = renamed_arguments(sys.argv[1:] if args is None else args)
+        protocol = names_protocol(arguments)
+        parser = build_evaluate_parser(protocol, prog)
+        chosen = vars(parser.instantiate_classes(parser.parse_args(arguments)))
         chosen.pop("config")
         allowed = chosen.pop("allow_failed", None)
         ablation = Ablation(**{flag: chosen.pop(flag) for flag in ABLATIONS})
-        with share_bar() as step:
-            results = _evaluation(protocol)(**chosen, ablation=ablation, progress=step)
+        with progress_bar("loading the model", TaskProgressColumn()) as progress:
+            results = _evaluation(protocol)(**chosen, ablation=ablation, progress=progress)
         out = ablation.out(Path(chosen["out"]))
         if protocol:
             report_missing(out, results, allowed)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
+from reconx_pl.cli.arguments import ArgumentParser
 from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.errors import BadDataError, ReconXError
 from reconx_pl.evaluation.missing import unfinished
@@ -88,9 +87,9 @@ def check(name: str, data: Path, indices: Path | None = None, read: bool = False
     scenes = ProtocolScenes(load_protocol(name), data, index_folder(indices))
     reasons: dict[str, list[str]] = {}
     count = len(scenes.entries)
-    with progress_bar(count) as step:
+    with progress_bar() as progress:
         for done, (entry, why) in enumerate(scenes.missing(read), start=1):
-            step(entry.key, done)
+            progress(entry.key, done, count)
             if why:
                 reasons.setdefault(why, []).append(entry.key)
     if reasons:

@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
+from reconx_pl.cli.arguments import ArgumentParser
 from reconx_pl.cli.config_option import ConfigOption
 from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.devices import chosen_device
 from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.files.atomic import atomic_write
+from reconx_pl.geometry.default_estimator import GeometryName, named_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.geometry.estimators.default import GeometryName, named_estimator
 from reconx_pl.reconstruction.files import REPORT
 from reconx_pl.reconstruction.folder import storage
 from reconx_pl.reconstruction.run import Reconstructed, reconstruct
 from reconx_pl.reconstruction.settings import STAGES, ReconstructionConfig, StageName
+from reconx_pl.renamed import renamed
 
 SETTINGS = "settings.yaml"  # in the folder of results: what --resume goes on with
 SUMMARY = "Turn photographs into a scene of Gaussians; give it again to go on after an interruption."
@@ -95,15 +97,11 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
     if not options["no_diffusion"]:
         if options["model"] is None:
             raise MissingWeightsError(NO_MODEL)
-        from reconx_pl.training.runs import view_generator_source  # brings Lightning along, which takes its time
+        from reconx_pl.training.models import model_source  # brings Lightning along, which takes its time
 
-        view_generator = view_generator_source(options["model"], options["sampling"], device)
+        view_generator = model_source(options["model"], options["sampling"], device)
     estimator = options["estimator"] or named_estimator(options["geometry"], device)
-    with progress_bar(None) as show:
-
-        def progress(stage: str, done: int, of: int | None) -> None:
-            show(f"{STAGES.index(stage) + 1}/{len(STAGES)} {stage}", done, of)
-
+    with progress_bar() as progress:
         made = reconstruct(
             options["photographs"],
             out,
@@ -144,7 +142,8 @@ def _resumed(parser: ArgumentParser, chosen: Namespace) -> Namespace:
             f"--resume takes the options of the run that it goes on with, and {', '.join(ignored)} would change them; "
             "give the whole command with photographs instead: what does not change is kept"
         )
-    earlier = parser.parse_object({**yaml.safe_load(kept.read_text(encoding="utf-8")), "out": str(chosen.out)})
+    settings = renamed(yaml.safe_load(kept.read_text(encoding="utf-8")))
+    earlier = parser.parse_object({**settings, "out": str(chosen.out)})
     earlier.stages, earlier.overwrite = chosen.stages, chosen.overwrite
     return earlier
 

@@ -49,8 +49,8 @@ def export_cameras(
     posed = only_scene(cameras)
     if points is not None:
         posed = replace(posed, cloud=_cloud(load_scene(points)))
-    with progress_bar(len(posed)) as step:
-        export_posed(posed, out, format, progress=lambda done, total: step("writing images", done, total))
+    with progress_bar() as progress:
+        export_posed(posed, out, format, progress)
     counted = 0 if posed.cloud is None else len(posed.cloud)
     console.print(f"{out}: {len(posed)} cameras, {counted} points")
 
@@ -102,13 +102,8 @@ def render(
     gaussians = load_scene(scene)
     flown_cameras = _flown(only_scene(cameras).cameras, gaussians, path, frames, width)
     renderer = default_renderer(chosen)
-    with progress_bar(len(flown_cameras)) as step:
-        flythrough = render_flythrough(
-            _on(gaussians, chosen, background),
-            flown_cameras,
-            renderer,
-            progress=lambda done, total: step("rendering", done, total),
-        )
+    with progress_bar() as progress:
+        flythrough = render_flythrough(_on(gaussians, chosen, background), flown_cameras, renderer, progress)
     write_mp4(flythrough.frames, out, fps)
     if depth:
         write_mp4(depth_colors(flythrough.depth), depth_out, fps)

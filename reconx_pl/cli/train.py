@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from reconx_pl.cli.arguments import ArgumentParser, renamed_arguments
 from reconx_pl.cli.config_option import ConfigOption
 from reconx_pl.data.datamodule import ShardDataModule
 from reconx_pl.devices import bfloat16_is_native
@@ -29,6 +30,10 @@ from reconx_pl.training.sharding import ShardedStrategy
 log = logging.getLogger(__name__)
 
 
+class RunParser(ArgumentParser, LightningArgumentParser):
+    """Lightning's parser, which takes names of earlier versions in ``-c`` files."""
+
+
 class ReconXCLI(LightningCLI):
     """``fit``, ``validate``, ``test`` and ``predict`` with YAML configs; later ``-c`` files win.
 
@@ -37,12 +42,12 @@ class ReconXCLI(LightningCLI):
     """
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        parser = LightningArgumentParser(**{"dump_header": [f"lightning.pytorch=={lightning.__version__}"], **kwargs})
+        parser = RunParser(**{"dump_header": [f"lightning.pytorch=={lightning.__version__}"], **kwargs})
         parser.add_argument("-c", "--config", action=ConfigOption, help="YAML file with any of these options")
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)  # Lightning's own warns of arguments that are not those of sys.argv
+        self.config = parser.parse_args(renamed_arguments(sys.argv[1:] if args is None else args))
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults({"trainer.use_distributed_sampler": False})  # the stream splits itself over ranks

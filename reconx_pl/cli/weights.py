@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from reconx_pl.cli.console import console, share_bar
+from rich.progress import DownloadColumn
+
+from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.cli.doctor.command import doctor
 from reconx_pl.errors import BadWeightsError
 
@@ -43,13 +44,9 @@ def verify(weights: list[str], folder: Path = Path("weights")) -> None:
 
     wrong, lines = [], []
     found = chosen(weights, folder)
-    with _bytes_read() as progress:
+    with progress_bar("reading", DownloadColumn()) as progress:
         for one in found:
-
-            def step(done: int, total: int, name: str = one.name) -> None:
-                progress(name, done, total)
-
-            verdict = examine(one, step)
+            verdict = examine(one, progress)
             lines.append(f"{one.name}: {verdict.status}, {verdict.text}")
             if verdict.status != "verified":
                 wrong.append(f"{one.name} is {verdict.status}: {verdict.text}. {verdict.remedy}")
@@ -82,7 +79,7 @@ def push(
     from reconx_pl.pretrained.push import push as send
 
     check_repository(repository)
-    with _bytes_read() as progress:
+    with progress_bar("reading", DownloadColumn()) as progress:
         shipment = prepare(source, licence, progress)
     for name in shipment.files:
         console.print(f"{name}: {shipment.bytes_of(name) / 1e6:.3g} MB", highlight=False)
@@ -98,11 +95,3 @@ def push(
 
 COMMANDS: dict[str, Callable[..., None]] = {"doctor": doctor}
 WEIGHTS_COMMANDS: dict[str, Callable[..., None]] = {"list": list_weights, "verify": verify, "push": push}
-
-
-@contextmanager
-def _bytes_read() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar over the bytes of one file after another."""
-    with share_bar() as step:
-        step("reading", 0.0)
-        yield lambda name, done, total: step(f"reading {name}", done / max(total, 1))

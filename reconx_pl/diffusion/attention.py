@@ -95,7 +95,7 @@ class DualCrossAttention(nn.Module):
     """Attention to text, image and structure tokens with one query and a softmax for each.
 
     F_out = Attn(Q, K_text, V_text) + g * Attn(Q, K_image, V_image) + tanh(structure_gate) * Attn(Q, K_F, V_F), where
-    g = 1, or tanh(alpha) + 1 with ``image_gate`` (DynamiCrafter). The last term is ReconX's (PAPER, section 3):
+    g = 1, or tanh(alpha) + 1 with ``image_gate`` (DynamiCrafter). The last term is ReconX's (IV-D, eq. 11):
     lambda_F = tanh(alpha), (ours) with alpha = ``structure_gate`` = 0 at the start, so that an untrained structure
     branch leaves the result as it was, bit for bit.
     """

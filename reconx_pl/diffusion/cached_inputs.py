@@ -1,4 +1,4 @@
-"""diffusion/cached_inputs.py."""
+"""Which members of a cached shard stand in for the frozen encoders of a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole video diffusion model: conditions in, noise away, frames out (PAPER: sections 2 to 6)."""
+"""The whole video diffusion model: conditions in, noise away, frames out (ReconX, IV-C and IV-D)."""
 
 from __future__ import annotations
 
@@ -179,10 +179,9 @@ class ReconXDiffusion(nn.Module):
         captions: Sequence[str] | None = None,  # None: no captions
         dropped: Dropped | None = None,
         first_features: Tensor | None = None,  # [B, M, D] what the image encoder gives for the first frame
-        end_condition_frame: Tensor
-        | None = None,  # [B] int64 frames in 1, ..., T - 1 where the second latent sits; None: T - 1
+        end_condition_frame: Tensor | None = None,  # [B] int64, 1 to T - 1: place of the second latent; None: T - 1
     ) -> Conditions:
-        """Everything that the U-Net is told about a clip of ``frames`` frames (PAPER: section 4).
+        """Everything that the U-Net is told about a clip of ``frames`` frames (ReconX, IV-D).
 
         Frames after ``end_condition_frame`` are extrapolated; ``points`` must then hold nothing that only they see
         (``extrapolation.seen_points``).
@@ -232,7 +231,7 @@ class ReconXDiffusion(nn.Module):
         generator: torch.Generator | None = None,
         end_condition_frame: Tensor | None = None,  # [B] int64, see ``conditions``
     ) -> ConditionSets:
-        """What guidance compares: the latents alone, with text and image, with everything (PAPER: section 5)."""
+        """What guidance compares: the latents alone, with text and image, with everything (ReconX, IV-D)."""
         latents, first = self.encode(views, generator), views[:, 0]
         full = self.conditions(
             first,
@@ -300,7 +299,7 @@ class ReconXDiffusion(nn.Module):
         recorded: RecordedDraws | None = None,
         end_condition_frame: Tensor | None = None,
     ) -> DiffusionLoss:
-        """The diffusion objective on a batch of clips (PAPER: section 6).
+        """The diffusion objective on a batch of clips (ReconX, IV-D, eq. 12).
 
         Args:
             batch: clips on the model's device; frames may still be uint8. Where it has caches, these are used and

@@ -1,8 +1,8 @@
-"""Generates the frames between two views, and after them, with a trained model (PAPER: sections 4 and 5)."""
+"""Generates the frames between two views, and after them, with a trained model (ReconX, IV-D, V-D)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,7 @@ from reconx_pl.diffusion.sampling.guidance import Guidance
 from reconx_pl.diffusion.sampling.solvers import SamplerName, check_sampler, make_sampler
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import relative_to_first
-from reconx_pl.types import Clip
+from reconx_pl.types import Clip, Progress
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class SamplingPipeline:
         self,
         clip: Clip,
         generator: torch.Generator | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
         *,
         end_condition_frame: int | None = None,
     ) -> Tensor:
@@ -103,7 +103,7 @@ class SamplingPipeline:
         Args:
             clip: T frames of which only the first and the second known one are looked at.
             generator: of the model's device; draws the starting noise.
-            progress: called with (step, steps).
+            progress: counts steps of the sampler.
             end_condition_frame: the frame, 1 to T - 1, of the second known view; those after it are extrapolated, which
                 takes a model that was trained so (``ExtrapolationConfig``). The model is then told of no points but
                 those that the two views see. None is the last frame and the whole cloud.
@@ -163,10 +163,9 @@ class SamplingPipeline:
         keys: Sequence[str],
         captions: Sequence[str],
         generator: torch.Generator | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
         *,
-        end_condition_frame: Tensor
-        | None = None,  # [B] int64 frames, see ``generate``; ``points`` are taken as they are
+        end_condition_frame: Tensor | None = None,  # [B] int64, see ``generate``; ``points`` are taken as they are
     ) -> Tensor:
         """As ``generate`` for a batch of clips: [B, T, 3, H, W] in [0, 1] on the model's device.
 
@@ -208,7 +207,7 @@ class SamplingPipeline:
                 tuple(sets.full.concat_latents.shape),
                 generator,
                 device=device,
-                callback=(lambda step: progress(step.index + 1, step.total)) if progress else None,
+                callback=(lambda step: progress("sampling", step.index + 1, step.total)) if progress else None,
             )
         with resident(device, home, network.autoencoder):
             return network.decode(latents).float()

@@ -1,1 +1,1 @@
-"""Metrics, the evaluation runner, baselines, the report."""
+"""Choosing data, calling the chain, scoring, tables and reports; baselines, ablations, restarts."""

@@ -21,7 +21,7 @@ PARTS = {  # column of the table -> the flag that leaves it out
     "confidence": "no_confidence",
     "LPIPS loss": "no_lpips",
 }
-# PAPER, table V, on RealEstate10K: what was left out -> PSNR, SSIM, LPIPS
+# ReconX, table V, on RealEstate10K: what was left out -> PSNR, SSIM, LPIPS
 PAPER = {
     ("no_diffusion", "no_structure", "no_confidence", "no_lpips"): "17.34 / .527 / .259",
     ("no_structure", "no_confidence", "no_lpips"): "19.70 / .789 / .229",

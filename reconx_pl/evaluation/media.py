@@ -74,6 +74,10 @@ def _context_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image
 
 def _target_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image:
     task = result.task
+    if not task.targets:  # nothing is held out: the views that were fitted
+        shown = spread(len(task.views), config.sheet_columns)
+        pairs = [(task.views[at], result.rendered[at]) for at in shown]
+        return contact_sheet(_scored_rows(pairs, config), [f"fitted {at}" for at in shown], gain=config.error_gain)
     shown = spread(len(task.targets), config.sheet_columns)
     pairs = [(task.views[task.targets[at]], result.rendered[task.targets[at]]) for at in shown]
     headers = [f"target {task.target_indices[at]}" for at in shown]
@@ -88,30 +92,26 @@ def flythrough(gaussians: Gaussians, cameras: Cameras, renderer: Renderer) -> Fl
 
 
 def write_media(result: SceneResult, config: EvaluationConfig, renderer: Renderer, folder: Path) -> dict[str, str]:
-    """Write contact_sheet.png, generated.mp4 with confidence.mp4, rendered.mp4 with depth.mp4, and scene.ply.
+    """Write contact_sheet.png, generated.mp4 with confidence.mp4 if something was, rendered.mp4, depth.mp4, scene.ply.
 
     Returns:
         the names by what they are.
     """
     with atomic_write(folder / "contact_sheet.png") as unfinished:
         scene_sheet(result, config).save(unfinished)
-    fps = min(max(result.task.inputs.fps, SLOWEST), FASTEST)
     given = result.given
-    write_mp4(given.images, folder / "generated.mp4", fps)
-    neutral = torch.full_like(given.images[:, 0], NEUTRAL_CONFIDENCE)
-    confidence = neutral if given.confidence is None else given.confidence
-    write_mp4(confidence_colors(confidence), folder / "confidence.mp4", fps)
+    files = {"contact_sheet": "contact_sheet.png"}
+    if len(given.images) > len(result.task.inputs):  # something was generated
+        fps = min(max(result.task.inputs.fps, SLOWEST), FASTEST)
+        neutral = torch.full_like(given.images[:, 0], NEUTRAL_CONFIDENCE)
+        confidence = neutral if given.confidence is None else given.confidence
+        write_mp4(given.images, folder / "generated.mp4", fps)
+        write_mp4(confidence_colors(confidence), folder / "confidence.mp4", fps)
+        files |= {"generated": "generated.mp4", "confidence": "confidence.mp4"}
     flown = flythrough(
         result.gaussians, result.task.view_cameras if result.task.views_in_clip else given.cameras, renderer
     )
     write_mp4(flown.frames, folder / "rendered.mp4", FLYTHROUGH_FPS)
     write_mp4(depth_colors(flown.depth), folder / "depth.mp4", FLYTHROUGH_FPS)
     save_ply(result.gaussians, folder / "scene.ply")
-    return {
-        "contact_sheet": "contact_sheet.png",
-        "generated": "generated.mp4",
-        "confidence": "confidence.mp4",
-        "rendered": "rendered.mp4",
-        "depth": "depth.mp4",
-        "splats": "scene.ply",
-    }
+    return files | {"rendered": "rendered.mp4", "depth": "depth.mp4", "splats": "scene.ply"}

@@ -1,10 +1,15 @@
-"""Posed scenes to splats: a fit for every scene, scored on photographs that it did not see. Nothing is generated."""
+"""Posed scenes (`reconx fit`): photographs of one place become splats, scored on photographs that were held out.
+
+The third kind of task beside packed clips and entries of protocols: nothing is generated, the rest of the chain is the
+same.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,21 +20,24 @@ from reconx_pl.data.formats.readers import only_scene
 from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.data.packing.clip_sampling import crop_depth, scene_clip
 from reconx_pl.data.photos.unposed import has_geometry, photograph_files, scene_of_photographs, without_poses
+from reconx_pl.devices import chosen_device
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.files.identity import hash_of
+from reconx_pl.evaluation.runner import evaluate_tasks
+from reconx_pl.evaluation.settings import EvaluationConfig
+from reconx_pl.evaluation.task import OpenedTask, SceneTask, TaskSource
+from reconx_pl.files.identity import identity_of
+from reconx_pl.files.json_files import Record
+from reconx_pl.files.ranks import process_place
 from reconx_pl.geometry.cameras import resize_and_crop
+from reconx_pl.geometry.default_estimator import default_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.geometry.point_maps import point_map_from_depth
-from reconx_pl.metrics.image import METRICS, MetricSuite
-from reconx_pl.metrics.lpips import LpipsDistance
-from reconx_pl.splatting.fit import FitConfig, FitResult, Progress, fit
-from reconx_pl.splatting.points import PointsConfig, points_from_maps, select_points
-from reconx_pl.splatting.renderers.base import Renderer
-from reconx_pl.types import Cameras, PointCloud
+from reconx_pl.metrics.image import METRICS
+from reconx_pl.reconstruction.input_views import InputViews
+from reconx_pl.splatting.fit import FitConfig
+from reconx_pl.splatting.points import PointsConfig
+from reconx_pl.types import Cameras, PointCloud, Progress
 
-FILL_FROM = 8  # photographs
-Scores = dict[str, Tensor]  # metric -> [views] float64
-EstimatorFor = Callable[[Path, str], PointMapEstimator]  # source, what it lacks -> who finds it
+EstimatorFor = Callable[[Path, str], PointMapEstimator]  # source, what it lacks -> the estimator that finds it
 
 
 @dataclass(frozen=True)
@@ -38,22 +46,23 @@ class PosedSceneConfig:
 
     Args:
         fit: the fit; all its frames are photographs.
-        points: which points it starts from. ``at_least`` counts from 8 fitted photographs on: 3 or 6 cannot tell a
-            filled gap from a surface.
+        points: which points it starts from. ``at_least`` counts from 8 fitted photographs on.
         short_side: of the images, pixels; larger ones are reduced with Lanczos, 0 takes them as they are.
-        hold_out: every how manieth photograph, the first one included, is kept from fit and points and scored; 0 fits
-            to all and scores none.
+        hold_out: n holds out every n-th photograph, from the first on: it has no part in fit and points, and scores the
+            scene. 0 fits to all and scores none.
         views: of the others, this many evenly spaced ones are used; 0 takes all.
         metrics: of "psnr", "ssim", "lpips".
+        media: write contact sheet, videos and scene.ply beside the scores.
         seed: of the order of the frames and of thinning.
     """
 
     fit: FitConfig = field(default_factory=FitConfig)
-    points: PointsConfig = field(default_factory=lambda: PointsConfig(views="all", at_least=30_000))
+    points: PointsConfig = field(default_factory=lambda: PointsConfig(at_least=30_000))
     short_side: int = 256
     hold_out: int = 8
     views: int = 0
     metrics: tuple[str, ...] = METRICS
+    media: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,13 +74,18 @@ class PosedSceneConfig:
             raise ConfigurationError("a fit needs at least two views")
 
     @property
-    def hash(self) -> str:
-        """See ``evaluation.settings.hash_of``."""
-        return hash_of(self)
-
-    def points_for(self, fitted: int) -> PointsConfig:
-        """``points`` for so many fitted photographs: few are not filled."""
-        return self.points if fitted >= FILL_FROM else replace(self.points, at_least=0)
+    def evaluation(self) -> EvaluationConfig:
+        """The settings of the evaluation that does it: nothing is generated, and the nearest view is the floor."""
+        return EvaluationConfig(
+            fit=self.fit,
+            points=self.points,
+            diffusion=False,
+            metrics=self.metrics,
+            two_views=False,
+            depth_warp=False,
+            media=self.media,
+            seed=self.seed,
+        )
 
     def split(self, count: int, name: str) -> tuple[list[int], list[int]]:
         """Indices of the photographs to fit and of those held out.
@@ -91,38 +105,64 @@ class PosedSceneConfig:
         return fitted, held_out
 
 
-@dataclass(frozen=True)
-class PosedScene:
-    """Photographs of one place with cameras, ready to fit. ``points`` are made when they are asked for."""
+def fit_posed_scenes(
+    scenes: list[Path],
+    out: Path,
+    scene: PosedSceneConfig | None = None,
+    estimator: PointMapEstimator | None = None,
+    device: str = "auto",
+    rank: int | None = None,
+    world_size: int | None = None,
+    progress: Progress | None = None,
+) -> Record:
+    """Fit 3D Gaussians to photographs of each scene and score them on held-out ones; run it again to go on.
 
-    images: Tensor  # [V, 3, H, W] in [0, 1]
-    cameras: Cameras  # V views
-    names: tuple[str, ...]  # of the photographs
-    fitted: list[int]
-    held_out: list[int]
-    geometry: str  # where the points come from
-    points: Callable[[], PointCloud]
-    digest: str  # SHA-256 of images, cameras and ``geometry``
+    Args:
+        scenes: folders: posed scenes of any supported format, or photographs, whose poses are then found.
+        out: folder of the results: scenes/NAME with scene.ply, contact_sheet.png and result.json, and results.json.
+        scene: size, held-out views, points, fit.
+        estimator: finds the points, in the place of those that came with a scene.
+        device: "auto", "cpu", "cuda".
+        rank: number of this process, which does scenes rank, rank + world_size, ...; None takes that of a Slurm array
+            or of torchrun.
+        world_size: number of processes; each uses one GPU.
+        progress: counts percent of a scene.
+
+    Returns:
+        what ``results.json`` holds; ``complete`` is False where a scene failed or another process is not done.
+
+    Raises:
+        ConfigurationError: two scenes of one name; a process outside their number.
+        MissingWeightsError: the fit's loss uses LPIPS and its weights are not there.
+        BackendUnavailableError: no renderer for the device.
+    """
+    config = scene or PosedSceneConfig()
+    place, places = process_place(rank, world_size)
+    chosen = chosen_device(device)
+    if chosen == "cuda":
+        torch.cuda.set_device(place % torch.cuda.device_count())
+    names = [Path(folder).resolve().name for folder in scenes]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigurationError(f"several scenes are called {', '.join(repeated)}; rename their folders")
+    sources = [
+        TaskSource(name, partial(open_posed_scene, Path(folder), config, estimator))
+        for name, folder in zip(names, scenes, strict=True)
+    ]
+    return evaluate_tasks(
+        sources, config.evaluation, Path(out), place, places, progress, estimator=estimator, device=chosen
+    )
 
 
-@dataclass(frozen=True)
-class PosedSceneResult:
-    """A fitted posed scene; tensors on the CPU."""
-
-    fit: FitResult
-    points: int
-    rendered: Tensor  # [V, 3, H, W], all views of the posed scene
-    scores: Scores  # of the held-out views; empty if there are none
-    fitted_scores: Scores  # of the views that were fitted
-
-
-def load_posed_scene(
-    source: Path, config: PosedSceneConfig, estimator: PointMapEstimator | None, estimator_for: EstimatorFor
-) -> PosedScene:
+def open_posed_scene(
+    source: Path,
+    config: PosedSceneConfig,
+    estimator: PointMapEstimator | None = None,
+    estimator_for: EstimatorFor = default_estimator,
+) -> OpenedTask:
     """Read a posed scene of any supported format, or photographs, of which an estimator finds the poses.
 
-    Held-out photographs have no part in the points, with two exceptions, which ``Posed scene.geometry`` names: poses
-    that have to be found are found from all photographs, and the points of a scene that come with it are its maker's.
+    Held-out photographs have no part in the points, with two exceptions, which the geometry's note names: poses that
+    have to be found are found from all photographs, and the points of a scene that come with it are its maker's.
 
     Args:
         source: the folder.
@@ -136,8 +176,9 @@ def load_posed_scene(
     """
     geometry = ""
     if without_poses(source):
-        found = scene_of_photographs(photograph_files(source), estimator or estimator_for(source, "poses"))
-        raw, geometry, estimator = found.scene, found.geometry, None
+        finder = estimator or estimator_for(source, "poses")
+        found = scene_of_photographs(photograph_files(source), finder)
+        raw, geometry, estimator = found.scene, f"{found.geometry} ({identity_of(finder)})", None
     else:
         raw = only_scene(source)
     fitted, held_out = config.split(len(raw), str(source))
@@ -146,79 +187,41 @@ def load_posed_scene(
         estimator = estimator_for(source, "points and no depth")
     clip = scene_clip(replace(raw, cloud=None), frames, *_size(raw, config.short_side))
     if estimator is not None:
-        geometry = f"points found by {_identity(estimator)} from the {len(fitted)} photographs of the fit"
+        geometry = f"points found by {identity_of(estimator)} from the {len(fitted)} photographs of the fit"
     elif any(raw.frames[index].load_depth for index in fitted):
         geometry = "depth of the photographs of the fit, as it came with the data"
     elif raw.frames[fitted[0]].observed is not None:
         geometry = geometry or "points that came with the scene, of those that the photographs of the fit observed"
     else:
         geometry = geometry or "points that came with the scene, found by its maker from all photographs"
-    images, cameras = clip.images, clip.cameras
-    digest = hashlib.sha256(geometry.encode())
-    for part in (clip.frames, cameras.world_to_camera, cameras.intrinsics):
+    digest = hashlib.sha256(f"{geometry} {fitted} {held_out}".encode())
+    for part in (clip.frames, clip.cameras.world_to_camera, clip.cameras.intrinsics):
         digest.update(part.contiguous().numpy().tobytes())
-    return PosedScene(
-        images=images,
-        cameras=cameras,
-        names=tuple(frame.name for frame in raw.frames),
-        fitted=fitted,
-        held_out=held_out,
-        geometry=geometry,
-        points=lambda: _points(raw, images, cameras, fitted, estimator, config),
-        digest=digest.hexdigest(),
-    )
 
+    def task() -> SceneTask:
+        cloud, depth = _geometry(raw, clip.cameras, fitted, estimator)
+        scored = held_out or fitted
+        return SceneTask(
+            inputs=InputViews(
+                key=source.resolve().name,
+                images=clip.images[fitted],
+                cameras=clip.cameras[fitted],
+                cloud=cloud,
+                depth=depth,
+                indices=tuple(fitted),
+                dataset=raw.dataset,
+                scene=raw.name,
+                geometry=geometry,
+            ),
+            clips=(),
+            frame_indices=tuple(fitted),
+            views=clip.images[scored],
+            view_cameras=clip.cameras[scored],
+            targets=list(range(len(held_out))),
+            target_indices=held_out,
+        )
 
-def fit_posed_scene(
-    capture: PosedScene,
-    config: PosedSceneConfig,
-    suite: MetricSuite,
-    renderer: Renderer,
-    perceptual: LpipsDistance | None,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> PosedSceneResult:
-    """Fit a scene to its photographs and score it.
-
-    Args:
-        posed scene: see ``load_posed_scene``.
-        config: see ``PosedSceneConfig``.
-        suite: metrics; loaded once for many scenes.
-        renderer: of the device.
-        perceptual: the LPIPS network of the loss, if the loss uses it; loaded once for many scenes.
-        device: where the fit runs.
-        progress: called with steps done, steps in all, and the loss.
-
-    Raises:
-        BadSceneError: no points, or what ``splatting.fit.fit`` refuses.
-    """
-    cloud = capture.points()
-    images, cameras = capture.images.to(device), capture.cameras.to(device)
-    cloud = PointCloud(*(part.to(device) for part in (cloud.points, cloud.colors, cloud.confidence)))
-    result = fit(
-        images[capture.fitted],
-        cameras[capture.fitted],
-        None,
-        cloud,
-        config.fit,
-        renderer=renderer,
-        perceptual=perceptual,
-        progress=progress,
-        generator=torch.Generator().manual_seed(config.seed),
-        input_views=range(len(capture.fitted)),
-    )
-    with torch.no_grad():
-        views = [renderer.render(result.gaussians, cameras[view]).color for view in range(len(cameras))]
-    rendered = torch.cat(views).cpu()
-
-    def score(chosen: Sequence[int]) -> Scores:
-        return suite(rendered[list(chosen)], capture.images[list(chosen)]) if chosen else {}
-
-    return PosedSceneResult(result, len(cloud), rendered, score(capture.held_out), score(capture.fitted))
-
-
-def _identity(estimator: PointMapEstimator) -> str:
-    return str(getattr(estimator, "identity", type(estimator).__name__))
+    return OpenedTask(digest.hexdigest(), task)
 
 
 def _size(raw: RawScene, short_side: int) -> tuple[int, int]:
@@ -229,36 +232,26 @@ def _size(raw: RawScene, short_side: int) -> tuple[int, int]:
     return round(height * scale), round(width * scale)
 
 
-def _points(
-    raw: RawScene,
-    images: Tensor,
-    cameras: Cameras,
-    fitted: list[int],
-    estimator: PointMapEstimator | None,
-    config: PosedSceneConfig,
-) -> PointCloud:
-    """The points of the fit, of an estimator, of depth maps, or of the scene's own cloud."""
-    generator = torch.Generator().manual_seed(config.seed)
-    chosen = config.points_for(len(fitted))
+def _geometry(
+    raw: RawScene, cameras: Cameras, fitted: Sequence[int], estimator: PointMapEstimator | None
+) -> tuple[PointCloud | None, Tensor | None]:
+    """Cloud and depth [C, H, W] of the fitted photographs: of an estimator, or as they came with the scene."""
     if estimator is not None:
-        found = with_points_of(raw, fitted, estimator).scene.cloud
-        assert found is not None
-        return select_points(found, chosen, generator)
-    with_depth = [index for index in fitted if raw.frames[index].load_depth is not None]
-    if with_depth:
-        depth = torch.stack([_depth(raw, index, cameras) for index in with_depth])
-        maps = point_map_from_depth(depth, cameras[with_depth])
-        return points_from_maps(maps, images[with_depth], chosen, generator)
-    assert raw.cloud is not None
-    seen = [raw.frames[index].observed for index in fitted]
+        return with_points_of(raw, fitted, estimator).scene.cloud, None
+    if any(raw.frames[index].load_depth for index in fitted):
+        return None, torch.stack([_depth(raw, index, cameras) for index in fitted])
     cloud = raw.cloud
+    assert cloud is not None
+    seen = [raw.frames[index].observed for index in fitted]
     if all(rows is not None for rows in seen):
         rows = torch.unique(torch.cat([torch.from_numpy(rows).long() for rows in seen if rows is not None]))
         cloud = cloud[rows]
-    return select_points(cloud, chosen, generator)
+    return cloud, None
 
 
-def _depth(raw: RawScene, index: int, cameras: Cameras) -> Tensor:  # [H, W]
+def _depth(raw: RawScene, index: int, cameras: Cameras) -> Tensor:  # [H, W], 0 = none
+    if raw.frames[index].load_depth is None:
+        return torch.zeros(cameras.height, cameras.width)
     depth = raw.depth(index)
     assert depth is not None
     _, resized, offset = resize_and_crop(raw.cameras, cameras.height, cameras.width)

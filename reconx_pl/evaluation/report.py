@@ -14,7 +14,7 @@ from reconx_pl.evaluation.baselines import METHODS
 from reconx_pl.evaluation.records import SUMMARY, Record, scene_folder
 from reconx_pl.evaluation.report_notices import alignment_note, introduction, problems, scoring_note
 from reconx_pl.files.json_files import read_json
-from reconx_pl.metrics.image import HIGHER_IS_BETTER
+from reconx_pl.metrics.image import DIGITS, HEADINGS, HIGHER_IS_BETTER
 from reconx_pl.visualization.curves import RunCurves, fall, plot_run, read_run
 from reconx_pl.visualization.html import (
     data_uri,
@@ -30,8 +30,6 @@ from reconx_pl.visualization.html import (
 log = logging.getLogger(__name__)
 MODEL_LENGTH = 80  # characters of the model's description in the head line
 VIDEO_LIMIT = 2 * 1024 * 1024  # bytes; a larger one is linked
-METRIC_HEADS = {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}
-DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
 SHORT = {  # rivals in the table of scenes
     "generated": "generated",
     "two_views": "two views",
@@ -141,7 +139,7 @@ def _table(rows: Mapping[str, Mapping[str, float]], metrics: Sequence[str]) -> s
             mark = '<td class="best" title="best">' if top else '<td class="plain">'
             cells.append(f"{mark}{_number(metric, value)}</td>")
         lines.append(f"<tr{_aside(method)}><td>{escape(label)}</td>{''.join(cells)}</tr>")
-    heads = "".join(f'<th scope="col">{METRIC_HEADS[metric]}</th>' for metric in metrics)
+    heads = "".join(f'<th scope="col">{HEADINGS[metric]}</th>' for metric in metrics)
     return (
         f'<div class="scroll"><table><thead><tr><th scope="col">Method</th>{heads}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
@@ -175,7 +173,7 @@ def _how(results: Record, ceiling: bool) -> str:
     if ceiling:
         text += (
             " The ceiling is fitted to the true even frames and scored on the odd ones only: "
-            "what these splats could reach with perfect generation."
+            "what these splats could reach with perfect frames."
         )
     return text
 
@@ -249,7 +247,7 @@ def _scene_table(records: Sequence[Record], metrics: Sequence[str]) -> str:
         cells = [_number(metric, scores["reconx"]["mean"].get(metric)) for metric in metrics]
         cells += [_number(lead, scores.get(method, {}).get("mean", {}).get(lead)) for method in rivals]
         lines.append(f"<tr><td>{escape(record['key'])}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    heads = "".join(f'<th scope="col">{METRIC_HEADS[metric]}</th>' for metric in metrics)
+    heads = "".join(f'<th scope="col">{HEADINGS[metric]}</th>' for metric in metrics)
     heads += "".join(f'<th scope="col">{lead.upper()},<br>{SHORT[name]}</th>' for name in rivals)
     return (
         f'<div class="scroll"><table><thead><tr><th scope="col">Scene</th>{heads}</tr></thead>'

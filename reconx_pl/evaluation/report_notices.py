@@ -46,6 +46,11 @@ def introduction(results: Record) -> str:
             "cloud; 3D Gaussians (splats) are then fitted to all that it generated. The splats are rendered at the "
             "cameras of the targets, which neither the model nor the fit has seen, and compared with them."
         )
+    if not results["config"]["diffusion"]:
+        what = (
+            "3D Gaussians (splats) are fitted to the photographs alone; nothing is generated. They are rendered at the "
+            "cameras of photographs that the fit has not seen, and compared with them."
+        )
     return (
         f'<div class="box"><p><b>What this is.</b> {what}</p>'
         "<p><b>How to read it.</b> The first row of the table is the method; the rows below say what simpler means "
@@ -65,10 +70,15 @@ def scoring_note(results: Record, geometry: str) -> str:
     targets = sorted({len(record["targets"]) for record in results["scenes"]})
     counted = f"{targets[0]}" if len(targets) == 1 else f"{targets[0]} to {targets[-1]}"
     count = len(results["scenes"])
-    parts = [f"{count} scene{'s' * (count != 1)}, {counted} targets each.", POSES[results["pose_policy"]]]
-    if config["fit"].get("poses"):
+    parts = [f"{count} scene{'s' * (count != 1)}, {counted} targets each."]
+    if config["diffusion"]:
+        parts.append(POSES[results["pose_policy"]])
+    if config["diffusion"] and config["fit"].get("poses"):
         parts.append("The fit refined these poses.")
-    parts += [f"Point clouds: {escape(geometry)}.", TRUST[config["confidence"]]]
+    parts.append(f"Point clouds: {escape(geometry)}.")
+    if config["diffusion"]:
+        best = "alignment" if results["pose_policy"] == "aligned" else "reprojection"
+        parts.append(TRUST[best if config["confidence"] == "auto" else config["confidence"]])
     if config["fit"].get("robust_weights"):
         parts.append("Where they disagree with the scene that all frames make together they count less.")
     if any(record.get("masked") for record in results["scenes"]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -28,22 +28,22 @@ from reconx_pl.evaluation.records import (
     scene_record,
     views_digest,
 )
-from reconx_pl.evaluation.scene import Progress, evaluate_scene, evaluate_task
+from reconx_pl.evaluation.scene import evaluate_scene, evaluate_task
 from reconx_pl.evaluation.scene_result import SceneResult, stopwatch
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.summary import RunSummary
-from reconx_pl.evaluation.task import HeldOutViews, LazyScene, SceneTask, clip_task, views_task
+from reconx_pl.evaluation.task import HeldOutViews, LazyScene, OpenedTask, TaskSource, clip_task, views_task
 from reconx_pl.files.identity import identity_of
 from reconx_pl.files.json_files import write_json
 from reconx_pl.files.ranks import all_or_none
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.metrics.image import MetricSuite
 from reconx_pl.metrics.lpips import LpipsDistance
-from reconx_pl.reconstruction.view_generator import RecordedFrames, ViewGenerator, blind
+from reconx_pl.reconstruction.view_generator import NoViewGenerator, RecordedFrames, ViewGenerator, blind
 from reconx_pl.splatting.fit import loss_network
 from reconx_pl.splatting.renderers.base import Renderer
 from reconx_pl.splatting.renderers.choose import default_renderer
-from reconx_pl.types import Clip
+from reconx_pl.types import Clip, Progress
 
 __all__ = [
     "EvaluationConfig",
@@ -95,7 +95,7 @@ def evaluate_scenes(
         out: folder of the results.
         rank: of this process.
         world: number of processes.
-        progress: called with what is done now ("key: stage") and the share of this scene that is done.
+        progress: counts percent of a scene; what is done is "key: stage".
         model: who generated, precisely: what changes the frames must change this string (checkpoint and its hash,
             sampling).
         suite: metrics, if they are loaded already.
@@ -139,7 +139,7 @@ def evaluate_views(
     """Evaluate entries of a protocol; files, restarts, failures and ranks are those of ``evaluate_scenes``.
 
     The context views of an entry are visited in their order. Each pair of neighbours is generated as one clip of
-    ``config.clip_frames`` frames (PAPER, section 4: more than two views), one scene is fitted to the frames of all
+    ``config.clip_frames`` frames (ReconX, IV-D), one scene is fitted to the frames of all
     pairs and to the context views, each of which counts once, and the targets are rendered at the cameras of the data
     set. Neither the view generator nor any fit sees a target or its camera; ``config.refine_test_poses`` alone looks at
     them, after all else, for a row of its own.
@@ -164,48 +164,59 @@ def evaluate_views(
     """
     config.check_for_entries()
     provenance = Provenance(config, model, protocol, identity_of(estimator))
-    sources = (_Source(entry.key, partial(_open_views, entry, config, estimator)) for entry in entries)
+    sources = (TaskSource(entry.key, partial(_open_views, entry, config, estimator)) for entry in entries)
     tools = _Tools(view_generator, suite, renderer, perceptual, estimator, torch.device(device), progress)
     return _evaluate(sources, provenance, tools, Path(out), rank, world)
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """A scene that was read: its digest tells whether it is done already, its task is made if it is not."""
+def evaluate_tasks(
+    sources: Iterable[TaskSource],
+    config: EvaluationConfig,
+    out: str | Path,
+    rank: int = 0,
+    world: int = 1,
+    progress: Progress | None = None,
+    *,
+    estimator: PointMapEstimator | None = None,
+    device: torch.device | str = "cpu",
+) -> Record:
+    """Evaluate tasks in which nothing is generated; files, restarts, failures and ranks as of ``evaluate_scenes``.
 
-    digest: str
-    task: Callable[[], SceneTask]
+    Args:
+        sources: the same on every rank, in the same order, keys unique.
+        config: settings, with ``diffusion=False``.
+        out, rank, world, progress, device: see ``evaluate_scenes``.
+        estimator: what the sources use, for the record.
+
+    Raises:
+        ConfigurationError, MissingWeightsError: as ``evaluate_scenes``.
+    """
+    provenance = Provenance(config, NoViewGenerator.identity, estimator=identity_of(estimator))
+    tools = _Tools(NoViewGenerator(), None, None, None, estimator, torch.device(device), progress)
+    return _evaluate(sources, provenance, tools, Path(out), rank, world)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A scene that is to be read when its turn comes."""
-
-    key: str
-    open: Callable[[], _Opened]
-
-
-def _of_clip(item: Clip | LazyScene, config: EvaluationConfig) -> _Source:
+def _of_clip(item: Clip | LazyScene, config: EvaluationConfig) -> TaskSource:
     scene = item if isinstance(item, LazyScene) else LazyScene(item.key, lambda: item)
-    return _Source(scene.key, partial(_open_clip, scene, config))
+    return TaskSource(scene.key, partial(_open_clip, scene, config))
 
 
-def _open_clip(scene: LazyScene, config: EvaluationConfig) -> _Opened:
+def _open_clip(scene: LazyScene, config: EvaluationConfig) -> OpenedTask:
     clip = scene.load()
     if clip.key != scene.key:
         raise BadDataError(f"scene {scene.key} loaded a clip with the key {clip.key}")
     clip.cameras.check(f"clip {clip.key}")
     held_out = scene.held_out() if scene.held_out is not None else None
-    return _Opened(clip_digest(clip, held_out), lambda: clip_task(clip, config, held_out))
+    return OpenedTask(clip_digest(clip, held_out), lambda: clip_task(clip, config, held_out))
 
 
-def _open_views(entry: LazyViews, config: EvaluationConfig, estimator: PointMapEstimator | None) -> _Opened:
+def _open_views(entry: LazyViews, config: EvaluationConfig, estimator: PointMapEstimator | None) -> OpenedTask:
     views = entry.load()
     if views.key != entry.key:
         raise BadDataError(f"entry {entry.key} loaded views with the key {views.key}")
     views.context_cameras.check(f"context views of {views.key}")
     views.target_cameras.check(f"target views of {views.key}")
-    return _Opened(views_digest(views), lambda: views_task(views, config, estimator))
+    return OpenedTask(views_digest(views), lambda: views_task(views, config, estimator))
 
 
 @dataclass
@@ -228,7 +239,7 @@ class _Tools:
 
 
 def _evaluate(
-    sources: Iterable[_Source], provenance: Provenance, tools: _Tools, out: Path, rank: int, world: int
+    sources: Iterable[TaskSource], provenance: Provenance, tools: _Tools, out: Path, rank: int, world: int
 ) -> Record:
     """The work of ``evaluate_scenes`` and ``evaluate_views``."""
     config = provenance.config
@@ -268,7 +279,7 @@ def _evaluate(
         return run_summary.write(final=True) if world == 1 else run_summary.read_back()
 
 
-def _guarded(sources: Iterable[_Source], run_summary: RunSummary) -> Iterator[_Source]:
+def _guarded(sources: Iterable[TaskSource], run_summary: RunSummary) -> Iterator[TaskSource]:
     """A source that breaks off is a failure with a name, not the loss of what was done."""
     iterator = iter(sources)
     while True:
@@ -284,7 +295,7 @@ def _guarded(sources: Iterable[_Source], run_summary: RunSummary) -> Iterator[_S
         yield source
 
 
-def _one(source: _Source, folder: Path, provenance: Provenance, tools: _Tools) -> Record:
+def _one(source: TaskSource, folder: Path, provenance: Provenance, tools: _Tools) -> Record:
     """Evaluate a scene, or find it done."""
     config, device = provenance.config, tools.device
     assert tools.suite is not None and tools.renderer is not None
@@ -292,7 +303,7 @@ def _one(source: _Source, folder: Path, provenance: Provenance, tools: _Tools) -
 
     def report(stage: str) -> None:
         if tools.progress is not None:
-            tools.progress(f"{source.key}: {stage}", 0.0)
+            tools.progress(f"{source.key}: {stage}", 0, 100)
 
     report("load")
     with stopwatch(before, "load", device):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -32,9 +32,7 @@ from reconx_pl.splatting.fit import FitResult, loss_network
 from reconx_pl.splatting.pose_refinement import pose_changes
 from reconx_pl.splatting.renderers.base import Renderer
 from reconx_pl.splatting.renderers.choose import default_renderer
-from reconx_pl.types import Cameras, Clip, Gaussians, PointCloud
-
-Progress = Callable[[str, float], None]  # what is done now ("key: stage"), share of this scene that is done
+from reconx_pl.types import Cameras, Clip, Gaussians, PointCloud, Progress
 
 
 def evaluate_scene(
@@ -50,7 +48,7 @@ def evaluate_scene(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> SceneResult:
-    """Evaluate one clip by PAPER section 8 and "Protocols".
+    """Evaluate one clip by ReconX, IV-E and V-A.
 
     The input views are the first and the last frame of the clip; the truth of the other frames is touched for scoring
     only. Two things may know more than these two views, and both are recorded: with ``pose_policy="dataset"`` the
@@ -67,7 +65,7 @@ def evaluate_scene(
         held_out: further true views to score.
         estimator: aligns the generated frames, if ``config.pose_policy`` asks for that.
         device: of fit and metrics.
-        progress: called with what is done now ("key: stage") and the share of this scene that is done.
+        progress: counts percent of this scene; what is done is "key: stage".
 
     Raises:
         BadSceneError: nothing to score, no cloud, frames that cannot be used.
@@ -167,8 +165,8 @@ class _Evaluation:
         return replace(sequence, cameras=self.cameras) if self.config.pose_policy == "dataset" else sequence
 
     def _fit(self, stage: str, given: FitInput) -> FitResult:
-        def step(done: int, steps: int, loss: float) -> None:
-            self._report(stage, self.done + self.shares.get(stage, 0.0) * done / steps)
+        def within(what: str, done: int, total: int | None) -> None:
+            self._report(stage, self.done + self.shares.get(stage, 0.0) * done / (total or 1))
 
         with self._stage(stage):
             return fit_scene(
@@ -177,7 +175,7 @@ class _Evaluation:
                 self.task.key,
                 renderer=self.renderer,
                 perceptual=self.perceptual,
-                progress=step,
+                progress=within,
                 purpose=stage,
             )
 
@@ -253,12 +251,12 @@ class _Evaluation:
 
     def _report(self, stage: str, share: float) -> None:
         if self.progress is not None:
-            self.progress(f"{self.task.key}: {stage}", min(share, 1.0))
+            self.progress(f"{self.task.key}: {stage}", min(round(100 * share), 100), 100)
 
     def _shares(self) -> dict[str, float]:
         """About which part of the scene's time each long stage takes."""
         weights = {
-            "generate": 1.0,
+            "generate": float(self.config.diffusion),
             "fit": 1.0,
             self.contexts: float(self.config.two_views),
             "ceiling": float(self.config.ceiling),

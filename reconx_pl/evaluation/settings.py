@@ -9,7 +9,7 @@ from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.identity import hash_of, plain_settings
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.metrics.image import METRICS
-from reconx_pl.reconstruction.scene_builder import FrameConfidence, FramePoses, SceneConfig
+from reconx_pl.reconstruction.scene_builder import Alignment, FrameConfidence, FramePoses, SceneConfig
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.points import PointsConfig
 
@@ -28,17 +28,18 @@ class EvaluationConfig:
             That baseline and the ceiling start from the same.
         pose_policy: cameras of the generated frames: "dataset" takes the poses of the clip's frames, "interpolated"
             moves between the cameras of the input views, "aligned" has an estimator align all frames globally with the
-            cameras of the input views held fixed (PAPER, section 8: the paper does not say; ours). The latter two never
+            cameras of the input views held fixed (ReconX, IV-E: the paper does not say; ours). The latter two never
             look at a target's pose before scoring. The input views keep their own cameras in all of them.
         confidence: of generated pixels: "alignment" is what the global alignment gives every pixel (the paper's C_i;
             needs pose_policy "aligned"), "reprojection" their agreement with the scene's cloud, "uniform" trusts every
             pixel alike (the ablation), "auto" is "alignment" where frames are aligned, else "reprojection".
+        alignment: of which frames together, with pose_policy "aligned"; see ``SceneConfig``.
         clip_frames: T, frames generated from one context view of a protocol entry to the next, both included; the
             paper has 32, and a model generates best what it was trained on. Packed clips have a number of their own.
         diffusion: False generates nothing and fits to the input views alone: the ablation of the whole video model.
         targets: frames of the clip to score; None takes the intermediate ones by ``target_stride``, () scores held-out
             views only.
-        target_stride: every how manieth intermediate frame is a target, starting at frame ``target_stride``.
+        target_stride: n makes every n-th intermediate frame a target, starting at frame n.
         metrics: of "psnr", "ssim", "lpips".
         masks: how targets with a mask are scored: "none" ignores masks, "targets" scores the pixels within the mask
             alone, "white" is RegNeRF's way; see ``metrics.MetricSuite``. Targets without a mask are scored whole.
@@ -47,7 +48,7 @@ class EvaluationConfig:
         depth_warp: of a protocol entry, score the baseline that moves the context views' pixels to the targets by
             their depth, or draws the cloud where there is no depth.
         ceiling: of a clip, fit the true even frames (and the last) with confidence 1 and score the odd ones: what this
-            splatting could reach with perfect generation.
+            splatting could reach with perfect frames.
         refine_test_poses: steps by which the camera of every target is moved to where the finished scene, held fixed,
             explains the target best. It looks at the targets, so that its scores stand in a row of their own; 0 = none.
         seed: together with a scene's key it seeds everything random about that scene.
@@ -60,6 +61,7 @@ class EvaluationConfig:
     points: PointsConfig = field(default_factory=PointsConfig)
     pose_policy: str = "dataset"
     confidence: str = "auto"
+    alignment: Alignment = "clips"
     clip_frames: int = 32
     diffusion: bool = True
     targets: tuple[int, ...] | None = None
@@ -118,7 +120,7 @@ class EvaluationConfig:
     def scene(self) -> SceneConfig:
         """The part that says how frames become a scene."""
         poses, confidence = cast(FramePoses, self.pose_policy), cast(FrameConfidence, self.confidence)
-        return SceneConfig(self.fit, self.points, poses, confidence, self.seed)
+        return SceneConfig(self.fit, self.points, poses, confidence, self.alignment, self.seed)
 
     def check(self, estimator: PointMapEstimator | None) -> None:
         """Refuse early what the estimator cannot do; see ``SceneConfig.aligns``.

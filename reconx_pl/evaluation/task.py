@@ -199,6 +199,32 @@ class HeldOutViews:
 
 
 @dataclass(frozen=True)
+class OpenedTask:
+    """A scene that was read: its digest tells whether it is done already, its task is made if it is not.
+
+    Args:
+        digest: SHA-256 of what the scene brings into its scores.
+        task: makes the task, which may take long (geometry).
+    """
+
+    digest: str
+    task: Callable[[], SceneTask]
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """A scene that is read when its turn comes; one that cannot be read is then a failed scene with a name.
+
+    Args:
+        key: unique in an evaluation.
+        open: reads it.
+    """
+
+    key: str
+    open: Callable[[], OpenedTask]
+
+
+@dataclass(frozen=True)
 class LazyScene:
     """A scene that is loaded when its turn comes; a scene that cannot be loaded is then a failed scene with a name.
 

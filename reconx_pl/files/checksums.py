@@ -9,9 +9,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconx_pl.errors import BadWeightsError
 from reconx_pl.files.atomic import atomic_write
+
+if TYPE_CHECKING:  # torch takes seconds, and a checksum needs none
+    from reconx_pl.types import Progress
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +24,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOCK = 1 << 22  # bytes between two calls of ``progress``
 
 
-def file_sha256(path: Path, progress: Callable[[int, int], None] | None = None) -> str:
+def file_sha256(path: Path, progress: Progress | None = None) -> str:
     """SHA-256 of a file, hexadecimal, which is remembered for ``remembered_sha256``.
 
     Args:
@@ -34,7 +38,7 @@ def file_sha256(path: Path, progress: Callable[[int, int], None] | None = None) 
             digest.update(block)
             done += len(block)
             if progress is not None:
-                progress(done, before.st_size)
+                progress(f"reading {path.name}", done, before.st_size)
     _remember(path, before, digest.hexdigest())
     return digest.hexdigest()
 

@@ -12,13 +12,12 @@ from jsonargparse import get_loader
 
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.shipped import shipped
+from reconx_pl.renamed import CONFIGS, renamed, tell
 
 log = logging.getLogger(__name__)
 
 BASE = "base"
 FOLDER = "configs"
-#: Names of earlier versions, in ``configs/``.
-RENAMED = {f"demo_{name}.yaml": f"demo/{name}.yaml" for name in ("base", "stage1", "stage2", "evaluate", "reconstruct")}
 
 
 def find_config(name: str | Path) -> Path | None:
@@ -34,7 +33,7 @@ def find_config(name: str | Path) -> Path | None:
     if os.path.isfile(name):
         return Path(name)
     found = _of_the_package(str(name))
-    if found is not None:
+    if found is not None and str(name) not in CONFIGS:
         log.warning("%s is not here; taken from the package: %s", name, found)
     return found
 
@@ -50,7 +49,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         path: see ``find_config``.
 
     Returns:
-        The whole content, without ``base``.
+        The whole content in the names of this version, without ``base``.
 
     Raises:
         ConfigurationError: a file that is absent, cannot be read or goes in a circle; names it and who asked for it.
@@ -71,9 +70,14 @@ def has_base(path: Path) -> bool:
 
 
 def _of_the_package(name: str) -> Path | None:
-    folder, _, rest = name.replace(os.sep, "/").partition("/")
-    found = shipped(f"{FOLDER}/{RENAMED.get(rest, rest)}") if folder == FOLDER else None
-    return found if found is not None and found.is_file() else None
+    name = name.replace(os.sep, "/")
+    new = CONFIGS.get(name, name)
+    found = shipped(new) if new.startswith(f"{FOLDER}/") else None
+    if found is None or not found.is_file():
+        return None
+    if new != name:
+        tell(name, new)
+    return found
 
 
 def _whole(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -106,7 +110,7 @@ def _content(file: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{file}: cannot read this config ({error})") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{file}: a config is a mapping of options to values")
-    return content
+    return renamed(content)
 
 
 def _over(below: Any, above: Any) -> Any:

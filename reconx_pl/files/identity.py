@@ -68,6 +68,8 @@ def _told(value: Any, where: str) -> str:
         plain = value.detach().cpu().contiguous()
         digest = hashlib.sha256(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
         return f"tensor {tuple(plain.shape)} {digest.hexdigest()[:16]}"
+    if isinstance(value, torch.Generator):
+        return f"generator at {_told(value.get_state(), where)}"
     if isinstance(value, nn.Module):
         return f"weights {fingerprint(value, repr(value))[:16]}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from reconx_pl.errors import BadWeightsError, MissingWeightsError
+from reconx_pl.renamed import first_class_name, renamed_tensor
 
 FOLDER_FILE = "model.safetensors"  # the weights in a folder that ``reconx weights convert`` wrote
 DEEPSPEED_PREFIX = "_forward_module."
@@ -27,7 +28,7 @@ SHOWN_KEYS = 20  # an error lists this many keys of a kind, then counts
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a file of weights under the names that they have there.
+    """All tensors of a file of weights under the names that they have there, those of earlier versions renamed.
 
     Tensors are views of the mapped file: reading one part of a 10 GB checkpoint costs its own memory only.
 
@@ -43,7 +44,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if path.is_dir():
         path = path / FOLDER_FILE
     with readable(path):
-        return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+        state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    return {renamed_tensor(name): value for name, value in state.items()}
 
 
 @contextmanager
@@ -175,7 +177,7 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], source: str, as
 
 
 def fingerprint(module: nn.Module, settings: object) -> str:
-    """SHA-256 over the settings and the name, type, shape and bytes of every tensor, in the order of the names.
+    """SHA-256 over class, settings and the name, type, shape and bytes of every tensor, in the order of the names.
 
     The device does not matter, the number type does.
 
@@ -183,7 +185,7 @@ def fingerprint(module: nn.Module, settings: object) -> str:
         module: the part, which is not trained.
         settings: what else decides about its output; its ``repr`` is hashed.
     """
-    digest = hashlib.sha256(f"{REVISION} {type(module).__name__} {settings!r}".encode())
+    digest = hashlib.sha256(f"{REVISION} {first_class_name(type(module))} {settings!r}".encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         values = tensor.detach().cpu().contiguous().flatten()

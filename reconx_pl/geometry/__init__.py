@@ -1,1 +1,1 @@
-"""Cameras, point maps, farthest point sampling, and the estimator protocol."""
+"""Cameras, paths and point maps; estimators, DUSt3R and the global alignment."""

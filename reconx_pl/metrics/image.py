@@ -1,4 +1,4 @@
-"""PSNR, SSIM and LPIPS as pixelSplat, MVSplat and DepthSplat compute them (PAPER: "Protocols"), and means over scenes.
+"""PSNR, SSIM and LPIPS as pixelSplat, MVSplat and DepthSplat compute them (ReconX, V-A), and means over scenes.
 
 SSIM differs between libraries in the third digit and more, so this module pins one call and one library.
 """
@@ -17,6 +17,8 @@ from reconx_pl.errors import BadSceneError, ConfigurationError, MissingDependenc
 
 METRICS = ("psnr", "ssim", "lpips")
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False}
+HEADINGS = {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}
+DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}  # after the point, in reports and tables
 SSIM_WINDOW = 11
 # Two images that are equal to the last bit would have an infinite PSNR and make every mean infinite.
 SMALLEST_ERROR = 1e-10  # 100 dB

@@ -6,7 +6,7 @@ a fetched file, the metadata of the LPIPS backbones, the list in a folder of our
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ from reconx_pl.files.weights import FOLDER_FILE
 from reconx_pl.metrics.lpips_weights import FILE_NAMES as LPIPS_FILES
 from reconx_pl.metrics.lpips_weights import Net, backbone_bytes, cache_folder, find_backbone, load_backbone
 from reconx_pl.pretrained.fetch import recorded_sha256
+from reconx_pl.types import Progress
 
 FOLDER = Path("weights")
 _LPIPS = "lpips"
@@ -109,7 +110,7 @@ def chosen(names: Sequence[str], folder: Path = FOLDER) -> list[Weights]:
     return found
 
 
-def examine(weights: Weights, progress: Callable[[int, int], None] | None = None, read: bool = True) -> Verdict:
+def examine(weights: Weights, progress: Progress | None = None, read: bool = True) -> Verdict:
     """Compare weights with their checksums.
 
     Args:
@@ -126,7 +127,7 @@ def examine(weights: Weights, progress: Callable[[int, int], None] | None = None
         return Verdict("damaged", f"{weights.place} cannot be read ({error.strerror})", f"chmod -R u+r {weights.place}")
 
 
-def _examined(weights: Weights, progress: Callable[[int, int], None] | None, read: bool) -> Verdict:
+def _examined(weights: Weights, progress: Progress | None, read: bool) -> Verdict:
     if weights.net is not None:
         return _examine_backbone(weights.net, weights.place)
     folder, digests, missing = _expected(weights)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from reconx_pl.diffusion.weights.pretrained import CARD, CONFIG, load_pretrained
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError, PublishingError, ReconXError
 from reconx_pl.files.checksums import SUMS, differing, file_sha256, read_sums, sums_text
 from reconx_pl.files.weights import FOLDER_FILE, readable
+from reconx_pl.renamed import renamed
+from reconx_pl.types import Progress
 from reconx_pl.version import __version__
 
 EXPORTED, RUN_CONFIG = "weights.safetensors", "config.yaml"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HOW_TO_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN, with a token that may write"
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def prepare(source: Path, licence: str | None = None, progress: Progress | None 
         source: a folder that ``reconx weights convert`` or ``save_pretrained`` wrote, the folder of a training run, or
             the ``weights.safetensors`` in it.
         licence: tag of the hub (``apache-2.0``, ``cc-by-nc-4.0``, ...), where no card states one yet.
-        progress: of reading large files: name, bytes done, bytes of the file.
+        progress: of reading large files, in bytes.
 
     Raises:
         MissingWeightsError: there is no such folder or file, or a file in it is missing.
@@ -159,9 +160,9 @@ def _converted(folder: Path, licence: str | None, progress: Progress | None) -> 
         if not (folder / name).is_file():
             raise MissingWeightsError(f"{folder / name} is missing; `reconx weights convert` writes it")
     names = (CONFIG, FOLDER_FILE)
-    digests = {name: _digest(folder / name, progress) for name in names}
+    digests = {name: file_sha256(folder / name, progress) for name in names}
     listed = read_sums(folder / SUMS) if (folder / SUMS).is_file() else {}
-    wrong = list(differing(folder, listed, lambda path: digests.get(path.name) or _digest(path, progress)))
+    wrong = list(differing(folder, listed, lambda path: digests.get(path.name) or file_sha256(path, progress)))
     if wrong:
         raise BadWeightsError(f"{folder}: {'; '.join(wrong)}; convert the checkpoint again")
     load_pretrained(folder)  # maps the file; what does not load here would load nowhere
@@ -171,18 +172,18 @@ def _converted(folder: Path, licence: str | None, progress: Progress | None) -> 
 
 
 def _exported(run: Path, weights: Path, licence: str | None, progress: Progress | None) -> Shipment:
-    """What a run exported, under the names that ``evaluate.py --run`` looks for, with the network's configuration."""
+    """What a run exported, under the names that ``evaluate.py --model`` looks for, with the network's configuration."""
     config = run / RUN_CONFIG
     if not config.is_file():
         raise MissingWeightsError(f"{config} is missing: it says which network {weights.name} is of; name a run's own")
     try:
-        model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
+        model = renamed(yaml.safe_load(config.read_text(encoding="utf-8"))["model"], ["model"])
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise BadWeightsError(f"{config}: no configuration of a run, which has a part `model` ({error})") from error
     facts = _facts(weights)
     text = yaml.safe_dump({"model": model}, sort_keys=False).encode()
     card, licence = with_licence(run_card(facts, model.get("init_from")), licence, f"{run}: a run has no card")
-    digests = {EXPORTED: _digest(weights, progress), RUN_CONFIG: hashlib.sha256(text).hexdigest()}
+    digests = {EXPORTED: file_sha256(weights, progress), RUN_CONFIG: hashlib.sha256(text).hexdigest()}
     files: dict[str, Path | bytes] = {
         EXPORTED: weights,
         RUN_CONFIG: text,
@@ -200,10 +201,6 @@ def _facts(weights: Path) -> dict[str, str]:
         if not len(list(file.keys())):
             raise BadWeightsError(f"{weights}: no tensors in it")
         return dict(file.metadata() or {})
-
-
-def _digest(path: Path, progress: Progress | None) -> str:
-    return file_sha256(path, None if progress is None else lambda done, total: progress(path.name, done, total))
 
 
 def _absolute(value: Any) -> list[str]:

@@ -14,12 +14,11 @@ from reconx_pl.metrics.lpips import LpipsDistance
 from reconx_pl.reconstruction.scene_builder import FitInput
 from reconx_pl.reconstruction.scene_builder import fit_scene as build_scene
 from reconx_pl.reconstruction.settings import KEY, ReconstructionConfig
-from reconx_pl.reconstruction.stages import Step
 from reconx_pl.splatting.fit import loss_network
 from reconx_pl.splatting.io.ply import load_ply, save_ply
 from reconx_pl.splatting.renderers.base import Renderer
 from reconx_pl.splatting.renderers.choose import default_renderer
-from reconx_pl.types import Cameras
+from reconx_pl.types import Cameras, Progress
 from reconx_pl.visualization.color_maps import depth_colors
 from reconx_pl.visualization.flythrough import render_flythrough
 from reconx_pl.visualization.video import write_mp4
@@ -40,7 +39,7 @@ def what_a_fit_needs(config: ReconstructionConfig, device: torch.device) -> tupl
 
 
 def fit_scene(
-    given: FitInput, config: ReconstructionConfig, device: torch.device, folder: Path, step: Step
+    given: FitInput, config: ReconstructionConfig, device: torch.device, folder: Path, progress: Progress
 ) -> list[str]:
     """Fit, and write the scene, what it shows from the photographs' cameras, and the loss. Returns notes.
 
@@ -55,7 +54,7 @@ def fit_scene(
         KEY,
         renderer=renderer,
         perceptual=perceptual,
-        progress=lambda done, steps, _: step(done, steps),
+        progress=progress,
     )
     with torch.no_grad():
         seen = [
@@ -89,7 +88,7 @@ def write_flythrough(
     closed: bool,
     device: torch.device,
     folder: Path,
-    step: Step,
+    progress: Progress,
 ) -> list[str]:
     """Write the video of a fly-through through the scene, and one of its depth. Returns notes.
 
@@ -100,7 +99,7 @@ def write_flythrough(
         closed: an interpolated path goes back to the first camera.
         device: of the rendering.
         folder: of the stage.
-        step: progress.
+        progress: counts what the stage counts.
 
     Raises:
         ConfigurationError: the path cannot be made of these cameras.
@@ -108,7 +107,7 @@ def write_flythrough(
     gaussians = load_ply(scene)
     order = [*range(len(cameras)), *([0] if closed and config.flythrough == "interpolated" else [])]
     path = PATHS[config.flythrough](cameras[order], config.flythrough_frames, gaussians.means)
-    flown = render_flythrough(gaussians.to(device), path, default_renderer(device), step)
+    flown = render_flythrough(gaussians.to(device), path, default_renderer(device), progress)
     write_mp4(flown.frames, folder / VIDEO, config.flythrough_fps)
     write_mp4(depth_colors(flown.depth), folder / DEPTH_VIDEO, config.flythrough_fps)
     return [f"{len(path)} frames of {path.width} x {path.height}, path {config.flythrough}"]

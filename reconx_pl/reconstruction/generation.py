@@ -19,10 +19,9 @@ from reconx_pl.reconstruction.orbit_windows import OrbitConfig, generate_orbit
 from reconx_pl.reconstruction.pair_clips import pair_clips
 from reconx_pl.reconstruction.scene_builder import FrameSequence, generate_sequence
 from reconx_pl.reconstruction.settings import GenerationConfig
-from reconx_pl.reconstruction.stages import Step
 from reconx_pl.reconstruction.view_generator import ViewGeneratorSource, checked_frames
 from reconx_pl.reconstruction.views import Views, input_views
-from reconx_pl.types import Clip
+from reconx_pl.types import Clip, Progress
 from reconx_pl.visualization.video import write_mp4
 
 VIDEO, SEQUENCE, PLACES = "generated.mp4", "sequence.safetensors", "places.json"
@@ -41,7 +40,7 @@ def generate(
     seed: int,
     device: torch.device,
     folder: Path,
-    step: Step,
+    progress: Progress,
 ) -> list[str]:
     """Generate, and write all frames with their cameras. Each clip is written as soon as it is there. Returns notes.
 
@@ -58,9 +57,9 @@ def generate(
     )
     with torch.inference_mode(False):
         if config.orbit_frames:
-            made, note = _orbit(inputs, config, source, seed, device, folder, step)
+            made, note = _orbit(inputs, config, source, seed, device, folder, progress)
         else:
-            made, note = _between(inputs, config, source, seed, device, folder, step)
+            made, note = _between(inputs, config, source, seed, device, folder, progress)
     frames = to_bytes(made.images)
     save_tensors({"frames": frames, **camera_tensors(made.cameras)}, folder / SEQUENCE)
     write_json(folder / PLACES, {"input_places": made.input_places})
@@ -82,7 +81,7 @@ def _between(
     seed: int,
     device: torch.device,
     folder: Path,
-    step: Step,
+    progress: Progress,
 ) -> tuple[FrameSequence, str]:
     """From each photograph to the next. What is there is not generated again."""
     clips = pair_clips(inputs, config.frames)
@@ -93,7 +92,7 @@ def _between(
             save_tensors({"frames": make()}, file)
         return load_tensors(file)["frames"]
 
-    made = generate_sequence(inputs, clips, source, seed, device, keep=keep, progress=step)
+    made = generate_sequence(inputs, clips, source, seed, device, keep=keep, progress=progress)
     note = f"{config.frames - 2} frames generated between each of {len(clips)} pairs of photographs"
     return made, note + (", in a loop" if inputs.closed else "")
 
@@ -119,15 +118,15 @@ def _orbit(
     seed: int,
     device: torch.device,
     folder: Path,
-    step: Step,
+    progress: Progress,
 ) -> tuple[FrameSequence, str]:
-    """All around, closed on the first photograph (paper, section 4). What is there is not generated again."""
+    """All around, closed on the first photograph (ReconX, V-D). What is there is not generated again."""
     cloud = inputs.cloud
     assert cloud is not None
     path, places = path_through(orbit_path(inputs.cameras, config.orbit_frames, cloud.points), inputs.cameras)
     settings = OrbitConfig(config.frames, config.end_condition_frame, config.fps, config.caption, seed)
     windows = _KeptWindows(source, folder)
-    frames = generate_orbit(inputs.images, places, path, cloud, windows, settings, device, progress=step)
+    frames = generate_orbit(inputs.images, places, path, cloud, windows, settings, device, progress=progress)
     frames[places] = inputs.images
     made = FrameSequence(to_bytes(frames).float().div_(255), path, places)
     return made, f"{len(frames) - len(places)} frames generated all around, closed on the first"

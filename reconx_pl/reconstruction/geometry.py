@@ -18,12 +18,12 @@ from reconx_pl.geometry.estimators.base import PointMapEstimator, Reconstruction
 from reconx_pl.geometry.estimators.lenses import Lenses
 from reconx_pl.geometry.point_maps import depth_from_point_map
 from reconx_pl.geometry.view_order import view_order
-from reconx_pl.reconstruction.stages import Step
 from reconx_pl.reconstruction.views import GEOMETRY_FILE, VIEWS_FILE
+from reconx_pl.types import Progress
 
 
 def find_geometry(
-    photographs: Photographs, estimator: PointMapEstimator, skip_unplaced: bool, folder: Path, step: Step
+    photographs: Photographs, estimator: PointMapEstimator, skip_unplaced: bool, folder: Path, progress: Progress
 ) -> list[str]:
     """Write cameras, points, depth where the estimator gives it for every pixel, and the order; return notes.
 
@@ -32,12 +32,12 @@ def find_geometry(
         estimator: finds cameras and points.
         skip_unplaced: go on without those that it finds no place for.
         folder: of the stage.
-        step: progress.
+        progress: counts what the stage counts.
 
     Raises:
         BadSceneError: they cannot be reconstructed together; names them.
     """
-    placed, found = _estimate(photographs, estimator, skip_unplaced, step)
+    placed, found = _estimate(photographs, estimator, skip_unplaced, progress)
     cameras = resize_cameras(found.cameras.to("cpu", torch.float32), *photographs.images.shape[-2:])
     cameras.check("the cameras that were found")
     depth = confidence = None
@@ -65,14 +65,14 @@ def find_geometry(
 
 
 def _estimate(
-    photographs: Photographs, estimator: PointMapEstimator, skip_unplaced: bool, step: Step
+    photographs: Photographs, estimator: PointMapEstimator, skip_unplaced: bool, progress: Progress
 ) -> tuple[list[int], Reconstruction]:
     """Numbers of the photographs that have a place, and what was found for them."""
     placed = list(range(len(photographs.names)))
     while True:
         try:
             return placed, estimator.estimate(
-                photographs.images[placed], None, **_what_it_takes(estimator, photographs, placed, step)
+                photographs.images[placed], None, **_what_it_takes(estimator, photographs, placed, progress)
             )
         except UnplacedViewsError as error:
             left = [at for number, at in enumerate(placed) if number not in error.views]
@@ -86,14 +86,14 @@ def _estimate(
 
 
 def _what_it_takes(
-    estimator: PointMapEstimator, photographs: Photographs, placed: Sequence[int], step: Step
+    estimator: PointMapEstimator, photographs: Photographs, placed: Sequence[int], progress: Progress
 ) -> dict[str, Any]:
     """Of names, lenses and progress what the estimator's ``estimate`` has a parameter for."""
     lenses = Lenses(tuple(photographs.lenses[at] for at in placed), tuple(photographs.focals[at] for at in placed))
     offered = {
         "names": [photographs.sources[at] for at in placed],
         "lenses": lenses,
-        "progress": lambda _, done, of: step(done, of),
+        "progress": progress,
     }
     wanted = inspect.signature(estimator.estimate).parameters
     return {name: value for name, value in offered.items() if name in wanted}

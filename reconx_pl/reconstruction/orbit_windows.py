@@ -1,8 +1,8 @@
-"""Generates all around a scene from two photographs or more, closed on the first (PAPER: section 4)."""
+"""Generates all around a scene from two photographs or more, closed on the first (ReconX, V-D)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.reconstruction.view_generator import checked_frames, seeded_generator
 from reconx_pl.reconstruction.windows import Window, plan_windows
-from reconx_pl.types import Cameras, Clip, PointCloud
+from reconx_pl.types import Cameras, Clip, PointCloud, Progress
 
 
 class WindowGenerator(Protocol):
@@ -53,7 +53,7 @@ def generate_orbit(
     view_generator: WindowGenerator,
     config: OrbitConfig | None = None,
     device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Generate a closed sequence along a path, clip after clip as ``plan_windows`` says.
 
@@ -69,7 +69,7 @@ def generate_orbit(
         view_generator: with a model that was trained to extrapolate, unless all clips interpolate.
         config: see ``OrbitConfig``.
         device: of the view generator's generator.
-        progress: called with clips done and all.
+        progress: counts clips.
 
     Returns:
         [M, 3, H, W] in [0, 1] on the CPU, with the photographs at their places to the bit.
@@ -97,7 +97,7 @@ def generate_orbit(
         )
         sequence[list(window.generates)] = generated[[frame - window.start for frame in window.generates]]
         if progress is not None:
-            progress(number + 1, len(windows))
+            progress("generating clips", number + 1, len(windows))
     return sequence
 
 

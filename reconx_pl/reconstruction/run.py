@@ -35,9 +35,10 @@ from reconx_pl.reconstruction.settings import (
     ReconstructionConfig,
     StageName,
 )
-from reconx_pl.reconstruction.stages import Progress, Stage, Stages, Step, stage_record
+from reconx_pl.reconstruction.stages import Stage, Stages, stage_record
 from reconx_pl.reconstruction.view_generator import ViewGeneratorSource
 from reconx_pl.reconstruction.views import PHOTOGRAPHS_FILE, PIXELS_FILE, Views, read_photographs, read_views
+from reconx_pl.types import Progress
 from reconx_pl.version import __version__
 
 
@@ -87,7 +88,7 @@ def reconstruct(
     progress: Progress | None = None,
     claimed: Callable[[], None] | None = None,
 ) -> Reconstructed:
-    """Turn photographs into a scene (ReconX, section 4), stage by stage; what is done already is not done again.
+    """Turn photographs into a scene (ReconX, section IV), stage by stage; what is done already is not done again.
 
     Args:
         sources: image files, folders of images, or one video; see ``data.photographs.load_photographs``.
@@ -99,7 +100,7 @@ def reconstruct(
         device: of generation, fit and fly-through.
         stages: those wanted; what they need is done as well, what comes after them is not.
         overwrite: ``out`` may hold the reconstruction of other photographs.
-        progress: see ``stages.Progress``.
+        progress: see ``stages.Stages``.
         claimed: called when the photographs were read and ``out`` is ours, before the long work.
 
     Raises:
@@ -170,8 +171,8 @@ class _Chain:
     def _photographs(self) -> Stage:
         config = self.config
 
-        def make(folder: Path, step: Step) -> list[str]:
-            read = load_photographs(self.sources, max_side=config.max_side, views=config.views, progress=step)
+        def make(folder: Path, progress: Progress) -> list[str]:
+            read = load_photographs(self.sources, max_side=config.max_side, views=config.views, progress=progress)
             save_tensors({"images": to_bytes(read.images)}, folder / PIXELS_FILE)
             described = {item.name: getattr(read, item.name) for item in fields(read) if item.name != "images"}
             write_json(folder / PHOTOGRAPHS_FILE, described)
@@ -183,9 +184,9 @@ class _Chain:
     def _geometry(self, photographs: Stage) -> Stage:
         config = self.config
 
-        def make(folder: Path, step: Step) -> list[str]:
+        def make(folder: Path, progress: Progress) -> list[str]:
             return find_geometry(
-                read_photographs(photographs.folder), self.estimator, config.skip_unplaced, folder, step
+                read_photographs(photographs.folder), self.estimator, config.skip_unplaced, folder, progress
             )
 
         inputs = {"estimator": self.found_by, "skip_unplaced": config.skip_unplaced}
@@ -216,12 +217,17 @@ class _Chain:
     def _generation(self, views: Views, view_generator: ViewGeneratorSource, geometry: Stage, last: str) -> Stage:
         config = self.config
 
-        def make(folder: Path, step: Step) -> list[str]:
+        def make(folder: Path, progress: Progress) -> list[str]:
             if STAGES.index(last) >= STAGES.index(FIT):
                 fitting.what_a_fit_needs(config, self.device)  # refuse early what cannot be
-            return generation.generate(views, config.generation, view_generator, config.seed, self.device, folder, step)
+            how = config.generation
+            return generation.generate(views, how, view_generator, config.seed, self.device, folder, progress)
 
-        settings = {name: value for name, value in self.settings["generation"].items() if name != "poses"}
+        later = ("poses", "alignment")  # of the next stage
+        settings = {name: value for name, value in self.settings["generation"].items() if name not in later}
+
+        later = ("poses", "alignment")  # of the next stage
+        settings = {name: value for name, value in self.settings["generation"].items() if name not in later}
         inputs = {
             "generation": settings,
             "view_generator": view_generator.identity,
@@ -235,7 +241,7 @@ class _Chain:
     def _frames(self, views: Views, geometry: Stage, generated: Stage | None) -> Stage:
         config = self.config
 
-        def make(folder: Path, step: Step) -> list[str]:
+        def make(folder: Path, progress: Progress) -> list[str]:
             made = None if generated is None else generated.folder
             return prepare_frames(views, made, config, self.estimator, folder)
 
@@ -244,13 +250,14 @@ class _Chain:
             inputs["short_side"] = config.short_side
         else:
             inputs |= {"aligned": config.scene.aligns(self.estimator), "confidence": config.confidence}
+            inputs["alignment"] = config.generation.alignment
         return self.stages.run(FRAMES, inputs, make, [geometry] if generated is None else [geometry, generated])
 
     def _fit(self, frames: Stage) -> Stage:
         config = self.config
 
-        def make(folder: Path, step: Step) -> list[str]:
-            return fitting.fit_scene(read_fit_input(frames.folder), config, self.device, folder, step)
+        def make(folder: Path, progress: Progress) -> list[str]:
+            return fitting.fit_scene(read_fit_input(frames.folder), config, self.device, folder, progress)
 
         inputs = {"fit": self.settings["fit"], "seed": config.seed, "device": self.device.type}
         stage = self.stages.run(FIT, inputs, make, [frames])
@@ -261,13 +268,13 @@ class _Chain:
         config = self.config
         closed = views.closed if self.view_generator is None else is_loop(views, config.generation)
 
-        def make(folder: Path, step: Step) -> list[str]:
+        def make(folder: Path, progress: Progress) -> list[str]:
             cameras = read_input_cameras(frames.folder)
             return fitting.write_flythrough(
-                fit.folder / fitting.SCENE, cameras, config, closed, self.device, folder, step
+                fit.folder / fitting.SCENE, cameras, config, closed, self.device, folder, progress
             )
 
-        names = ("fly-through", "flythrough_frames", "flythrough_fps")
+        names = ("flythrough", "flythrough_frames", "flythrough_fps")
         stage = self.stages.run(FLYTHROUGH, {name: self.settings[name] for name in names}, make, [frames, fit])
         for video in (fitting.VIDEO, fitting.DEPTH_VIDEO):
             files.copy(stage.folder / video, self.out / video)

@@ -26,12 +26,13 @@ from reconx_pl.reconstruction.frame_confidence import frame_confidence
 from reconx_pl.reconstruction.input_views import InputViews
 from reconx_pl.reconstruction.pair_clips import path_cameras
 from reconx_pl.reconstruction.view_generator import ViewGenerator, generated_frames, seeded_generator
-from reconx_pl.splatting.fit import FitConfig, FitResult, Progress, fit
+from reconx_pl.splatting.fit import FitConfig, FitResult, fit
 from reconx_pl.splatting.points import PointsConfig, points_from_maps, random_points, select_points
 from reconx_pl.splatting.renderers.base import Renderer
-from reconx_pl.types import Cameras, Clip, PointCloud, PointMap, Tensors
+from reconx_pl.types import Cameras, Clip, PointCloud, PointMap, Progress, Tensors
 
 FramePoses = Literal["auto", "aligned", "interpolated", "dataset"]
+Alignment = Literal["clips", "all"]
 FrameConfidence = Literal["auto", "alignment", "reprojection", "uniform"]
 NEUTRAL_CONFIDENCE = 2.0  # 1 + exp(0)
 FILL_FROM = 8  # input views: fewer cannot tell a gap between points from a surface
@@ -55,6 +56,9 @@ class SceneConfig:
         confidence: of generated pixels. "alignment": the paper's C_i, what the global alignment gives every pixel.
             "reprojection": agreement with the points of the input views. "uniform": every pixel counts alike. "auto":
             that of the alignment where frames are aligned, else reprojection.
+        alignment: "clips" aligns from each input view to the next, with both held fixed; "all" aligns all frames at
+            once, as the paper does, which is more accurate and whose pairs, each with its point maps in memory, grow
+            with the square of the frames (``python -m benchmarks.chain alignment``). With two views it is the same.
         seed: of everything random, together with the key of the input views.
     """
 
@@ -62,6 +66,7 @@ class SceneConfig:
     points: PointsConfig = field(default_factory=PointsConfig)
     poses: FramePoses = "auto"
     confidence: FrameConfidence = "auto"
+    alignment: Alignment = "clips"
     seed: int = 0
 
     def aligns(self, estimator: PointMapEstimator | None) -> bool:
@@ -145,9 +150,9 @@ def generate_sequence(
     device: torch.device,
     *,
     keep: Keep | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> FrameSequence:
-    """Generate the frames from each input view to the next (paper, section 4: one clip a pair of neighbours).
+    """Generate the frames from each input view to the next (ReconX, IV-D: one clip a pair of neighbours).
 
     Generated frames are kept as 8-bit values, as a video or a file would have them.
 
@@ -158,7 +163,7 @@ def generate_sequence(
         seed: of the noise, together with the key of each clip.
         device: of the noise.
         keep: where the frames of a clip, [T, 3, H, W] uint8, may be found, or are kept.
-        progress: called with steps done and all, over all clips.
+        progress: counts what the view generator counts, over all clips.
 
     Raises:
         BadSceneError: the view generator returned another shape, or values that are not finite.
@@ -167,11 +172,11 @@ def generate_sequence(
     parts = []
     for number, clip in enumerate(clips):
 
-        def within(done: int, of: int, number: int = number) -> None:
+        def within(what: str, done: int, total: int | None, number: int = number) -> None:
             if progress is not None:
-                progress(number * of + done, len(clips) * of)
+                progress(what, number * (total or 0) + done, total and len(clips) * total)
 
-        def make(clip: Clip = clip, within: Callable[[int, int], None] = within) -> Tensor:
+        def make(clip: Clip = clip, within: Progress = within) -> Tensor:
             return to_bytes(generated_frames(clip, view_generator, seed, device, within))
 
         parts.append(keep(number, make))
@@ -194,7 +199,7 @@ def prepare_fit(
     *,
     stage: Stage = lambda name: nullcontext(),
 ) -> FitInput:
-    """Cameras, confidence and points of all frames (paper, section 4: all frames are aligned globally).
+    """Cameras, confidence and points of all frames (ReconX, IV-E: all frames are aligned globally).
 
     Args:
         inputs: the input views, on the device of the sequence.
@@ -211,7 +216,7 @@ def prepare_fit(
     cameras, maps = sequence.cameras, None
     if generated and config.aligns(estimator):
         with stage("alignment"):
-            cameras, maps = _aligned(inputs.key, sequence, cast(AligningEstimator, estimator))
+            cameras, maps = _aligned(inputs.key, sequence, cast(AligningEstimator, estimator), config.alignment)
     # to the last bit, whatever an estimator makes of what it holds
     cameras = with_views(cameras, sequence.input_places, inputs.cameras)
     with stage("confidence"):
@@ -305,21 +310,22 @@ def _confidence(
     return frame_confidence(images, cameras, inputs.cloud, sequence.input_places, inputs.confidence)
 
 
-def _aligned(key: str, sequence: FrameSequence, estimator: AligningEstimator) -> tuple[Cameras, PointMap]:
-    """Cameras and point maps of all frames, aligned from each input view to the next.
-
-    The input views hold the world fixed, so that clips need not be aligned together (ours): pairs of frames, each with
-    its point maps in memory, grow with the square of their number.
-    """
+def _aligned(
+    key: str, sequence: FrameSequence, estimator: AligningEstimator, alignment: Alignment
+) -> tuple[Cameras, PointMap]:
+    """Cameras and point maps of all frames, see ``SceneConfig.alignment``. The input views hold the world fixed."""
     images, cameras, places = sequence.images, sequence.cameras, sequence.input_places
     total = len(images)
     stops = places if places[-1] == total - 1 else [*places, total]  # the latter goes back to the first
+    if alignment == "all":
+        stops = [0, total - 1]
     world_to_camera, intrinsics = cameras.world_to_camera.clone(), cameras.intrinsics.clone()
     maps: dict[int, tuple[Tensor, ...]] = {}
     for start, stop in pairwise(stops):
         clip = [frame % total for frame in range(start, stop + 1)]
         who = key if len(stops) == 2 else f"{key}, frames {start} to {stop}"
-        found = aligned_frames(who, images[clip], cameras[clip], [0, len(clip) - 1], estimator)
+        fixed = [place for place, frame in enumerate(clip) if frame in places]
+        found = aligned_frames(who, images[clip], cameras[clip], fixed, estimator)
         held = found.point_map
         for place, frame in enumerate(clip):
             if frame not in maps:  # an input view ends one clip and begins the next

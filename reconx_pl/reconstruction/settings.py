@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.reconstruction.scene_builder import FrameConfidence, SceneConfig
+from reconx_pl.reconstruction.scene_builder import Alignment, FrameConfidence, SceneConfig
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.points import PointsConfig
 
@@ -34,6 +34,7 @@ class GenerationConfig:
         end_condition_frame: frame of a clip that is its second condition where it extrapolates, with ``orbit_frames``.
         poses: of the generated frames. "aligned": by a global alignment with the photographs held fixed; needs an
             estimator that can do it (DUSt3R). "interpolated": between the photographs. "auto": aligned where possible.
+        alignment: of which frames together; see ``SceneConfig``.
     """
 
     frames: int = 32
@@ -45,6 +46,7 @@ class GenerationConfig:
     orbit_frames: int = 0
     end_condition_frame: int = 16
     poses: Literal["auto", "aligned", "interpolated"] = "auto"
+    alignment: Alignment = "clips"
 
     def __post_init__(self) -> None:
         if self.frames < 2 or min(self.height, self.width) < 8 or not self.fps > 0:
@@ -95,7 +97,8 @@ class ReconstructionConfig:
     @property
     def scene(self) -> SceneConfig:
         """The part that says how frames become a scene."""
-        return SceneConfig(self.fit, self.points, self.generation.poses, self.confidence, self.seed)
+        generation = self.generation
+        return SceneConfig(self.fit, self.points, generation.poses, self.confidence, generation.alignment, self.seed)
 
     def __post_init__(self) -> None:
         if min(self.max_side, self.short_side) < 32:

@@ -19,12 +19,11 @@ import torch
 from reconx_pl.files.json_files import read_json, write_json
 from reconx_pl.reconstruction.memory import peak_memory
 from reconx_pl.reconstruction.settings import STAGES
+from reconx_pl.types import Progress
 from reconx_pl.version import __version__
 
 RECORD = "record.json"
 LAYOUT = 1  # part of every key; raise it when code changes what a stage makes of the same input
-Progress = Callable[[str, int, int | None], None]  # stage, done, of; None where that is not known
-Step = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Stages:
     Args:
         folder: where their folders are.
         device: whose memory is measured.
-        progress: called with the stage's name, what is done and of how much.
+        progress: what is done begins with the number of the stage among all: "5/6 fit, loss 0.012".
     """
 
     def __init__(self, folder: Path, device: torch.device, progress: Progress | None = None) -> None:
@@ -68,14 +67,18 @@ class Stages:
         self.done: list[Stage] = []
 
     def run(
-        self, name: str, inputs: Mapping[str, Any], make: Callable[[Path, Step], Sequence[str]], after: Sequence[Stage]
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        make: Callable[[Path, Progress], Sequence[str]],
+        after: Sequence[Stage],
     ) -> Stage:
         """The stage, made now or before.
 
         Args:
             name: of the stage.
             inputs: settings and identities that its result follows from, as plain JSON.
-            make: writes into the folder it is given, and returns notes.
+            make: writes into the folder it is given, says how far it is, and returns notes.
             after: the stages whose results it reads.
         """
         assert name in STAGES
@@ -89,21 +92,22 @@ class Stages:
         self.done.append(stage)
         return stage
 
-    def _make(self, name: str, key: str, folder: Path, make: Callable[[Path, Step], Sequence[str]]) -> Stage:
+    def _make(self, name: str, key: str, folder: Path, make: Callable[[Path, Progress], Sequence[str]]) -> Stage:
         folder.mkdir(parents=True, exist_ok=True)
-        self._report(name, 0, None)
+        number = f"{STAGES.index(name) + 1}/{len(STAGES)}"
+        self._report(f"{number} {name}", 0, None)
         started = time.perf_counter()
         with peak_memory(self.device) as peak:
-            notes = tuple(make(folder, lambda done, of: self._report(name, done, of)))
+            notes = tuple(make(folder, lambda what, done, total: self._report(f"{number} {what}", done, total)))
         seconds = time.perf_counter() - started
         stage = Stage(name, key, folder, seconds, peak.host, peak.device, notes, reused=False)
         write_json(folder / RECORD, stage_record(stage))
-        self._report(name, 1, 1)
+        self._report(f"{number} {name}", 1, 1)
         return stage
 
-    def _report(self, name: str, done: int, of: int | None) -> None:
+    def _report(self, what: str, done: int, total: int | None) -> None:
         if self.progress is not None:
-            self.progress(name, done, of)
+            self.progress(what, done, total)
 
 
 def stage_record(stage: Stage) -> dict[str, Any]:

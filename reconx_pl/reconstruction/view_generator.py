@@ -13,7 +13,7 @@ from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import interpolate_cameras, with_views
-from reconx_pl.types import Cameras, Clip
+from reconx_pl.types import Cameras, Clip, Progress
 
 
 class ViewGenerator(Protocol):
@@ -79,11 +79,11 @@ def generated_frames(
     view_generator: ViewGenerator,
     seed: int,
     device: torch.device,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Generate and put the input views into their places: [T, 3, H, W] in [0, 1].
 
-    ``progress`` gets steps done and all, of view generators that tell them.
+    ``progress`` goes to a view generator whose ``generate`` has a parameter for it.
 
     Raises:
         BadSceneError: the view generator returned another shape, or values that are not finite.
@@ -141,7 +141,7 @@ class ViewGeneratorSource:
         self,
         clip: Clip,
         generator: torch.Generator,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
         *,
         end_condition_frame: int | None = None,
     ) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which clips generate a closed sequence of frames, 360 degrees included, window after window (PAPER: section 4)."""
+"""Which clips generate a closed sequence of frames, 360 degrees included, window after window (ReconX, V-D)."""
 
 from __future__ import annotations
 

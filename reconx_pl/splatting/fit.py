@@ -1,11 +1,11 @@
-"""Fit 3D Gaussians to frames: fixed number of steps, no densification, pruning or opacity reset (ReconX, section 4)."""
+"""Fit 3D Gaussians to frames: fixed number of steps, no densification, pruning or opacity reset (ReconX, V-A)."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,12 +24,11 @@ from reconx_pl.splatting.losses import Crop, TargetStatistics, confidence_loss, 
 from reconx_pl.splatting.pose_refinement import RefinedPoses, pose_changes
 from reconx_pl.splatting.renderers.base import Renderer
 from reconx_pl.splatting.renderers.choose import default_renderer
-from reconx_pl.types import Cameras, Gaussians, PointCloud
+from reconx_pl.types import Cameras, Gaussians, PointCloud, Progress
 
-__all__ = ["FitConfig", "FitResult", "LearningRates", "Progress", "fit", "fit_memory", "scene_extent"]
+__all__ = ["FitConfig", "FitResult", "LearningRates", "fit", "fit_memory", "scene_extent"]
 
 _LOG = logging.getLogger(__name__)
-Progress = Callable[[int, int, float], None]  # step done, steps in all, loss
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def fit(
         config: see ``FitConfig``.
         renderer: None = ``default_renderer`` of the device.
         perceptual: the LPIPS network; None = made from ``config.lpips_net`` if the loss uses it.
-        progress: called after every step of ten, and after the last.
+        progress: called with the loss after every tenth step, and after the last.
         generator: CPU generator for the order of the frames and the places of crops; None = seeded with
             ``config.seed``.
         input_views: indices of frames that are photographs: ``FitConfig.input_view_weight`` says how often they are
@@ -155,7 +154,7 @@ def fit(
                     f"the fit's loss is {value} at step {step}; check the cameras and the learning rates"
                 )
             if progress is not None:
-                progress(step + 1, config.steps, value)
+                progress(f"fit, loss {value:.3f}", step + 1, config.steps)
     seconds = time.monotonic() - started
     _LOG.info("fitted %d Gaussians to %d frames: %d steps in %.1f s", len(points), views, config.steps, seconds)
     refined = cameras if poses is None else _refined(poses)

@@ -28,7 +28,7 @@ def sample_frames(frequencies: Sequence[float], size: int, generator: torch.Gene
     """
     if not any(frequency > 0 for frequency in frequencies):
         raise ConfigurationError(
-            "no frame would ever be drawn: all are known views and input_view_weight is 0; raise it"
+            "no frame would ever be drawn: all are input views and input_view_weight is 0; raise it"
         )
     return _batches(frequencies, size, generator)
 

@@ -1,4 +1,4 @@
-"""The loss of the fit: L = sum_i C_i (0.8 L1 + 0.2 L_ssim + 0.5 L_lpips), C_i per pixel (PAPER, section 8)."""
+"""The loss of the fit: L = sum_i C_i (0.8 L1 + 0.2 L_ssim + 0.5 L_lpips), C_i per pixel (ReconX, IV-E, eq. 14)."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def ssim_map(prediction: Tensor, target: Tensor, statistics: TargetStatistics | 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Factors of the three terms (ReconX, section 4). A factor of 0 leaves the term out of the computation."""
+    """Factors of the three terms (ReconX, V-A). A factor of 0 leaves the term out of the computation."""
 
     l1: float = 0.8
     ssim: float = 0.2

@@ -30,7 +30,7 @@ class PointsConfig:
     """Which points become Gaussians.
 
     Args:
-        views: "ends" takes the maps of the first and the last frame (ReconX, section 4), "all" those of every frame.
+        views: "ends" takes the maps of the first and the last frame (ReconX, V-A), "all" those of every frame.
         min_confidence: points below are left out, on DUSt3R's scale, where 1 is the floor and keeps all.
         budget: most points; more are thinned.
         thinning: "random" keeps a random share, so that near surfaces, which fill more pixels, keep more points;
@@ -217,7 +217,7 @@ def _most_confident(cloud: PointCloud, cells: Tensor) -> Tensor:  # [cells] int6
 
 
 def random_points(cameras: Cameras, count: int, generator: torch.Generator | None = None) -> PointCloud:
-    """Points of random colour at random places that the cameras see (PAPER, table V: without DUSt3R initialisation).
+    """Points of random colour at random places that the cameras see (ReconX, table V: without DUSt3R initialisation).
 
     The paper does not say how it starts without DUSt3R. (ours) Each point falls on an even place of the image of one of
     the cameras, at a depth whose logarithm is even between 0.5 and 20 times the greatest distance between two of them:

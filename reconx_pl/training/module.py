@@ -26,10 +26,11 @@ from reconx_pl.diffusion.sampling.objective import DiffusionLoss
 from reconx_pl.diffusion.weights import Queries
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
 from reconx_pl.geometry.cameras import relative_to_first
-from reconx_pl.training.callbacks.guards import clip_gradients
+from reconx_pl.renamed import renamed_tensor
 from reconx_pl.training.checkpointing.consolidate import NETWORK
 from reconx_pl.training.checkpointing.network_weights import load_weights
 from reconx_pl.training.ema import AverageConfig, WeightAverage
+from reconx_pl.training.gradients import clip_gradients
 from reconx_pl.training.sharding import ShardedStrategy, is_sharded, reshard, shard_network
 from reconx_pl.training.stages import Stage, apply_stage, frozen_names, group_of
 from reconx_pl.types import ClipBatch
@@ -100,7 +101,7 @@ class ReconXModule(L.LightningModule):
             it. None keeps none.
         frozen_encoder_precision: precision of the frozen CLIP encoders' weights; "bf16" halves their memory (1.04
             billion parameters at full size). The autoencoder stays in float32: its rounding would be in every frame.
-        extrapolation: train samples whose second condition sits before the last frame (PAPER: section 4); None trains
+        extrapolation: train samples whose second condition sits before the last frame (ReconX, V-D); None trains
             none.
     """
 
@@ -139,6 +140,7 @@ class ReconXModule(L.LightningModule):
                     module.to(torch.bfloat16)
         self.encoder_names = frozenset(f"{NETWORK}{name}" for name in frozen_names(network))
         self.register_state_dict_post_hook(_leave_encoders_out)
+        self.register_load_state_dict_pre_hook(_take_earlier_names)
         self.register_load_state_dict_post_hook(_do_not_miss_encoders)
 
     def setup(self, stage: str) -> None:
@@ -362,6 +364,13 @@ def _leave_encoders_out(module: ReconXModule, state: dict[str, Any], prefix: str
     """Pretrained frozen encoders keep files of their own: no checkpoint holds them again."""
     for name in module.encoder_names:
         state.pop(prefix + name, None)
+
+
+def _take_earlier_names(module: ReconXModule, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A checkpoint of an earlier version may call a tensor otherwise."""
+    start = prefix + NETWORK
+    for name in [name for name in state if name.startswith(start)]:
+        state[renamed_tensor(name)] = state.pop(name)
 
 
 def _do_not_miss_encoders(module: ReconXModule, keys: Any) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor, nn
 
 from reconx_pl.data.shards.caches import cache_name
-from reconx_pl.data.shards.clouds import CloudPrecomputer, NamedEstimator, Poses
-from reconx_pl.data.shards.precompute import Precomputer, PrecomputeReport, Progress, precompute_shards
+from reconx_pl.data.shards.clouds import CloudPrecomputer, Poses
+from reconx_pl.data.shards.precompute import Precomputer, PrecomputeReport, precompute_shards
 from reconx_pl.data.shards.schema import encode_cache
 from reconx_pl.diffusion.autoencoder import PosteriorAutoencoder
 from reconx_pl.diffusion.cached_inputs import cached_inputs
@@ -21,7 +21,7 @@ from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.configs import read_config
 from reconx_pl.files.ranks import process_place
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.types import Clip
+from reconx_pl.types import Clip, Progress
 
 Precision = Literal["32", "bf16"]
 
@@ -147,7 +147,7 @@ def cache_shards(
         device: torch device of the frozen encoders; by default this process's GPU if there is one.
         rank: number of this process; by default of the Slurm array, else torchrun's, else 0.
         world_size: number of processes; given with rank.
-        progress: called after every clip.
+        progress: see ``precompute_shards``.
 
     Raises:
         ConfigurationError: nothing to make; ``out`` was made with other weights or settings.
@@ -158,11 +158,7 @@ def cache_shards(
     precomputers: list[Precomputer] = []
     settings: dict[str, Any] = {}
     if estimator is not None:
-        if not hasattr(estimator, "identity"):
-            raise ConfigurationError(
-                f"{type(estimator).__name__} has no `identity`, by which shards know what made their clouds"
-            )
-        clouds = CloudPrecomputer(cast(NamedEstimator, estimator), points, min_confidence, poses)
+        clouds = CloudPrecomputer(estimator, points, min_confidence, poses)
         precomputers.append(clouds)
         settings["clouds"] = clouds.settings
     if config is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
@@ -63,28 +61,6 @@ def reshard(module: nn.Module) -> None:
 def is_sharded(module: nn.Module) -> bool:
     """Whether ``shard_network`` has been applied."""
     return any(isinstance(part, FSDPModule) for part in module.modules())
-
-
-def whole_tensors(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors with all their parts, gathered one by one: every rank has to take them all, in this order."""
-    for name, tensor in state.items():
-        yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def local_parts(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """This rank's parts, sharing memory; of every operation on a sharded tensor torch first seeks the sharding."""
-    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
-
-
-def total_norm(tensors: list[Tensor]) -> Tensor:
-    """Euclidean norm of all tensors together, whole or all sharded over one row of ranks, which call together: []."""
-    norm = torch.nn.utils.get_total_norm(local_parts(tensors))
-    sharded = next((tensor for tensor in tensors if isinstance(tensor, DTensor)), None)
-    if sharded is None:
-        return norm
-    squared = norm.square()
-    dist.all_reduce(squared, group=sharded.device_mesh.get_group())
-    return squared.sqrt()
 
 
 def require_sharded(module: nn.Module) -> None:

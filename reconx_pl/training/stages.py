@@ -1,4 +1,4 @@
-"""Which parameters a stage trains: the one place (PAPER: section 7)."""
+"""Which parameters a stage trains: the one place (ReconX, V-A)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.splatting.renderers.base import Renderer
-from reconx_pl.types import Cameras, Gaussians
+from reconx_pl.types import Cameras, Gaussians, Progress
 from reconx_pl.visualization.video import to_uint8
 
 SOLID = 0.5  # alpha from which a pixel has a depth
@@ -26,9 +25,9 @@ class Flythrough:
 
 @torch.no_grad()
 def render_flythrough(
-    gaussians: Gaussians, cameras: Cameras, renderer: Renderer, progress: Callable[[int, int], None] | None = None
+    gaussians: Gaussians, cameras: Cameras, renderer: Renderer, progress: Progress | None = None
 ) -> Flythrough:
-    """Render every camera; ``progress`` gets the frames done and all. Tensors of the result are on the CPU."""
+    """Render every camera; ``progress`` counts frames. Tensors of the result are on the CPU."""
     cameras = cameras.to(device=gaussians.means.device, dtype=torch.float32)
     frames = np.empty((len(cameras), cameras.height, cameras.width, 3), np.uint8)
     depth = torch.empty(len(cameras), cameras.height, cameras.width)
@@ -37,5 +36,5 @@ def render_flythrough(
         frames[view] = to_uint8(seen.color)[0]
         depth[view] = torch.where(seen.alpha >= SOLID, seen.depth, 0.0)[0].cpu()
         if progress is not None:
-            progress(view + 1, len(cameras))
+            progress("rendering", view + 1, len(cameras))
     return Flythrough(frames, depth)

@@ -17,15 +17,15 @@ from command_parsers import ROOT
 from PIL import Image
 from safetensors.torch import save_file
 
+from reconx_pl.cli import evaluate
 from reconx_pl.cli.main import evaluate_main, main
-from reconx_pl.data.photos import posed_clip as pipeline
 from reconx_pl.data.procedural import procedural_views
 from reconx_pl.data.shards.manifest import Manifest
 from reconx_pl.data.shards.stream import read_clips
 from reconx_pl.errors import BadWeightsError
 from reconx_pl.evaluation.runner import EvaluationConfig
 from reconx_pl.geometry.cameras import unproject
-from reconx_pl.metrics import lpips_weights as perceptual_weights
+from reconx_pl.metrics import lpips_weights
 
 SIDE = 32  # of what is packed; the photographs are larger, for the check needs matches
 PHOTO = 128
@@ -112,19 +112,19 @@ def no_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Empty caches; downloads are recorded and give random weights."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.delenv(perceptual_weights.ENVIRONMENT, raising=False)
+    monkeypatch.delenv(lpips_weights.ENVIRONMENT, raising=False)
     calls: list[str] = []
 
     def download(net: str) -> dict[str, torch.Tensor]:
         calls.append(net)
         return random_weights(net)
 
-    monkeypatch.setattr(perceptual_weights, "_from_torchvision", download)
+    monkeypatch.setattr(lpips_weights, "_from_torchvision", download)
     return calls
 
 
 def random_weights(net: str) -> dict[str, torch.Tensor]:
-    return {name: torch.rand(shape) for name, shape in perceptual_weights._shapes(net).items()}
+    return {name: torch.rand(shape) for name, shape in lpips_weights._shapes(net).items()}
 
 
 def put(folder: Path, names: dict[str, str]) -> None:
@@ -139,13 +139,13 @@ def test_weights_at_hand_are_not_fetched(
     place: str, no_download: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if place == "named":
-        monkeypatch.setenv(perceptual_weights.ENVIRONMENT, str(tmp_path / "mine"))
-        put(tmp_path / "mine", perceptual_weights.FILE_NAMES)
+        monkeypatch.setenv(lpips_weights.ENVIRONMENT, str(tmp_path / "mine"))
+        put(tmp_path / "mine", lpips_weights.FILE_NAMES)
     elif place == "cache":
-        put(tmp_path / "cache" / "reconx_pl" / "lpips", perceptual_weights.FILE_NAMES)
+        put(tmp_path / "cache" / "reconx_pl" / "lpips", lpips_weights.FILE_NAMES)
     else:
-        put(tmp_path / "torch" / "hub" / "checkpoints", perceptual_weights.HUB_NAMES)
-        monkeypatch.setattr(perceptual_weights, "file_sha256", lambda path: path.stem.split("-")[-1])
+        put(tmp_path / "torch" / "hub" / "checkpoints", lpips_weights.HUB_NAMES)
+        monkeypatch.setattr(lpips_weights, "file_sha256", lambda path: path.stem.split("-")[-1])
     main(["weights", "fetch", "lpips"])
     assert no_download == []
 
@@ -155,10 +155,10 @@ def test_missing_weights_are_fetched_to_where_they_are_found(
 ) -> None:
     main(["weights", "fetch", "lpips"])
     assert no_download == ["vgg", "alex"]
-    monkeypatch.setenv(perceptual_weights.ENVIRONMENT, str(tmp_path / "mine"))
+    monkeypatch.setenv(lpips_weights.ENVIRONMENT, str(tmp_path / "mine"))
     main(["weights", "fetch", "lpips"])
     assert no_download == ["vgg", "alex"] * 2
-    assert perceptual_weights.find_backbone("vgg").parent == tmp_path / "mine"
+    assert lpips_weights.find_backbone("vgg").parent == tmp_path / "mine"
     main(["weights", "fetch", "lpips"])
     assert no_download == ["vgg", "alex"] * 2
 
@@ -166,17 +166,17 @@ def test_missing_weights_are_fetched_to_where_they_are_found(
 def test_damaged_weights_are_replaced_but_never_named_ones(
     no_download: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub = tmp_path / "torch" / "hub" / "checkpoints" / perceptual_weights.HUB_NAMES["alex"]
+    hub = tmp_path / "torch" / "hub" / "checkpoints" / lpips_weights.HUB_NAMES["alex"]
     hub.parent.mkdir(parents=True)
     hub.write_bytes(b"half a file")
-    path = perceptual_weights.provide_backbone("alex")
-    assert no_download == ["alex"] and path == perceptual_weights.find_backbone("alex") != hub
-    named = tmp_path / "mine" / perceptual_weights.FILE_NAMES["alex"]
+    path = lpips_weights.provide_backbone("alex")
+    assert no_download == ["alex"] and path == lpips_weights.find_backbone("alex") != hub
+    named = tmp_path / "mine" / lpips_weights.FILE_NAMES["alex"]
     named.parent.mkdir()
     named.write_bytes(b"half a file")
-    monkeypatch.setenv(perceptual_weights.ENVIRONMENT, str(named.parent))
+    monkeypatch.setenv(lpips_weights.ENVIRONMENT, str(named.parent))
     with pytest.raises(BadWeightsError, match="cannot be read"):
-        perceptual_weights.provide_backbone("alex")
+        lpips_weights.provide_backbone("alex")
     assert named.read_bytes() == b"half a file" and no_download == ["alex"]
 
 
@@ -185,16 +185,16 @@ def test_damaged_weights_are_replaced_but_never_named_ones(
 
 @pytest.fixture
 def fake_evaluate(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Stands in for ``pipeline.evaluate``, with its signature; returns ``results``, records what it got."""
+    """Stands in for ``evaluate.evaluate``, with its signature; returns ``results``, records what it got."""
     seen: dict[str, Any] = {"results": {"complete": True, "expected": 1, "failed": {}, "missing": []}}
 
-    @functools.wraps(pipeline.evaluate)
+    @functools.wraps(evaluate.evaluate)
     def fake(**arguments: Any) -> dict[str, Any]:
         seen.update(arguments)
-        arguments["progress"]("clip-7: fit", 0.5)
+        arguments["progress"]("clip-7: fit", 50, 100)
         return seen["results"]
 
-    monkeypatch.setattr(pipeline, "evaluate", fake)
+    monkeypatch.setattr(evaluate, "evaluate", fake)
     return seen
 
 
@@ -204,7 +204,7 @@ def test_evaluate_takes_a_config_and_options(
     arguments = ["--config", str(ROOT / "configs" / "demo/evaluate.yaml")]
     evaluate_main([*arguments, "--shards", "null", "--scene", str(tmp_path), "--out", str(tmp_path / "report")])
     assert fake_evaluate["shards"] is None and fake_evaluate["scene"] == tmp_path
-    assert fake_evaluate["out"] == tmp_path / "report" and fake_evaluate["run"] == Path("runs/demo/stage2")
+    assert fake_evaluate["out"] == tmp_path / "report" and fake_evaluate["model"] == "runs/demo/stage2"
     assert isinstance(fake_evaluate["evaluation"], EvaluationConfig)
     assert fake_evaluate["evaluation"].fit.lpips_every == 4
     said = capfd.readouterr().err
@@ -213,7 +213,7 @@ def test_evaluate_takes_a_config_and_options(
 
 def test_progress_is_no_option(fake_evaluate: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        evaluate_main(["--run", "a", "--out", "b", "--progress", "print"])
+        evaluate_main(["--model", "a", "--out", "b", "--progress", "print"])
     assert stopped.value.code == 2
     with pytest.raises(SystemExit):
         evaluate_main(["--help"])
@@ -235,7 +235,7 @@ def test_incomplete_evaluation_is_an_error(
     results: dict[str, Any], words: list[str], fake_evaluate: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     fake_evaluate["results"] = {"complete": False, **results}
-    message = error_of(lambda: evaluate_main(["--run", "a", "--out", "b"]), capfd)
+    message = error_of(lambda: evaluate_main(["--model", "a", "--out", "b"]), capfd)
     assert all(word in message for word in words), message
 
 

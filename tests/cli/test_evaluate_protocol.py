@@ -19,10 +19,9 @@ from golden_kits import REPOSITORY
 from jsonargparse import ArgumentParser
 from tiny_run import tiny_config
 
-from reconx_pl.cli.evaluate import run_of
 from reconx_pl.cli.main import evaluate_main, main
 from reconx_pl.data.procedural import write_procedural
-from reconx_pl.errors import BadDataError, MissingWeightsError
+from reconx_pl.errors import BadDataError
 from reconx_pl.evaluation.protocols.run import ProtocolRun, process_of_run
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.training.checkpointing.network_weights import save_network
@@ -65,7 +64,7 @@ def data(tmp_path: Path, shared_dir: Path) -> Path:
 
 
 def arguments(run: Path, data: Path, out: Path, *more: str) -> list[str]:
-    fixed = ["--protocol", str(data / "own.yaml"), "--ckpt", str(run), "--data", str(data), "--out", str(out)]
+    fixed = ["--protocol", str(data / "own.yaml"), "--model", str(run), "--data", str(data), "--out", str(out)]
     return [*fixed, *QUICK, *more]
 
 
@@ -101,11 +100,11 @@ def test_a_broken_scene_is_named_and_the_exit_code_is_not_0(
     evaluate_main(arguments(run, data, out, "--allow_failed", "1"))  # returns: exit code 0
     assert "allowed: not evaluated: 1 of 3" in " ".join(capfd.readouterr().err.split())
     assert (out / "scenes/one/result.json").stat().st_mtime_ns == made
-    assert "1 of 3" in error_of(["benchmarks", "gather", str(out)])
+    assert "1 of 3" in error_of(["protocols", "gather", str(out)])
     shutil.copy(data / "scenes/banana/images/002.jpg", data / "scenes/other/images/002.jpg")
     evaluate_main(arguments(run, data, out))
     assert results(out)["complete"] is True and "Not complete" not in (out / "table.md").read_text()
-    main(["benchmarks", "gather", str(out)])
+    main(["protocols", "gather", str(out)])
     assert (out / "index.html").is_file()
 
 
@@ -121,7 +120,7 @@ def test_processes_share_the_work_and_the_last_one_finds_it_all(
         if task == "1":
             assert results(shared)["complete"] is False and "one is missing" in (shared / "table.md").read_text()
             assert sorted(scores(shared)) == ["two"]
-            assert "2 of 3" in error_of(["benchmarks", "gather", str(shared)])
+            assert "2 of 3" in error_of(["protocols", "gather", str(shared)])
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "4")
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "5")  # more processes than entries: nothing to do is no error
     evaluate_main(arguments(run, data, shared))
@@ -130,7 +129,7 @@ def test_processes_share_the_work_and_the_last_one_finds_it_all(
     assert (shared / "table.md").read_text() == (alone / "table.md").read_text()
     (shared / "results.json").unlink()
     (shared / "table.md").unlink()
-    main(["benchmarks", "gather", str(shared)])
+    main(["protocols", "gather", str(shared)])
     assert (shared / "table.md").read_text() == (alone / "table.md").read_text()
 
 
@@ -204,22 +203,10 @@ def test_a_benchmark_of_packed_clips(run: Path, tmp_path: Path) -> None:
     assert own["complete"] is True and own["finished"] == 2 and set(own["mean"]["reconx"]) == {"psnr"}
     assert [scene["contexts"] for scene in own["scenes"]] == [[0, 3], [0, 3]]
     assert [scene["targets"] for scene in own["scenes"]] == [[1, 2], [1, 2]]
-    main(["benchmarks", "check", str(tmp_path / "own.yaml"), "--data", str(tmp_path)])
+    main(["protocols", "check", str(tmp_path / "own.yaml"), "--data", str(tmp_path)])
     content["options"]["first_seed"] = 6
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
     assert "first_seed 5 instead of 6" in error_of(arguments(run, tmp_path, tmp_path / "out"))
-
-
-def test_the_run_of_a_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "run/checkpoints").mkdir(parents=True)
-    (tmp_path / "run/config.yaml").touch()
-    checkpoint = tmp_path / "run/checkpoints/step.ckpt"
-    checkpoint.touch()
-    assert run_of(tmp_path / "run") == (tmp_path / "run", None)
-    assert run_of(checkpoint) == (tmp_path / "run", checkpoint)
-    (tmp_path / "alone.ckpt").touch()
-    with pytest.raises(MissingWeightsError, match="no config.yaml here or above"):
-        run_of(tmp_path / "alone.ckpt")
 
 
 def test_the_place_of_a_process() -> None:
@@ -262,7 +249,7 @@ def test_an_ablation_is_one_command_and_all_rows_are_one_table(run: Path, data: 
     evaluate_main(arguments(run, data, out, *one))
     assert not (out / "ablation.md").exists()
     evaluate_main(arguments(run, data, out, *one, "--no-structure"))
-    without_model = [word for word in arguments(run, data, out, *one) if word not in ("--ckpt", str(run))]
+    without_model = [word for word in arguments(run, data, out, *one) if word not in ("--model", str(run))]
     evaluate_main([*without_model, "--no-diffusion", "--random-init"])
     rows = [line for line in (out / "ablation.md").read_text().splitlines() if line.startswith(("| yes", "| -"))]
     assert [row.split("|")[1:4] for row in rows] == [
@@ -281,10 +268,10 @@ def test_an_ablation_is_one_command_and_all_rows_are_one_table(run: Path, data: 
 
 def test_clips_of_shards_are_aligned_by_the_named_estimator(run: Path, tmp_path: Path) -> None:
     write_procedural(tmp_path / "rooms", count=1, first_seed=5, frames=4, size=(32, 32), points=300)
-    call = ["--run", str(run), "--shards", str(tmp_path / "rooms"), "--out", str(tmp_path / "out"), *QUICK]
+    call = ["--model", str(run), "--shards", str(tmp_path / "rooms"), "--out", str(tmp_path / "out"), *QUICK]
     call += ["--evaluation.pose_policy", "aligned", "--evaluation.metrics", "[psnr]"]
     estimator = ["--estimator", "aligning_estimator.PlaneEstimator", "--estimator.depth", "2"]
-    assert "needs an estimator" in error_of(call)
+    assert "no estimator was named" in error_of(call)
     evaluate_main([*call, *estimator])
     assert results(tmp_path / "out")["estimator"] == "plane at 2"
     with_points = [word if word != "aligned" else "dataset" for word in call]

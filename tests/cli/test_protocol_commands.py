@@ -19,7 +19,7 @@ def said(capfd: pytest.CaptureFixture[str]) -> str:
 
 def refused(arguments: list[str]) -> str:
     with pytest.raises(SystemExit) as stopped:
-        main(["benchmarks", *arguments])
+        main(["protocols", *arguments])
     return str(stopped.value.code)
 
 
@@ -32,21 +32,21 @@ def own_protocol(folder: Path, scenes: dict[str, int]) -> Path:
     return folder / "own.yaml"
 
 
-def test_list_names_every_benchmark(capfd: pytest.CaptureFixture[str]) -> None:
-    main(["benchmarks", "list"])
+def test_list_names_every_protocol(capfd: pytest.CaptureFixture[str]) -> None:
+    main(["protocols", "list"])
     words = said(capfd).split()
     assert set(protocol_names()) <= set(words) and "6,474" in words
 
 
-def test_show_says_what_a_benchmark_is(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    main(["benchmarks", "show", "re10k-hard"])
+def test_show_says_what_a_protocol_is(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    main(["protocols", "show", "re10k-hard"])
     text = said(capfd)
     assert "noposplat_evaluation_index_re10k.json from https://" in text and "entries 192" in text
     assert "published ReconX: PSNR 23.7, SSIM 0.867, LPIPS 0.143" in text and "never" not in text.split("note")[0]
-    main(["benchmarks", "show", "tanks-3"])
+    main(["protocols", "show", "tanks-3"])
     text = said(capfd)
     assert "targets one in 8 of the frames, 3 contexts evenly among the others" in text and "PSNR 15.38" in text
-    main(["benchmarks", "show", str(own_protocol(tmp_path, {"a": 2}))])
+    main(["protocols", "show", str(own_protocol(tmp_path, {"a": 2}))])
     assert "index none needed views listed" in said(capfd)
     assert "there are acid-easy" in refused(["show", "re10k"])
 
@@ -57,12 +57,12 @@ def test_fetch_from_a_folder(tmp_path: Path, shared_dir: Path, capfd: pytest.Cap
     name = "mvsplat_evaluation_index_dtu_nctx2.json"
     shutil.copy(shared_dir / "indices" / name, mirror)
     arguments = ["--to", str(tmp_path / "here"), "--mirror", mirror.as_uri()]
-    main(["benchmarks", "fetch", "dtu-mvsplat", *arguments])
+    main(["protocols", "fetch", "dtu-mvsplat", *arguments])
     assert f"{name}: fetched" in said(capfd)
     assert (tmp_path / "here" / name).read_bytes() == (mirror / name).read_bytes()
-    main(["benchmarks", "fetch", "dtu-mvsplat", *arguments])
+    main(["protocols", "fetch", "dtu-mvsplat", *arguments])
     assert f"{name}: was there" in said(capfd)
-    main(["benchmarks", "fetch", "llff", *arguments])
+    main(["protocols", "fetch", "llff", *arguments])
     assert "llff needs no index file" in said(capfd)
     text = refused(["fetch", *arguments])  # all: the others are not at the mirror
     assert "pixelsplat_evaluation_index_re10k.json" in text and name not in text and "by hand" in text
@@ -70,7 +70,7 @@ def test_fetch_from_a_folder(tmp_path: Path, shared_dir: Path, capfd: pytest.Cap
 
 def test_fetch_of_everything(tmp_path: Path, shared_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECONX_INDICES", str(tmp_path / "indices"))
-    main(["benchmarks", "fetch", "--mirror", (shared_dir / "indices").resolve().as_uri()])
+    main(["protocols", "fetch", "--mirror", (shared_dir / "indices").resolve().as_uri()])
     assert len(list((tmp_path / "indices").iterdir())) == 6  # every checksum is that of the published file
 
 
@@ -78,7 +78,7 @@ def test_check_finds_what_is_there_and_names_what_is_not(tmp_path: Path, capfd: 
     write_posed(tmp_path / "scenes/a")
     write_posed(tmp_path / "scenes/b")
     data = ["--data", str(tmp_path)]
-    main(["benchmarks", "check", str(own_protocol(tmp_path, {"a": 2, "b": 3})), *data, "--read"])
+    main(["protocols", "check", str(own_protocol(tmp_path, {"a": 2, "b": 3})), *data, "--read"])
     assert "all 2 entries are there" in said(capfd)
     protocol = str(own_protocol(tmp_path, {"a": 2, "b": 9, "c": 2}))
     text = refused(["check", protocol, *data])

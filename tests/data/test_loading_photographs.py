@@ -23,13 +23,14 @@ from reconx_pl.errors import BadSceneError, ConfigurationError
 
 def test_files_as_they_are(tmp_path: Path) -> None:
     files = [write(tmp_path, "b.png"), write(tmp_path, "a.png")]
-    progress: list[tuple[int, int]] = []
+    progress: list[tuple[str, int, int | None]] = []
     found = load_photographs(files, progress=lambda *step: progress.append(step))
     assert found.images.shape == (2, 3, 64, 96) and found.images.dtype == torch.float32
     stored = np.array(Image.open(files[0]))  # the order is the user's, the pixels are those of the file
     assert torch.equal((found.images[0] * 255).round().byte().permute(1, 2, 0), torch.from_numpy(stored))
     assert found.names == ("b.png", "a.png") and found.sources == tuple(map(str, files))
-    assert found.focals == (None, None) and found.lenses == (0, 0) and progress == [(1, 2), (2, 2)]
+    assert found.focals == (None, None) and found.lenses == (0, 0)
+    assert progress == [("reading photographs", 1, 2), ("reading photographs", 2, 2)]
     assert found.notes == ("no focal length in EXIF: it is found from the photographs",)
 
 

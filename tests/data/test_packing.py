@@ -16,7 +16,6 @@ from reconx_pl.data.formats.readers import read_scenes
 from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.data.packing.packing import (
     PackOptions,
-    PackReport,
     choose_clips,
     clip_key,
     pack,
@@ -130,16 +129,17 @@ def test_one_command_packs_a_folder_of_scenes(tmp_path: Path, caplog: pytest.Log
     write_posed(tmp_path / "raw/broken")
     image = tmp_path / "raw/broken/images/002.png"
     image.write_bytes(image.read_bytes()[:-600])  # its header is whole, so only decoding finds it
-    calls: list[tuple[str, int]] = []
+    calls: list[tuple[str, int, int | None]] = []
     options = replace(SMALL, clips_per_scene=2)
     report = pack_command(
         tmp_path / "raw",
         tmp_path / "out",
         options=options,
         dataset="mine",
-        progress=lambda n, r: calls.append((n, r.packed)),
+        progress=lambda *call: calls.append(call),
     )
-    assert (report.scenes, report.packed, report.resumed) == (2, 4, 0) and [name for name, _ in calls][-1] == "short"
+    assert (report.scenes, report.packed, report.resumed) == (2, 4, 0)
+    assert calls[0] == ("packing a", 2, None) and calls[-1] == ("packing short", 4, None)
     reasons = dict(report.skipped)
     assert "2 frames are too few for a clip of 3" in reasons["short"]
     assert set(reasons) == {"short", "mine-broken-0000", "mine-broken-0001"}
@@ -160,8 +160,8 @@ def test_packing_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     class Stopped(Exception):
         pass
 
-    def stop(name: str, report: PackReport) -> None:
-        if name == "b":
+    def stop(what: str, done: int, total: int | None) -> None:
+        if what == "packing b":
             raise Stopped
 
     with pytest.raises(Stopped):

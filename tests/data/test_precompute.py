@@ -59,10 +59,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_shards_keep_their_clips_and_gain_members(source: Path, tmp_path: Path) -> None:
-    done: list[tuple[str, int, int]] = []
+    done: list[tuple[str, int, int | None]] = []
     report = precompute_shards(source, tmp_path / "out", [Mean()], progress=lambda *args: done.append(args))
     assert report == PrecomputeReport(tmp_path / "out", shards=SHARDS, clips=CLIPS)
-    assert done[0] == ("shard-000000.tar", 1, CLIPS) and done[-1] == ("shard-000003.tar", CLIPS, CLIPS)
+    assert done[0] == ("precomputing shard-000000.tar", 1, CLIPS)
+    assert done[-1] == ("precomputing shard-000003.tar", CLIPS, CLIPS)
     made = Manifest.load(tmp_path / "out")
     made.verify(checksums=True)
     assert [(s.name, s.keys) for s in made.shards] == [(s.name, s.keys) for s in Manifest.load(source).shards]
@@ -127,7 +128,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from test_annotating import Mean, precompute_shards
+from test_precompute import Mean, precompute_shards
 class Killed(Mean):
     def __call__(self, clip):
         if clip.key == "clip-007":

@@ -234,7 +234,7 @@ def _seconds(made: list, cameras: list) -> float:
 def test_writing_goes_on_where_it_stopped(tmp_path) -> None:
     options = {"frames": 2, "size": (16, 16), "points": 64, "clips_per_shard": 2}
 
-    def stop_after_three(done: int, count: int) -> None:
+    def stop_after_three(what: str, done: int, total: int | None) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
@@ -252,19 +252,20 @@ def test_writing_goes_on_where_it_stopped(tmp_path) -> None:
     assert torch.equal(clips[2].cameras.world_to_camera, fresh.cameras.world_to_camera)
 
 
-def test_bad_arguments_say_what_is_wanted() -> None:
-    with pytest.raises(ConfigurationError, match="seed"):
-        procedural_clip(-1)
-    with pytest.raises(ConfigurationError, match="frames"):
-        procedural_clip(0, frames=1)
-    with pytest.raises(ConfigurationError, match="size"):
-        procedural_clip(0, size=(4, 4))
-    with pytest.raises(ConfigurationError, match="kind"):
-        procedural_clip(0, kind="ocean")
-    with pytest.raises(ConfigurationError, match="positions"):
-        procedural_views(0, [1.5])
-    with pytest.raises(ConfigurationError, match="gap"):
-        procedural_scene(0, gap=10.0)
+@pytest.mark.parametrize(
+    ("make", "options", "words"),
+    [
+        (procedural_clip, {"seed": -1}, "seed"),
+        (procedural_clip, {"seed": 0, "frames": 1}, "frames"),
+        (procedural_clip, {"seed": 0, "size": (4, 4)}, "size"),
+        (procedural_clip, {"seed": 0, "kind": "ocean"}, "kind"),
+        (procedural_views, {"seed": 0, "positions": [1.5]}, "positions"),
+        (procedural_scene, {"seed": 0, "gap": 10.0}, "gap"),
+    ],
+)
+def test_bad_arguments_say_what_is_wanted(make, options, words) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        make(**options)
 
 
 def test_a_seed_without_a_path_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from shard_clips import POINTS, small_clip
 from reconx_pl.data.shards.jpeg import decode_frames, encode_frames
 from reconx_pl.data.shards.schema import MEMBERS, SCHEMA_VERSION, decode_clip, decode_header, decode_points, encode_clip
 from reconx_pl.errors import BadCameraError, BadDataError, ConfigurationError
-from reconx_pl.types import Cameras
 
 
 def test_round_trip_keeps_everything_but_jpeg_noise() -> None:
@@ -104,22 +104,28 @@ def test_keys_with_folders() -> None:
     assert decode_clip(encode_clip(clip), "s").key == clip.key
 
 
-def test_encode_refuses_what_decode_would() -> None:
-    clip = small_clip(0)
-    cameras = clip.cameras
-    bent = Cameras(cameras.world_to_camera * 2, cameras.intrinsics, cameras.height, cameras.width)
-    with pytest.raises(BadCameraError, match="clip clip-000"):
-        encode_clip(replace(clip, cameras=bent))
-    with pytest.raises(ConfigurationError, match="depth"):
-        encode_clip(replace(clip, depth=torch.full((2, 32, 48), float("nan"))))
-    with pytest.raises(ConfigurationError, match=r"confidence\.npy must be \(2, 32, 48\)"):
-        encode_clip(replace(clip, confidence=torch.ones(3, 32, 48)))
-    with pytest.raises(ConfigurationError, match="frame indices"):
-        encode_clip(replace(clip, frame_indices=(1, 2)))
-    with pytest.raises(ConfigurationError, match="fps"):
-        encode_clip(replace(clip, fps=0.0))
-    with pytest.raises(ConfigurationError, match="uint8"):
-        encode_clip(replace(clip, frames=clip.images))
+GOOD = small_clip(0)
+BENT = replace(GOOD.cameras, world_to_camera=2 * GOOD.cameras.world_to_camera)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        (
+            {"cameras": replace(GOOD.cameras, world_to_camera=2 * GOOD.cameras.world_to_camera)},
+            BadCameraError,
+            "clip-000",
+        ),
+        ({"depth": torch.full((2, 32, 48), torch.nan)}, ConfigurationError, "depth"),
+        ({"confidence": torch.ones(3, 32, 48)}, ConfigurationError, r"confidence\.npy must be \(2, 32, 48\)"),
+        ({"frame_indices": (1, 2)}, ConfigurationError, "frame indices"),
+        ({"fps": 0.0}, ConfigurationError, "fps"),
+        ({"frames": GOOD.images}, ConfigurationError, "uint8"),
+    ],
+)
+def test_encode_refuses_what_decode_would(changes: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        encode_clip(replace(GOOD, **changes))
 
 
 @pytest.mark.parametrize(

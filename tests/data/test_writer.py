@@ -94,7 +94,7 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from shard_clips import small_clip
-from reconx_pl.data import manifest, writer
+from reconx_pl.data.shards import manifest, writer
 if {between}:  # after the shard has its name and before the manifest lists it
     manifest.Manifest.save = lambda self: os.kill(os.getpid(), signal.SIGKILL)
 with writer.ShardWriter(Path({folder!r}), 3, {{"maker": "test"}}) as packer:

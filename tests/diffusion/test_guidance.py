@@ -68,7 +68,7 @@ def test_formula(sets: ConditionSets, view: float, structure: float, batched: bo
 
 
 @pytest.mark.parametrize(
-    ("view", "structure", "rescale", "branches"),
+    ("view", "structure", "guidance_rescale", "branches"),
     [
         (7.5, 3.0, 0.7, ("null", "view", "full")),
         (7.5, 7.5, 0.7, ("null", "full")),
@@ -123,7 +123,9 @@ def test_rescale_of_a_model_that_predicts_zero_is_zero() -> None:
     assert torch.equal(rescale_guidance(zero, zero, 0.7), zero)
 
 
-@pytest.mark.parametrize("options", [{"guidance_scale": -1.0}, {"structure_guidance_scale": -1.0}, {"rescale": 1.5}])
+@pytest.mark.parametrize(
+    "options", [{"guidance_scale": -1.0}, {"structure_guidance_scale": -1.0}, {"guidance_rescale": 1.5}]
+)
 def test_guidance_options_are_checked(options: dict) -> None:
     with pytest.raises(ConfigurationError):
         Guidance(**options)

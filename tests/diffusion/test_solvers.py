@@ -223,7 +223,7 @@ def test_options_that_agree_are_taken(options: dict) -> None:
         ({"sampler": "sde-dpm++", "eta": 0.0}, "as noisy as eta=1"),
         ({"sampler": "dpm++", "last_step": "official"}, "base model's DDIM"),
         ({"sampler": "euler"}, "sampler is one of"),
-        ({"steps": 0}, "at least 1"),
+        ({"num_inference_steps": 0}, "at least 1"),
     ],
 )
 def test_options_that_contradict_are_refused(options: dict, message: str) -> None:

@@ -67,6 +67,25 @@ def test_a_folder_round_trip(tmp_path: Path, no_hub: list[str]) -> None:
     assert torch.equal(*results)
 
 
+def test_a_folder_of_an_earlier_version(tmp_path: Path) -> None:
+    source = tiny(4, seed=1)
+    source.save_pretrained(tmp_path)
+    renamed = {
+        name.replace("image_tokens.encoder.", "image_tokens.tower."): tensor
+        for name, tensor in load_file(tmp_path / "model.safetensors").items()
+    }
+    assert sum(name.startswith("image_tokens.tower.visual.") for name in renamed) > 10
+    write_safetensors(renamed, tmp_path / "model.safetensors")
+    text = (tmp_path / "config.json").read_text()
+    assert text.count("reconx_pl.diffusion.conditioning.") == 2
+    (tmp_path / "config.json").write_text(text.replace("reconx_pl.diffusion.conditioning.", "reconx_pl.conditioning."))
+    again = ReconXDiffusion.from_pretrained(tmp_path)
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    image = ClipVisionEncoder(source.image_tokens.encoder.config, tmp_path)
+    assert torch.equal(image.visual.conv1.weight, source.image_tokens.encoder.visual.conv1.weight)
+
+
 def test_other_parts_describe_themselves_too() -> None:
     source = ReconXDiffusion(
         UNetConfig(in_channels=24, out_channels=12, model_channels=64, channel_mult=(1,), num_res_blocks=1,

@@ -21,8 +21,8 @@ SEEDS = (1, 2, 3)
 def main(out: Path, key: str) -> None:
     torch.set_num_threads(1)
 
-    def progress(what: str, share: float) -> None:
-        if what == f"{key}: fit" and share > 0.6:  # generation was the first half
+    def progress(what: str, done: int, total: int | None) -> None:
+        if what == f"{key}: fit" and done > 60:  # generation was the first half
             os.kill(os.getpid(), signal.SIGKILL)
 
     entries = lazily(*(tiny_views(seed) for seed in SEEDS))

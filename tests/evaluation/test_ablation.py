@@ -38,7 +38,7 @@ def changed(one: object, other: object, path: str = "") -> set[str]:
     ("flag", "expected"),
     [
         ("no_lpips", {"fit.loss.lpips"}),
-        ("no_confidence", {"confidence", "fit.agreement"}),
+        ("no_confidence", {"confidence", "fit.robust_weights"}),
         ("random_init", {"points.random"}),
         ("no_diffusion", {"diffusion"}),
         ("no_structure", set()),

@@ -22,7 +22,7 @@ from reconx_pl.evaluation.records import Record, scene_folder
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import evaluate_scenes, evaluate_views
 from reconx_pl.evaluation.settings import EvaluationConfig
-from reconx_pl.evaluation.task import FROM_CONTEXT_DEPTH, sequence_cameras, views_task
+from reconx_pl.evaluation.task import FROM_CONTEXT_DEPTH, views_task
 from reconx_pl.geometry.alignment.options import AlignmentOptions
 from reconx_pl.geometry.dust3r.estimator import Dust3rEstimator, Dust3rOptions
 from reconx_pl.geometry.dust3r.preprocess import Preprocessing
@@ -32,8 +32,9 @@ from reconx_pl.geometry.estimators.colmap import ColmapEstimator
 from reconx_pl.geometry.estimators.pairs import PairGraph
 from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth
 from reconx_pl.metrics.image import psnr
+from reconx_pl.reconstruction import scene_builder
 from reconx_pl.reconstruction.alignment import holds_fixed_views
-from reconx_pl.reconstruction.pair_clips import pair_clips
+from reconx_pl.reconstruction.pair_clips import pair_clips, path_cameras
 from reconx_pl.splatting.fit import FitResult
 from reconx_pl.splatting.io.ply import load_ply
 from reconx_pl.types import Cameras
@@ -42,7 +43,7 @@ BARE = replace(ENTRIES, two_views=False, depth_warp=False, nearest_input=False)
 
 
 def run(views: EntryViews, out: Path, config: EvaluationConfig = ENTRIES, **options: Any) -> Record:
-    view_generator = options.pop("view generator", None) or CrossFade()
+    view_generator = options.pop("view_generator", None) or CrossFade()
     return evaluate_views(lazily(views), view_generator, config, out, model=MODEL, protocol=PROTOCOL, **options)
 
 
@@ -50,7 +51,7 @@ def run(views: EntryViews, out: Path, config: EvaluationConfig = ENTRIES, **opti
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What every fit was given, and its result."""
     calls: list[dict[str, Any]] = []
-    real = scene_module.fit
+    real = scene_builder.fit
 
     def watch(frames: torch.Tensor, cameras: Cameras, confidence: Any, start: Any, *args: Any, **kw: Any) -> FitResult:
         found = real(frames, cameras, confidence, start, *args, **kw)
@@ -58,7 +59,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls[-1] |= {"confidence": confidence, "gaussians": found.gaussians}
         return found
 
-    monkeypatch.setattr(scene_module, "fit", watch)
+    monkeypatch.setattr(scene_builder, "fit", watch)
     return calls
 
 
@@ -118,7 +119,7 @@ def test_three_contexts_are_two_pairs_in_the_order_of_visiting(tmp_path: Path, f
     assert torch.equal(given["frames"][[0, 3, 6]], views.context_images)
     assert torch.equal(given["cameras"].world_to_camera[[0, 3, 6]], views.context_cameras.world_to_camera)
     blend = views.context_images[1] / 3 + views.context_images[2] * 2 / 3  # frame 2 of the second clip
-    assert torch.allclose(given["frames"][5], blend, atol=1e-6)
+    assert torch.allclose(given["frames"][5], blend, atol=0.5 / 255 + 1e-6)
     assert len(given["start"]) == int((views.context_depth > 0).sum())  # the maps of all three
     assert len(torch.unique(given["cameras"].centers, dim=0)) == 7
 
@@ -146,7 +147,9 @@ def test_targets_have_no_say_in_what_is_generated_and_fitted(tmp_path: Path, fit
     count = len(fits) // 2
     assert count == 2  # the method and the baseline of the context views
     for ours, theirs in zip(fits[:count], fits[count:], strict=True):
-        assert torch.equal(ours["frames"], theirs["frames"]) and torch.equal(ours["confidence"], theirs["confidence"])
+        assert torch.equal(ours["frames"], theirs["frames"])
+        if ours["confidence"] is not None:  # the baseline of photographs alone trusts every pixel alike
+            assert torch.equal(ours["confidence"], theirs["confidence"])
         for part in ("means", "sh", "quaternions", "log_scales", "opacity_logits"):
             assert torch.equal(getattr(ours["gaussians"], part), getattr(theirs["gaussians"], part))
     assert true["mean"]["reconx"]["psnr"] > other["mean"]["reconx"]["psnr"] + 5  # and they are what scores
@@ -170,7 +173,8 @@ def test_geometry_comes_from_depth_or_else_the_cloud_or_else_an_estimator(tmp_pa
     assert not failed["complete"] and "neither depth" in failed["failed"]["room-4"]
     oracle = KnownDepth(views.context_depth, points=200)
     found = run(bare, tmp_path / "estimator", BARE, estimator=oracle)
-    assert found["complete"] and found["estimator"] == "KnownDepth" and found["scenes"][0]["gaussians"] == 2 * 32 * 32
+    assert found["complete"] and found["scenes"][0]["gaussians"] == 2 * 32 * 32
+    assert "KnownDepth(depth=tensor (2, 32, 32)" in found["estimator"], "its options, not its name alone"
     assert "KnownDepth from the 2 context views" in found["scenes"][0]["geometry"]
     with_cloud = replace(
         bare, cloud=cloud_from_maps(oracle.estimate(*_context(views)).point_map, _context(views)[0], 90)
@@ -190,7 +194,7 @@ def test_aligned_poses_hold_the_contexts_and_give_points_and_confidence(
     tmp_path: Path, fits: list[dict[str, Any]]
 ) -> None:
     views = replace(tiny_views(6), context_depth=None)
-    where = sequence_cameras(views_task(tiny_views(6), ENTRIES, None))
+    where = path_cameras(tiny_views(6).context_cameras, 4)
     moved = where.world_to_camera.clone()
     moved[:, :3, 3] += 0.25  # of the contexts too, which must not follow
     oracle = Oracle(replace(where, world_to_camera=moved))
@@ -226,7 +230,7 @@ def test_dust3r_aligns_generated_frames(tmp_path: Path, fits: list[dict[str, Any
     summary = run(views, tmp_path, config, estimator=estimator)
     assert summary["failed"] == {} and summary["complete"]
     (given,) = fits
-    found, straight = given["cameras"].world_to_camera, sequence_cameras(views_task(views, ENTRIES, None))
+    found, straight = given["cameras"].world_to_camera, path_cameras(views.context_cameras, 4)
     assert torch.equal(found[[0, 3]], views.context_cameras.world_to_camera)
     assert not torch.allclose(found[[1, 2]], straight.world_to_camera[[1, 2]], atol=1e-3)
     assert holds_fixed_views(PretrainedDust3r()) and not holds_fixed_views(ColmapEstimator())
@@ -234,9 +238,9 @@ def test_dust3r_aligns_generated_frames(tmp_path: Path, fits: list[dict[str, Any
 
 def test_alignment_without_one_who_can_is_refused_at_once(tmp_path: Path) -> None:
     config = replace(BARE, pose_policy="aligned")
-    with pytest.raises(ConfigurationError, match="needs an estimator"):
+    with pytest.raises(ConfigurationError, match="no estimator was named"):
         run(tiny_views(1), tmp_path, config)
-    with pytest.raises(ConfigurationError, match="KnownDepth cannot hold"):
+    with pytest.raises(ConfigurationError, match="KnownDepth cannot do that"):
         run(tiny_views(1), tmp_path, config, estimator=KnownDepth(torch.ones(2, 32, 32)))
     with pytest.raises(ConfigurationError, match="needs pose_policy 'aligned'"):
         replace(BARE, confidence="alignment")
@@ -311,13 +315,13 @@ def test_views_that_do_not_go_together_are_refused() -> None:
 def test_a_pair_has_the_points_of_its_own_two_views() -> None:
     views = tiny_views(9, contexts=(0, 4, 8))
     whole = views_task(views, ENTRIES, None)
-    by_depth = pair_clips(views, 4, whole.cloud, views.context_depth)
+    by_depth = pair_clips(whole.inputs, 4)
     assert len(by_depth[0].cloud) == len(by_depth[1].cloud) == 2 * 32 * 32
     turned = views.context_cameras.world_to_camera.clone()
     turned[2, :3] = torch.diag(torch.tensor([-1.0, 1, -1])) @ turned[2, :3]  # the last view looks back
-    back = replace(views, context_cameras=replace(views.context_cameras, world_to_camera=turned))
-    by_cloud = pair_clips(back, 4, whole.cloud)
-    assert len(by_cloud[1].cloud) < len(by_cloud[0].cloud) <= len(whole.cloud)
+    cameras = replace(views.context_cameras, world_to_camera=turned)
+    by_cloud = pair_clips(replace(whole.inputs, cameras=cameras, depth=None), 4)
+    assert len(by_cloud[1].cloud) < len(by_cloud[0].cloud) <= len(whole.inputs.cloud)
 
 
 def test_files_and_report_of_an_entry(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from tiny_scenes import CONFIG, MODEL, QUICK, CrossFade, Oracle, tiny_clip
 
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
-from reconx_pl.evaluation import scene as scene_module
 from reconx_pl.evaluation.baselines import ceiling_split, nearest_view
 from reconx_pl.evaluation.records import scene_folder
 from reconx_pl.evaluation.runner import evaluate_scene, evaluate_scenes
@@ -20,6 +19,7 @@ from reconx_pl.evaluation.task import FROM_DEPTH, FROM_POINTS, HeldOutViews, Laz
 from reconx_pl.geometry.cameras import interpolate_cameras
 from reconx_pl.metrics.image import psnr
 from reconx_pl.metrics.lpips_weights import ENVIRONMENT, FILE_NAMES, _shapes
+from reconx_pl.reconstruction import scene_builder
 from reconx_pl.reconstruction.view_generator import RecordedFrames, blind, seeded_generator
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
@@ -50,8 +50,8 @@ def test_scores_are_those_of_the_frames(clips: list[Clip]) -> None:
     result = evaluate_scene(clip, CrossFade(), replace(CONFIG, target_stride=2))
     assert result.targets == [2]
     truth = clip.images
-    assert torch.equal(result.generated[[0, -1]], truth[[0, -1]])
-    blend = (truth[:1] + truth[-1:]) / 2
+    assert torch.equal(result.given.images[[0, -1]], truth[[0, -1]])
+    blend = ((truth[:1] + truth[-1:]) / 2 * 255).round() / 255  # generated frames are kept as 8 bits
     assert result.scores["generated"]["psnr"].item() == pytest.approx(psnr(blend, truth[2:3]).item(), abs=1e-3)
     assert result.scores["reconx"]["psnr"].item() == pytest.approx(
         psnr(result.rendered[2:3], truth[2:3]).item(), abs=1e-4
@@ -150,13 +150,13 @@ def test_pose_policy_decides_the_cameras_of_generated_frames(
     clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted: list[Cameras] = []
-    real = scene_module.fit
+    real = scene_builder.fit
 
     def watch(frames, cameras, *args, **kwargs):
         fitted.append(cameras)
         return real(frames, cameras, *args, **kwargs)
 
-    monkeypatch.setattr(scene_module, "fit", watch)
+    monkeypatch.setattr(scene_builder, "fit", watch)
     clip = clips[0]
     for policy in ("dataset", "interpolated"):
         evaluate_scene(clip, CrossFade(), replace(CONFIG, two_views=False, pose_policy=policy))
@@ -171,9 +171,9 @@ def test_pose_policy_decides_the_cameras_of_generated_frames(
 def test_frames_of_a_clip_can_be_aligned_too(clips: list[Clip]) -> None:
     clip, config = clips[0], replace(CONFIG, two_views=False, pose_policy="aligned")
     result = evaluate_scene(clip, CrossFade(), config, estimator=Oracle(clip.cameras[[0, 3, 1, 2, 4]]))
-    assert torch.allclose(result.cameras.world_to_camera[1], clip.cameras.world_to_camera[3], atol=1e-6)
+    assert torch.allclose(result.given.cameras.world_to_camera[1], clip.cameras.world_to_camera[3], atol=1e-6)
     assert set(result.scores) == {"reconx", "generated", "nearest_input"}
-    with pytest.raises(ConfigurationError, match="needs an estimator"):
+    with pytest.raises(ConfigurationError, match="no estimator was named"):
         evaluate_scene(clip, CrossFade(), config)
 
 

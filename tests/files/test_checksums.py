@@ -28,10 +28,10 @@ def test_every_byte_counts_and_progress_ends_at_the_size(
     monkeypatch.setattr(checksums, "_BLOCK", 100)
     content = os.urandom(size)
     (tmp_path / "file").write_bytes(content)
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int | None]] = []
     assert file_sha256(tmp_path / "file", lambda *now: seen.append(now)) == hashlib.sha256(content).hexdigest()
-    assert [done for done, _ in seen] == [min(100 * (n + 1), size) for n in range(-(-size // 100))]
-    assert all(total == size for _, total in seen)
+    assert [done for _, done, _ in seen] == [min(100 * (n + 1), size) for n in range(-(-size // 100))]
+    assert all((what, total) == ("reading file", size) for what, _, total in seen)
 
 
 def test_a_checksum_is_remembered_until_the_file_changes(tmp_path: Path, cache: Path) -> None:

@@ -52,14 +52,12 @@ def test_an_orbit_is_bent_through_the_photographs_in_their_order(degrees: list[f
     assert [b - a for a, b in zip(places, places[1:], strict=False)] == [round(abs(turn)) for turn in turned]
 
 
-def test_photographs_that_are_not_along_the_path_are_refused() -> None:
-    path = orbit_path(around([0.0, 20.0]), 36)
-    with pytest.raises(ConfigurationError, match="order"):
-        path_through(path, around([0.0, 120.0, 60.0, 200.0]))
-    with pytest.raises(ConfigurationError, match="more frames"):
-        path_through(path, around([0.0, 1.0]))
-    with pytest.raises(ConfigurationError, match="two photographs"):
-        path_through(path, around([0.0]))
+@pytest.mark.parametrize(
+    ("degrees", "words"), [((0, 120, 60, 200), "order"), ((0, 1), "more frames"), ((0,), "two photographs")]
+)
+def test_photographs_that_are_not_along_the_path_are_refused(degrees: tuple[int, ...], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        path_through(orbit_path(around([0.0, 20.0]), 36), around([float(degree) for degree in degrees]))
 
 
 def test_a_loop_goes_from_neighbour_to_neighbour_and_home() -> None:

@@ -63,7 +63,7 @@ def photograph_cameras(scene: PairScene) -> Cameras:
 
 @pytest.mark.parametrize("closed_form", [False, True])
 def test_a_network_of_random_weights_runs_through(closed_form: bool) -> None:
-    calls: list[tuple[str, int, int]] = []
+    calls: list[tuple[str, int, int | None]] = []
     views = 2 if closed_form else 3
     options = Dust3rOptions(
         SMALL, alignment=AlignmentOptions(steps=20), min_confidence=1.0, closed_form=closed_form, points=200
@@ -73,7 +73,7 @@ def test_a_network_of_random_weights_runs_through(closed_form: bool) -> None:
     assert found.point_map.points.shape == (views, 60, 100, 3) and len(found.cameras) == views
     assert (found.cameras.height, found.cameras.width) == (60, 100)
     assert torch.isfinite(found.point_map.points).all() and len(found.cloud) == 200
-    assert {call[0] for call in calls} == ({"pairs"} if closed_form else {"pairs", "alignment"})
+    assert {call[0].split(",")[0] for call in calls} == ({"pairs"} if closed_form else {"pairs", "alignment"})
 
 
 def test_cameras_and_points_are_those_of_the_photographs() -> None:

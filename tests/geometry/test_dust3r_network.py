@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -92,20 +93,31 @@ def test_gradients_reach_everything() -> None:
     assert points.abs().max() == 0 and torch.autograd.grad(points.sum(), points)[0].isfinite().all()
 
 
-def test_what_does_not_fit_is_refused() -> None:
-    model = tiny_network()
-    for shape in ((1, 3, 30, 32), (1, 1, 32, 32), (3, 32, 32)):
-        with pytest.raises(ConfigurationError, match="multiples of 16"):
-            model.encode(torch.zeros(shape))
-    with pytest.raises(ConfigurationError, match="one bool an image"):
-        model.encode(torch.zeros(2, 3, 32, 32), torch.tensor([True]))
-    for changes in (
-        {"encoder_heads": 3},
-        {"decoder_depth": 6},
-        {"head": "dense"},
-        {"encoder_depth": 0},
-        {"image_size": (500, 512)},
-        {"dpt_level_widths": (1, 2)},
-    ):
-        with pytest.raises(ConfigurationError):
-            Dust3rConfig(**{**TINY, **changes})  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("images", "portrait", "words"),
+    [
+        (torch.zeros(1, 3, 30, 32), None, "multiples of 16"),
+        (torch.zeros(1, 1, 32, 32), None, "multiples of 16"),
+        (torch.zeros(3, 32, 32), None, "multiples of 16"),
+        (torch.zeros(2, 3, 32, 32), torch.tensor([True]), "one bool an image"),
+    ],
+)
+def test_images_that_do_not_fit(images: torch.Tensor, portrait: torch.Tensor | None, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        tiny_network().encode(images, portrait)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"encoder_heads": 3}, "encoder_width .* over 3 heads"),
+        ({"decoder_depth": 6}, "decoder_depth divisible by 4, got 6"),
+        ({"head": "dense"}, "not 'dense'"),
+        ({"encoder_depth": 0}, "encoder_depth must be positive"),
+        ({"image_size": (500, 512)}, r"multiples of 16, got \(500, 512\)"),
+        ({"dpt_level_widths": (1, 2)}, r"4 levels, got \(1, 2\)"),
+    ],
+)
+def test_networks_that_cannot_be(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        Dust3rConfig(**TINY | changes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,16 +74,28 @@ def test_a_tensor_is_what_its_file_would_be(tmp_path: Path) -> None:
     assert prepare_image(image.convert("L"), options).pixels.shape == (3, 32, 64)
 
 
-def test_what_cannot_be_prepared(tmp_path: Path) -> None:
-    (tmp_path / "note.png").write_text("no image")
-    with pytest.raises(BadDataError, match=r"note\.png"):
-        prepare_image(tmp_path / "note.png")
-    with pytest.raises(BadDataError, match="absent"):
-        prepare_image(tmp_path / "absent.png")
-    with pytest.raises(BadDataError, match=r"\[3, H, W\]"):
-        prepare_image(torch.zeros(1, 8, 8))
-    with pytest.raises(BadSceneError, match="too narrow"):
-        prepare_image(photograph(10, 1000), Preprocessing(128))
-    for options in ({"size": 500}, {"size": 0}, {"square": "crop"}):
-        with pytest.raises(ConfigurationError):
-            Preprocessing(**options)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("image", "error", "words"),
+    [
+        (Path(__file__), BadDataError, r"test_dust3r_preprocess\.py"),
+        (Path(__file__).with_name("absent.png"), BadDataError, r"absent\.png"),
+        (torch.zeros(1, 8, 8), BadDataError, r"\[3, H, W\]"),
+        (torch.zeros(3, 10, 1000), BadSceneError, "too narrow"),
+    ],
+)
+def test_what_cannot_be_prepared(image: Path | torch.Tensor, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        prepare_image(image, Preprocessing(128))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"size": 500}, "multiple of 16, got 500"),
+        ({"size": 0}, "multiple of 16, got 0"),
+        ({"square": "crop"}, "not 'crop'"),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        Preprocessing(**options)

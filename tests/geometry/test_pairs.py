@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -42,16 +44,22 @@ def test_names() -> None:
             PairGraph.named(name)
 
 
-def test_what_makes_no_sense_is_refused() -> None:
-    for options in (
-        {"window": 0},
-        {"kind": "anchors"},
-        {"anchors": (1,)},
-        {"max_distance": 0},
-        {"distance_cyclic": True},
-    ):
-        with pytest.raises(ConfigurationError):
-            PairGraph(**options)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"window": 0}, "a window of 0 views"),
+        ({"kind": "anchors"}, r"'anchors' with anchors \(\)"),
+        ({"anchors": (1,)}, r"'complete' with anchors \(1,\)"),
+        ({"max_distance": 0}, "max_distance 0"),
+        ({"distance_cyclic": True}, "max_distance is measured, and there is none"),
+    ],
+)
+def test_graphs_that_make_no_sense(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        PairGraph(**options)
+
+
+def test_graphs_of_other_views() -> None:
     with pytest.raises(ConfigurationError, match="view 9"):
         PairGraph(kind="oneref", reference=9).edges(4)
     with pytest.raises(BadSceneError, match="two views"):

@@ -17,9 +17,9 @@ from reconx_pl.geometry.estimators.base import Reconstruction, has_dense_maps
 from reconx_pl.geometry.estimators.plane_sweep import (
     DenseDepth,
     PlaneSweepOptions,
+    agreement,
     company,
     dense_depth,
-    robust_weights,
 )
 from reconx_pl.geometry.estimators.plane_sweep_estimator import PlaneSweepEstimator
 from reconx_pl.geometry.estimators.plane_sweep_matching import box, neighbours, smoothed
@@ -93,16 +93,16 @@ def test_a_wall_in_front_of_another_camera_confirms_nothing() -> None:
     intrinsics = torch.tensor([[20.0, 0, 13.5], [0, 24.0, 6.5], [0, 0, 1]], dtype=torch.float64).repeat(2, 1, 1)
     pair = Cameras(pose, intrinsics, 12, 24)
     depth = torch.full((2, 12, 24), 5.0)  # disparity: 20 * 0.5 / 5 = 2 pixels
-    support, agreeing = robust_weights(depth, pair, pixels=0.5, relative=0.01)
+    support, agreeing = agreement(depth, pair, pixels=0.5, relative=0.01)
     assert torch.equal(agreeing[0, :, 2:], torch.ones(12, 22, dtype=torch.long)) and not agreeing[0, :, :2].any()
     assert float(support[0, 5, 10]) == pytest.approx(1.0) and not agreeing[1, :, 22:].any()
     depth[1, 4, 6:10] = 2.5  # something that the first camera does not know of
-    _, agreeing = robust_weights(depth, pair, pixels=0.5, relative=0.01)
+    _, agreeing = agreement(depth, pair, pixels=0.5, relative=0.01)
     assert agreeing[0, 4].tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0] + [1] * 12
     depth[1, 4, 6:10] = 4.9  # by 2 % wrong, 0.04 pixels: the share rules, not the pixels
-    assert not robust_weights(depth, pair, pixels=0.5, relative=0.01)[1][0, 4, 8:12].any()
-    assert robust_weights(depth, pair, pixels=0.5, relative=0.03)[1][0, 4, 8:12].all()
-    assert not robust_weights(depth, pair, pixels=0.02, relative=0.03)[1][0, 4, 8:12].any()
+    assert not agreement(depth, pair, pixels=0.5, relative=0.01)[1][0, 4, 8:12].any()
+    assert agreement(depth, pair, pixels=0.5, relative=0.03)[1][0, 4, 8:12].all()
+    assert not agreement(depth, pair, pixels=0.02, relative=0.03)[1][0, 4, 8:12].any()
 
 
 def test_what_no_other_view_sees_has_no_depth(room: Scene) -> None:
@@ -110,7 +110,7 @@ def test_what_no_other_view_sees_has_no_depth(room: Scene) -> None:
 
     What remains are seams of the width of the window, at the edges of what hides them.
     """
-    _, seen = robust_weights(room.depth, room.cameras.to(dtype=torch.float64), pixels=3.0, relative=0.1)
+    _, seen = agreement(room.depth, room.cameras.to(dtype=torch.float64), pixels=3.0, relative=0.1)
     hidden = (room.depth > 0) & (seen == 0)
     assert int(hidden.sum()) > 2000
     kept, before = (

@@ -53,7 +53,7 @@ def test_recorded_run(path: Path, run: str) -> None:
     # the toy has one condition; all of it belongs to the view branch, as in the base model
     sets = ConditionSets(null=_conditions(kit["uncond"]), view=cond, full=cond)
     guidance = Guidance(
-        guidance_scale=settings["cfg"], structure_guidance_scale=settings["cfg"], rescale=settings["gr"]
+        guidance_scale=settings["cfg"], structure_guidance_scale=settings["cfg"], guidance_rescale=settings["gr"]
     )
     steps: list[SamplerStep] = []
     start = kit["x_T"]

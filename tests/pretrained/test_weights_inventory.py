@@ -16,7 +16,7 @@ from reconx_pl.cli.main import main
 from reconx_pl.diffusion.weights.releases import DUST3R_RELEASES, RELEASES
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.checksums import SUMS
-from reconx_pl.metrics import lpips_weights as perceptual_weights
+from reconx_pl.metrics import lpips_weights
 from reconx_pl.pretrained import inventory as module
 from reconx_pl.pretrained.inventory import Weights, chosen, examine, inventory
 
@@ -28,7 +28,7 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 def empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.delenv(perceptual_weights.ENVIRONMENT, raising=False)
+    monkeypatch.delenv(lpips_weights.ENVIRONMENT, raising=False)
 
 
 @pytest.fixture
@@ -68,9 +68,9 @@ def test_a_fetched_file_is_read_once_and_then_remembered(folder: Path, monkeypat
     weights = named("dynamicrafter-512-interp", folder)
     assert weights.present and weights.place == path and weights.bytes == len(CONTENT)
     assert examine(weights, read=False).status == "unverified"
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int | None]] = []
     assert examine(weights, lambda *now: seen.append(now)).status == "verified"
-    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert seen[-1] == ("reading dynamicrafter_512_interp.ckpt", len(CONTENT), len(CONTENT))
     monkeypatch.setattr(module, "file_sha256", None)  # from here on nothing may be read
     assert examine(weights, read=False).status == "verified"
     path.write_bytes(CONTENT[:-1])
@@ -116,13 +116,13 @@ def test_a_converted_folder_is_compared_with_its_list(folder: Path) -> None:
 def test_backbones_are_found_where_the_fit_finds_them(folder: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache" / "reconx_pl" / "lpips"
     cache.mkdir(parents=True)
-    state = {name: torch.rand(shape) for name, shape in perceptual_weights._shapes("alex").items()}
-    digest = perceptual_weights.tensors_sha256(state)
-    save_file(state, cache / perceptual_weights.FILE_NAMES["alex"], {"sha256": digest})
+    state = {name: torch.rand(shape) for name, shape in lpips_weights._shapes("alex").items()}
+    digest = lpips_weights.tensors_sha256(state)
+    save_file(state, cache / lpips_weights.FILE_NAMES["alex"], {"sha256": digest})
     assert [weights.name for weights in chosen([], folder)] == ["lpips-alex"]
     assert examine(named("lpips-alex", folder), read=False).status == "verified"
     assert [weights.name for weights in chosen(["lpips"], folder)] == ["lpips-vgg", "lpips-alex"]
-    save_file(state, cache / perceptual_weights.FILE_NAMES["alex"], {"sha256": "0" * 64})
+    save_file(state, cache / lpips_weights.FILE_NAMES["alex"], {"sha256": "0" * 64})
     assert examine(named("lpips-alex", folder), read=False).status == "damaged"
 
 

@@ -68,8 +68,8 @@ def test_documented_command_parses(
         ("reconx", "pack SOURCE"),
         ("reconx", "procedural OUT --clip 3"),
         ("python train.py", "fit -c configs/stage1.yaml --trainer.steps 100"),
-        ("python evaluate.py", "--run OUT --out OUT --progress print"),
-        ("python evaluate.py", "--protocol llff --run OUT --data OUT --out OUT"),
+        ("python evaluate.py", "--model OUT --out OUT --progress print"),
+        ("python evaluate.py", "--protocol llff --shards OUT --data OUT --out OUT"),
         ("reconx", "protocols check llff"),
     ],
 )

@@ -11,34 +11,55 @@ from command_parsers import ROOT
 
 PACKAGE = ROOT / "reconx_pl"
 PAGE = (ROOT / "docs" / "method.md").read_text()
-# (section, equation as the page writes it, file of its row, what that file says of it)
+# (first cell, equation as the page writes it, file of its row, what that file says of it)
 EQUATIONS = [
     (
-        "1",
+        "IV-C, eq. 9",
         "C_i^{v,e} * ‖ P_i^v - s_e T_e P_i^{v,e} ‖",
         "geometry/alignment/objective.py",
         "|P_i - s_e (R_e X_ii",
     ),
-    ("2", "F(P) = FFN(CrossAttn(PosEmb(P~), PosEmb(P)))", "diffusion/conditioning/structure.py", None),
-    ("2", "sin and cos of 2^k * pi * p", "diffusion/conditioning/structure.py", "sines and cosines of 2^k pi p"),
-    ("2", "down-sampled to 1/8 by farthest point sampling", "geometry/farthest_point.py", "Farthest point sampling"),
-    ("3", "F_out = Attn(Q, K_g, V_g) + lambda_F * Attn(Q, K_F, V_F)", "diffusion/attention.py", "Attn(Q, K_F, V_F)"),
-    ("3", "lambda_F = tanh(alpha)", "diffusion/attention.py", None),
-    ("3", "alpha = 0", "diffusion/attention.py", "torch.zeros(1)"),
     (
-        "5",
+        "IV-C, eq. 10",
+        "F(P) = FFN(CrossAttn(PosEmb(P~), PosEmb(P)))",
+        "diffusion/conditioning/structure.py",
+        None,
+    ),
+    (
+        "IV-C",
+        "sin and cos of 2^k * pi * p",
+        "diffusion/conditioning/structure.py",
+        "sines and cosines of 2^k pi p",
+    ),
+    (
+        "IV-C",
+        "down-sampled to 1/8 by farthest point sampling",
+        "geometry/farthest_point.py",
+        "Farthest point sampling",
+    ),
+    (
+        "IV-D, eq. 11",
+        "F_out = Attn(Q, K_g, V_g) + lambda_F * Attn(Q, K_F, V_F)",
+        "diffusion/attention.py",
+        "Attn(Q, K_F, V_F)",
+    ),
+    ("IV-D, eq. 11", "lambda_F = tanh(alpha)", "diffusion/attention.py", None),
+    ("IV-D, eq. 11", "alpha = 0", "diffusion/attention.py", "torch.zeros(1)"),
+    (
+        "IV-D, V-A",
         "e = e_0 + s_view (e_view - e_0) + s_struct (e_view+struct - e_view)",
         "diffusion/sampling/guidance.py",
         "s_view (e_view",
     ),
-    ("8", "L = sum_i C_i (0.8 * L1 + 0.2 * L_ssim + 0.5 * L_lpips)", "splatting/losses.py", None),
+    ("IV-E, eq. 14", "L = sum_i C_i (0.8 * L1 + 0.2 * L_ssim + 0.5 * L_lpips)", "splatting/losses.py", None),
 ]
+SECTION = re.compile(r"\b(?:IV|V)-[A-E]\b")
 
 
 def rows() -> list[tuple[str, str, str]]:
-    """(section, what, files) of the page's first table."""
+    """(sections and equation, what, files) of the page's first table."""
     found = re.findall(r"^\| ([^|]+?) \| (.+?) \| ([^|]+?) \|$", PAGE.split("\n## ")[0], re.MULTILINE)
-    return [row for row in found if row[0] not in ("§", "---")]
+    return [row for row in found if row[0] not in ("ReconX", "---")]
 
 
 def files(cell: str) -> list[str]:
@@ -61,16 +82,16 @@ def defined(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("section", [str(number) for number in range(1, 9)])
+@pytest.mark.parametrize("section", ["IV-C", "IV-D", "IV-E", "V-A", "V-D", "V-E"])
 def test_every_section_of_the_paper_has_its_files(section: str) -> None:
-    assert [name for number, _, cell in rows() if number == section for name in files(cell)]
+    assert [name for cited, _, cell in rows() if section in SECTION.findall(cited) for name in files(cell)]
 
 
-@pytest.mark.parametrize(("section", "equation", "file", "says"), EQUATIONS, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("cited", "equation", "file", "says"), EQUATIONS, ids=lambda value: str(value)[:30])
 def test_every_equation_has_a_row_and_its_file_states_it(
-    section: str, equation: str, file: str, says: str | None
+    cited: str, equation: str, file: str, says: str | None
 ) -> None:
-    (cell,) = [cell for number, what, cell in rows() if number == section and f"`{equation}`" in what]
+    (cell,) = [cell for first, what, cell in rows() if first == cited and f"`{equation}`" in what]
     assert file in files(cell)
     assert compact(says or equation) in compact((PACKAGE / file).read_text())
 
@@ -87,10 +108,17 @@ def test_files_and_names_of_the_page_exist() -> None:
     assert [pair for pair in named if pair[1] not in defined(PACKAGE / pair[0])] == []
 
 
-def test_modules_that_are_about_a_section_stand_in_its_row() -> None:
-    listed = {(number, name) for number, _, cell in rows() for name in files(cell)}
+def test_modules_that_cite_a_section_stand_in_its_row() -> None:
+    listed = {
+        (section, name) for cited, _, cell in rows() for section in SECTION.findall(cited) for name in files(cell)
+    }
     for path in PACKAGE.rglob("*.py"):
         first = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
-        if cited := re.search(r"PAPER[:,]? (?:sections? )(\d)", first):
-            name = path.relative_to(PACKAGE).as_posix()
-            assert any(part == name for number, part in listed), f"{name} cites section {cited[1]} of the paper"
+        cited = SECTION.findall(first) if "ReconX" in first else []
+        name = path.relative_to(PACKAGE).as_posix()
+        assert not cited or any((section, name) in listed for section in cited), f"{name} cites {cited} of the paper"
+
+
+def test_the_paper_is_cited_by_its_own_sections() -> None:
+    digest = re.compile(r"PAPER[:,]? (?:sections? )\d")
+    assert [path.name for path in PACKAGE.rglob("*.py") if digest.search(path.read_text())] == []

@@ -55,9 +55,9 @@ def scene(total: int = 30) -> tuple[torch.Tensor, list[int], Cameras, PointCloud
 
 def test_the_sequence_has_the_photographs_to_the_bit_and_closes() -> None:
     photographs, places, path, cloud, view_generator = scene()
-    done: list[tuple[int, int]] = []
+    done: list[tuple[str, int, int | None]] = []
     around = generate_orbit(
-        photographs, places, path, cloud, view_generator, CONFIG, progress=lambda *numbers: done.append(numbers)
+        photographs, places, path, cloud, view_generator, CONFIG, progress=lambda *call: done.append(call)
     )
     assert around.shape == (30, 3, 16, 16) and bool(torch.isfinite(around).all())
     assert torch.equal(around[places], photographs)
@@ -66,7 +66,8 @@ def test_the_sequence_has_the_photographs_to_the_bit_and_closes() -> None:
     last, end_condition_frame = view_generator.shown[-1]
     assert end_condition_frame == 7 and last.frame_indices[7] == 0  # interpolated onto the first photograph
     assert torch.equal(last.frames[7], (photographs[0] * 255).round().to(torch.uint8))
-    assert done == [(number + 1, len(view_generator.shown)) for number in range(len(view_generator.shown))]
+    clips = len(view_generator.shown)
+    assert done == [("generating clips", number, clips) for number in range(1, clips + 1)]
     assert len(set(view_generator.draws)) == len(view_generator.draws)  # every clip has noise of its own
 
 

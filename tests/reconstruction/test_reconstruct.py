@@ -19,9 +19,10 @@ from reconx_pl.data.formats.transforms import read_transforms
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.reconstruction import files, fitting, run
 from reconx_pl.reconstruction.frames import read_fit_input
-from reconx_pl.reconstruction.generation import input_places_of, read_generated
+from reconx_pl.reconstruction.generation import read_sequence
+from reconx_pl.reconstruction.scene_builder import input_places
 from reconx_pl.reconstruction.settings import STAGES
-from reconx_pl.reconstruction.views import crop_views
+from reconx_pl.reconstruction.views import input_views
 from reconx_pl.splatting.io.ply import load_ply
 from reconx_pl.types import Clip
 
@@ -59,12 +60,12 @@ def test_the_fit_sees_photographs_to_the_bit_and_generated_frames_between(three:
     view_generator = Fader()
     result = go(three, tmp_path / "scene", view_generator)
     given = read_fit_input(folder_of(result, "frames"))
-    assert given.frames.shape == (7, 3, 32, 48) and given.input_places == [0, 3, 6]
+    assert given.images.shape == (7, 3, 32, 48) and given.input_places == [0, 3, 6]
     assert result.views is not None
-    cut = crop_views(result.views, 32, 48)
-    assert torch.equal(given.frames[given.input_places], cut.images.float() / 255)
-    fade = cut.images[0].float() / 255 * (2 / 3) + cut.images[1].float() / 255 / 3
-    assert (given.frames[1] - fade).abs().max() <= 0.5 / 255 + 1e-6, "generated frames are kept as 8 bits"
+    cut = input_views(result.views, 32, 48)
+    assert torch.equal(given.images[given.input_places], cut.images)
+    fade = cut.images[0] * (2 / 3) + cut.images[1] / 3
+    assert (given.images[1] - fade).abs().max() <= 0.5 / 255 + 1e-6, "generated frames are kept as 8 bits"
     assert torch.equal(given.cameras.world_to_camera[given.input_places], cut.cameras.world_to_camera)
     assert given.confidence is not None and given.confidence.shape == (7, 32, 48)
     assert [clip.key for clip in view_generator.clips] == ["scene+0", "scene+1"]
@@ -77,7 +78,7 @@ def test_without_a_view_generator_the_photographs_are_all_there_is(three: Room, 
     result = go(three, tmp_path / "scene")
     assert [stage.name for stage in result.stages] == ["photographs", "geometry", "frames", "fit", "flythrough"]
     given = read_fit_input(folder_of(result, "frames"))
-    assert given.frames.shape == (3, 3, 32, 48) and given.input_places == [0, 1, 2]
+    assert given.images.shape == (3, 3, 32, 48) and given.input_places == [0, 1, 2]
     assert not (tmp_path / "scene" / "generated.mp4").exists()
 
 
@@ -92,14 +93,14 @@ def test_a_closed_path_is_generated_back_to_the_first_photograph(
     loop = replace(CONFIG, generation=replace(CONFIG.generation, loop="auto"))
     result = go(three, tmp_path / "scene", view_generator, loop)
     given = read_fit_input(folder_of(result, "frames"))
-    assert len(view_generator.clips) == 3 and given.frames.shape[0] == 9, "3 photographs and 2 frames after each"
-    assert given.input_places == input_places_of(3, 4) == [0, 3, 6]
+    assert len(view_generator.clips) == 3 and given.images.shape[0] == 9, "3 photographs and 2 frames after each"
+    assert given.input_places == input_places(3, 4) == [0, 3, 6]
     assert torch.equal(view_generator.clips[2].frames[-1], view_generator.clips[0].frames[0])
     assert result.views is not None and result.views.names == ("photo_2.png", "photo_0.png", "photo_1.png")
     step = (given.cameras.centers[8] - given.cameras.centers[0]).norm()
     assert step < (given.cameras.centers[6] - given.cameras.centers[0]).norm(), "the last frames lead back"
     left_open = go(three, tmp_path / "open", Fader())
-    assert read_fit_input(folder_of(left_open, "frames")).frames.shape[0] == 7
+    assert read_fit_input(folder_of(left_open, "frames")).images.shape[0] == 7
 
 
 @pytest.mark.parametrize("closed", [False, True])
@@ -113,11 +114,11 @@ def test_frames_are_aligned_from_each_photograph_to_the_next(
     asked: list[tuple[torch.Tensor, list[bool]]] = []
 
     class Aligner(Surveyor):
-        def estimate(self, images: torch.Tensor, cameras: Any = None, input_places: Any = None) -> Any:
-            found = super().estimate(images, cameras, input_places)
-            if input_places is None:
+        def estimate(self, images: torch.Tensor, cameras: Any = None, fixed: Any = None) -> Any:
+            found = super().estimate(images, cameras, fixed)
+            if fixed is None:
                 return found
-            asked.append((images, input_places.tolist()))
+            asked.append((images, fixed.tolist()))
             moved = replace(cameras, world_to_camera=cameras.world_to_camera.clone())
             moved.world_to_camera[:, 2, 3] += 0.01 * len(asked)
             return replace(found, cameras=moved)
@@ -125,39 +126,55 @@ def test_frames_are_aligned_from_each_photograph_to_the_next(
     orbit_frames = replace(CONFIG, generation=replace(CONFIG.generation, loop="auto"))
     result = go(three, tmp_path / "scene", Fader(), orbit_frames, surveyor=Aligner(three), stages=["frames"])
     given = read_fit_input(folder_of(result, "frames"))
-    frames = given.frames
+    frames = given.images
     clips = [[0, 1, 2, 3], [3, 4, 5, 6], *([[6, 7, 8, 0]] if closed else [])]
     assert len(asked) == len(clips), "pairs grow with the square of the frames, and so does their memory"
-    generated = read_generated(folder_of(result, "generation")).cameras
-    for number, ((images, input_places), clip) in enumerate(zip(asked, clips, strict=True), start=1):
-        assert torch.equal(images, frames[clip]) and input_places == [True, False, False, True]
+    generated = read_sequence(folder_of(result, "generation")).cameras
+    for number, ((images, fixed), clip) in enumerate(zip(asked, clips, strict=True), start=1):
+        assert torch.equal(images, frames[clip]) and fixed == [True, False, False, True]
         moved = given.cameras.world_to_camera[clip] - generated.world_to_camera[clip]
         torch.testing.assert_close(moved[:, 2, 3], torch.tensor([0, 0.01, 0.01, 0]) * number, atol=1e-5, rtol=0)
 
 
-class Turner(Fader):
-    """As a fader, between the first frame and frame ``second``; what comes after stays as the latter."""
+def test_frames_are_aligned_all_at_once_on_request(three: Room, tmp_path: Path) -> None:
+    asked: list[list[bool]] = []
 
-    def generate(self, clip: Clip, generator: torch.Generator, *, second: int) -> torch.Tensor:  # type: ignore[override]
+    class Aligner(Surveyor):
+        def estimate(self, images: torch.Tensor, cameras: Any = None, fixed: Any = None) -> Any:
+            if fixed is not None:
+                asked.append(fixed.tolist())
+            return super().estimate(images, cameras, fixed)
+
+    together = replace(CONFIG, generation=replace(CONFIG.generation, alignment="all"))
+    go(three, tmp_path / "scene", Fader(), together, surveyor=Aligner(three), stages=["frames"])
+    assert asked == [[True, False, False, True, False, False, True]]
+
+
+class Turner(Fader):
+    """As a fader, between the first frame and frame ``end_condition_frame``; what comes after stays as the latter."""
+
+    def generate(self, clip: Clip, generator: torch.Generator, *, end_condition_frame: int) -> torch.Tensor:  # type: ignore[override]
         if len(self.clips) == self.stop_after:
             raise KeyboardInterrupt
         self.clips.append(clip)
-        share = (torch.arange(len(clip.cameras)) / second).clamp(max=1)[:, None, None, None]
-        return clip.images[0] * (1 - share) + clip.images[second] * share
+        share = (torch.arange(len(clip.cameras)) / end_condition_frame).clamp(max=1)[:, None, None, None]
+        return clip.images[0] * (1 - share) + clip.images[end_condition_frame] * share
 
 
 def test_all_around_the_scene_from_two_photographs(three: Room, tmp_path: Path) -> None:
     pair = replace(three, files=three.files[:2], cameras=three.cameras[:2], depth=three.depth[:2])
-    orbit_frames = replace(CONFIG, generation=replace(CONFIG.generation, frames=6, orbit_frames=40, second=3))
+    orbit_frames = replace(
+        CONFIG, generation=replace(CONFIG.generation, frames=6, orbit_frames=40, end_condition_frame=3)
+    )
     view_generator = Turner()
     result = go(pair, tmp_path / "scene", view_generator, orbit_frames)
     given = read_fit_input(folder_of(result, "frames"))
-    assert len(given.frames) == 40 and given.input_places[0] == 0 and len(given.input_places) == 2
+    assert len(given.images) == 40 and given.input_places[0] == 0 and len(given.input_places) == 2
     assert result.views is not None
-    cut = crop_views(result.views, 32, 48)
-    assert torch.equal(given.frames[given.input_places], cut.images.float() / 255)
+    cut = input_views(result.views, 32, 48)
+    assert torch.equal(given.images[given.input_places], cut.images)
     last = view_generator.clips[-1]
-    assert torch.equal(last.frames[-1], cut.images[0]), "the last clip ends on the first photograph"
+    assert torch.equal(last.images[-1], cut.images[0]), "the last clip ends on the first photograph"
     steps = (given.cameras.centers - given.cameras.centers.roll(1, dims=0)).norm(dim=1)
     assert steps.max() < 4 * steps.median(), "and so does the path"
     with pytest.raises(ConfigurationError, match="Fader cannot extrapolate"):
@@ -168,7 +185,7 @@ def test_all_around_the_scene_from_two_photographs(three: Room, tmp_path: Path) 
     again = go(pair, tmp_path / "stopped", others, orbit_frames)
     assert [clip.key for clip in stopped.clips + others.clips] == [clip.key for clip in view_generator.clips]
     whole = read_fit_input(folder_of(again, "frames"))
-    assert torch.equal(whole.frames, given.frames), "a stop leaves no trace in the result"
+    assert torch.equal(whole.images, given.images), "a stop leaves no trace in the result"
 
 
 # --- what it does not do twice
@@ -203,9 +220,9 @@ def test_another_setting_redoes_what_it_changes_alone(
 STOPPED_IN = {
     "photographs": (run, "load_photographs"),
     "geometry": (run, "find_geometry"),
-    "frames": (run, "prepare_generated"),
-    "fit": (fitting, "fit"),
-    "flythrough": (fitting, "fly"),
+    "frames": (run, "prepare_frames"),
+    "fit": (fitting, "build_scene"),
+    "flythrough": (fitting, "render_flythrough"),
 }
 
 

@@ -79,7 +79,7 @@ def test_a_model_generates(two: Room, tmp_path: Path, monkeypatch: pytest.Monkey
     surveyed(monkeypatch, two)
     asked = []
     monkeypatch.setattr(
-        "reconx_pl.training.runs.view_generator_source",
+        "reconx_pl.training.models.model_source",
         lambda place, sampling, device: asked.append((place, sampling, device)) or Fader().source(),
     )
     out = tmp_path / "scene"
@@ -124,7 +124,7 @@ def test_without_weights_of_dust3r_nothing_else_is_taken_unasked(two: Room, tmp_
 
 
 def test_auto_says_what_it_takes(two: Room, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from reconx_pl.geometry.estimators.default import named_estimator
+    from reconx_pl.geometry.default_estimator import named_estimator
 
     with caplog.at_level("INFO"):
         named_estimator("auto")
@@ -196,7 +196,7 @@ def test_resume_finds_the_model_from_any_folder(two: Room, tmp_path: Path, monke
     surveyed(monkeypatch, two)
     asked = []
     monkeypatch.setattr(
-        "reconx_pl.training.runs.view_generator_source", lambda place, *_: asked.append(Path(place)) or Fader().source()
+        "reconx_pl.training.models.model_source", lambda place, *_: asked.append(Path(place)) or Fader().source()
     )
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     wanted = ["--model", "runs/mine", "--stages", "geometry"]

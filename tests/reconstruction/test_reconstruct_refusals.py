@@ -123,7 +123,7 @@ def test_unknown_stages_and_alignment_that_cannot_be(three: Room, tmp_path: Path
             return super().estimate(images)
 
     aligned = replace(CONFIG, generation=replace(CONFIG.generation, poses="aligned"))
-    with pytest.raises(ConfigurationError, match="cannot align generated frames"):
+    with pytest.raises(ConfigurationError, match="Sparse cannot do that"):
         go(three, tmp_path / "scene", Fader(), aligned, surveyor=Sparse(three))
 
 
@@ -147,14 +147,16 @@ def test_what_the_fit_lacks_is_said_before_frames_are_generated(
 
 
 def test_clips_that_cannot_extrapolate_are_refused_at_once() -> None:
-    with pytest.raises(ConfigurationError, match=r"generation.second in 1 to 6; got around 40 and second 16"):
+    with pytest.raises(ConfigurationError, match=r"generation.end_condition_frame in 1 to 6; got 40 and 16"):
         GenerationConfig(frames=8, orbit_frames=40)
-    assert GenerationConfig(frames=8).second == 16, "which nothing reads without around"
+    assert GenerationConfig(frames=8).end_condition_frame == 16, "which nothing reads without orbit_frames"
 
 
 def test_progress_names_every_stage(three: Room, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
     keep: Callable[..., None] = lambda *what: seen.append(what)  # noqa: E731
     go(three, tmp_path / "scene", Fader(), progress=keep)
-    assert list(dict.fromkeys(name for name, _, _ in seen)) == list(STAGES)
-    assert ("fit", 12, 12) in seen and ("photographs", 3, 3) in seen
+    finished = [what for what, *numbers in seen if numbers == [1, 1]]
+    assert finished == [f"{number}/{len(STAGES)} {name}" for number, name in enumerate(STAGES, start=1)]
+    assert ("1/6 reading photographs", 3, 3) in seen
+    assert any(what.startswith("5/6 fit, loss ") and numbers == [12, 12] for what, *numbers in seen)

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -148,7 +149,7 @@ def test_kernels_are_cached_between_processes() -> None:
     """Numba caches no kernel that refers to something of this process; a warning would be all that one sees of it."""
     step = (
         "from splat_scenes import random_gaussians, ring_cameras\n"
-        "from reconx_pl.splatting import cpu, cpu_kernels_project as project, cpu_kernels_raster as raster\n"
+        "from reconx_pl.splatting.renderers import cpu, cpu_kernels_project as project, cpu_kernels_raster as raster\n"
         "scene = random_gaussians(20); scene.means.requires_grad_()\n"
         "cpu.CpuRenderer().render(scene, ring_cameras(1, 16)).color.sum().backward()\n"
         "kernels = (project.project, project.project_backward, raster.sort_into_tiles, raster.rasterise)\n"
@@ -178,34 +179,36 @@ def test_default_renderer_of_the_cpu() -> None:
         default_renderer("meta")
 
 
-def test_errors_name_the_remedy() -> None:
-    cameras, scene = ring_cameras(1, 8), random_gaussians(5, sh_degree=1)
-    with pytest.raises(ConfigurationError, match=r"within 0\.\.1"):
-        CpuRenderer().render(scene, cameras, sh_degree=2)
-    with pytest.raises(ConfigurationError, match="background"):
-        CpuRenderer().render(scene, cameras, background=torch.zeros(2, 3))
-    with pytest.raises(ConfigurationError, match="alpha_max"):
-        CpuRenderer(alpha_max=1.0)
-    with pytest.raises(ConfigurationError, match="threads"):
-        CpuRenderer(threads=0)
-    on_meta = Gaussians(**{name: value.to("meta") for name, value in vars(scene).items()})
+@pytest.mark.parametrize(
+    ("of_renderer", "of_render", "words"),
+    [
+        ({"alpha_max": 1.0}, {}, "alpha_max"),
+        ({"threads": 0}, {}, "threads"),
+        ({}, {"sh_degree": 2}, r"within 0\.\.1"),
+        ({}, {"background": torch.zeros(2, 3)}, "background"),
+    ],
+)
+def test_options_out_of_range(of_renderer: dict[str, Any], of_render: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        CpuRenderer(**of_renderer).render(random_gaussians(5, sh_degree=1), ring_cameras(1, 8), **of_render)
+
+
+def test_a_scene_on_another_device_names_the_renderer() -> None:
     with pytest.raises(BackendUnavailableError, match="default_renderer"):
-        CpuRenderer().render(on_meta, cameras)
+        CpuRenderer().render(random_gaussians(5).to("meta"), ring_cameras(1, 8))
 
 
 def test_without_a_folder_for_its_cache_the_remedy_is_named(tmp_path: Path) -> None:
     """A package and a home that cannot be written, played by files where numba would make folders."""
     source = Path(splatting.__file__).parents[1]
-    for file in (
-        "__init__.py",
-        "types.py",
-        "errors.py",
-        *(f"splatting/{f.name}" for f in source.glob("splatting/*.py")),
-    ):
-        target = tmp_path / "reconx_pl" / file
+    package = [
+        source / name for name in ("__init__.py", "version.py", "types.py", "errors.py", "splatting/__init__.py")
+    ]
+    for file in [*package, *source.glob("splatting/renderers/*.py")]:
+        target = tmp_path / "reconx_pl" / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((source / file).read_bytes())
-    (tmp_path / "reconx_pl" / "splatting" / "__pycache__").touch()
+        target.write_bytes(file.read_bytes())
+    (tmp_path / "reconx_pl" / "splatting" / "renderers" / "__pycache__").touch()
     (tmp_path / "home").touch()
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from splat_scenes import random_gaussians, ring_cameras
 
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.metrics import lpips_weights as perceptual_weights
+from reconx_pl.metrics import lpips_weights
 from reconx_pl.metrics.lpips import LpipsDistance
 from reconx_pl.splatting.fit import FitConfig, fit
 from reconx_pl.splatting.losses import Crop, LossWeights, confidence_loss
@@ -25,7 +25,7 @@ ONLY = LossWeights(l1=0.0, ssim=0.0, lpips=1.0)
 def distance(tmp_path_factory: pytest.TempPathFactory) -> LpipsDistance:
     """AlexNet with random values: a distance all the same."""
     g = torch.Generator().manual_seed(0)
-    shapes = perceptual_weights._shapes("alex")
+    shapes = lpips_weights._shapes("alex")
     file = tmp_path_factory.mktemp("weights") / "alex.safetensors"
     save_file({name: 0.05 * torch.randn(shape, generator=g) for name, shape in shapes.items()}, file)
     return LpipsDistance("alex", Path(file))

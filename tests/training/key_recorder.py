@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 
-from reconx_pl.training.runs import view_generator_identity
+from reconx_pl.training.models import live_identity
 
 
 class KeyRecorder(L.Callback):
@@ -29,6 +29,4 @@ class KeyRecorder(L.Callback):
             file.write(json.dumps([trainer.global_step, curve]) + "\n")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        (self.folder / f"rank{trainer.global_rank}.weights").write_text(
-            view_generator_identity(pl_module.view_generator())
-        )
+        (self.folder / f"rank{trainer.global_rank}.weights").write_text(live_identity(pl_module.view_generator()))

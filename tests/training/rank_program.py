@@ -34,11 +34,12 @@ from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.files.ranks import all_or_none
 from reconx_pl.training.callbacks.tolerance import tolerated
+from reconx_pl.training.checkpointing.network_weights import whole_tensors
 from reconx_pl.training.checkpointing.resume import EitherCheckpointIO
 from reconx_pl.training.checkpointing.safe_checkpoint import SafeModelCheckpoint
 from reconx_pl.training.ema import AverageConfig
 from reconx_pl.training.module import OptimizerConfig, ReconXModule
-from reconx_pl.training.sharding import ShardedStrategy, whole_tensors
+from reconx_pl.training.sharding import ShardedStrategy
 from reconx_pl.training.stages import Stage
 
 FRAMES, SIDE, POINTS = 4, 16, 16

@@ -25,9 +25,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Shards of frames, the same with caches, and the frozen encoders."""
     root = tmp_path_factory.mktemp("cached")
     write_procedural(root / "frames", count=6, first_seed=0, frames=4, size=(32, 32), points=64, clips_per_shard=2)
-    (root / "frozen encoders").mkdir()
-    cache_shards(root / "frames", root / "caches", write_config(root / "frozen encoders"), device="cpu")
-    return {name: root / name for name in ("frames", "caches", "frozen encoders")}
+    (root / "encoders").mkdir()
+    cache_shards(root / "frames", root / "caches", write_config(root / "encoders"), device="cpu")
+    return {name: root / name for name in ("frames", "caches", "encoders")}
 
 
 def train(
@@ -38,7 +38,7 @@ def train(
     path = tiny_config(folder, folders[shards], "base", steps=steps, checkpoint_every=2)
     config = yaml.safe_load(path.read_text())
     config["model"]["optimizer"] |= {"lr": 1e-3, "decay": "none"}
-    config["model"]["network"]["init_args"] = write_encoders(folders["frozen encoders"]) | edits
+    config["model"]["network"]["init_args"] = write_encoders(folders["encoders"]) | edits
     config["data"]["cached"] = cached
     callbacks = [c for c in config["trainer"]["callbacks"] if not c["class_path"].endswith("MediaCallback")]
     callbacks.append({"class_path": "key_recorder.KeyRecorder", "init_args": {"folder": str(folder)}})
@@ -72,7 +72,7 @@ def test_shards_without_the_caches_stop_the_run_before_it_starts(
 ) -> None:
     path = tiny_config(tmp_path, folders["caches"], "base", steps=1, checkpoint_every=1)
     config = yaml.safe_load(path.read_text())
-    config["model"]["network"]["init_args"] = write_encoders(folders["frozen encoders"])
+    config["model"]["network"]["init_args"] = write_encoders(folders["encoders"])
     config["data"] |= {"cached": True, plain: str(folders["frames"])}
     config["trainer"]["callbacks"] = [
         {"class_path": "key_recorder.KeyRecorder", "init_args": {"folder": str(tmp_path)}}

@@ -50,14 +50,12 @@ def test_encoders_are_not_in_checkpoints_and_everything_else_must_be() -> None:
     network.image_tokens.encoder = Encoder()
     module = ReconXModule(network)
     state = module.state_dict()
-    assert not any("frozen encoder" in name for name in state) and "network.image_tokens.position" in state
-    assert "image_tokens.frozen encoder.layer.weight" in network.state_dict()  # the network itself is whole
+    assert not any(".encoder." in name for name in state) and "network.image_tokens.position" in state
+    assert "image_tokens.encoder.layer.weight" in network.state_dict()  # the network itself is whole
     encoder = network.image_tokens.encoder.layer.weight.clone()
     module.load_state_dict(state)
     assert torch.equal(network.image_tokens.encoder.layer.weight, encoder)
-    module.load_state_dict(
-        state | {"network.image_tokens.frozen encoder.layer.weight": encoder}
-    )  # as earlier versions wrote it
+    module.load_state_dict(state | {"network.image_tokens.tower.layer.weight": encoder})  # as earlier versions wrote it
     del state["network.image_tokens.position"]
     with pytest.raises(RuntimeError, match="Missing key.*image_tokens.position"):
         module.load_state_dict(state)

@@ -14,8 +14,9 @@ from rank_program import NumberedBatches, tiny_network
 from torch import Tensor
 
 from reconx_pl.errors import BadDataError, ConfigurationError
-from reconx_pl.training.callbacks.guards import FiniteGuard, clip_gradients, gradient_norm
+from reconx_pl.training.callbacks.guards import FiniteGuard
 from reconx_pl.training.ema import AverageConfig
+from reconx_pl.training.gradients import clip_gradients, gradient_norm
 from reconx_pl.training.module import OptimizerConfig, ReconXModule
 from reconx_pl.training.stages import Stage
 

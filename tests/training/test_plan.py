@@ -146,8 +146,8 @@ def test_the_command_needs_neither_data_nor_weights(
 ) -> None:
     path = tiny_config(tmp_path, shards, "base", steps=6, checkpoint_every=3)
     config = yaml.safe_load(path.read_text())
-    config["model"]["network"]["init_args"] = write_encoders(tmp_path / "frozen encoders")
-    for file in (tmp_path / "frozen encoders").glob("*.safetensors"):
+    config["model"]["network"]["init_args"] = write_encoders(tmp_path / "encoders")
+    for file in (tmp_path / "encoders").glob("*.safetensors"):
         file.unlink()
     config["data"] |= {"train": str(tmp_path / "absent"), "val": None}
     path.write_text(yaml.safe_dump(config))

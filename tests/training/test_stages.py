@@ -82,6 +82,6 @@ def test_a_parameter_without_a_group_is_an_error() -> None:
 def test_a_frozen_encoder_stays_frozen() -> None:
     encoder = FrozenModule()
     encoder.layer = nn.Linear(2, 2)
-    network = nn.ModuleDict({"image_tokens": nn.ModuleDict({"frozen encoder": encoder, "head": nn.Linear(2, 2)})})
+    network = nn.ModuleDict({"image_tokens": nn.ModuleDict({"encoder": encoder, "head": nn.Linear(2, 2)})})
     assert apply_stage(network, Stage.base) == {"image_tokens": 6}
     assert not any(p.requires_grad for p in encoder.parameters())

@@ -182,7 +182,7 @@ def test_validation_generates_fits_and_scores_held_out_clips(two_stages: Path, s
     assert list(scores.values()) == [pytest.approx(results["mean"]["reconx"]["psnr"], rel=1e-5)]
     # the weights that were scored are those of the checkpoint, and evaluate.py's way gives the same numbers
     again = evaluate(
-        run=two_stages / "stage2",
+        model=str(two_stages / "stage2"),
         out=two_stages / "report",
         shards=shards,
         clips=1,

@@ -68,9 +68,9 @@ def test_a_flight_has_frames_and_depth_of_what_is_solid() -> None:
     )
     k = torch.tensor([[40.0, 0, 24], [0, 40, 16], [0, 0, 1]])
     cameras = Cameras(torch.eye(4).repeat(3, 1, 1), k.repeat(3, 1, 1), 32, 48)
-    done: list[tuple[int, int]] = []
-    flown = render_flythrough(scene, cameras, CpuRenderer(), lambda *step: done.append(step))
-    assert flown.frames.shape == (3, 32, 48, 3) and done == [(1, 3), (2, 3), (3, 3)]
+    done: list[tuple[str, int, int | None]] = []
+    flown = render_flythrough(scene, cameras, CpuRenderer(), lambda *call: done.append(call))
+    assert flown.frames.shape == (3, 32, 48, 3) and done == [("rendering", view, 3) for view in (1, 2, 3)]
     red, green, blue = flown.frames[0, 16, 24].tolist()
     assert red > 200 and green < 30 and blue < 30
     assert flown.depth.shape == (3, 32, 48)

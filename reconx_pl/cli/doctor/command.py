@@ -23,10 +23,12 @@ def doctor(use: Use = "basics", json: bool = False, verify: bool = False, folder
         folder: of fetched and converted weights.
     """
     if verify:
-        from reconx_pl.cli.console import share_bar
+        from rich.progress import DownloadColumn
 
-        with share_bar() as step:
-            findings = list(examination(use, folder, True, lambda name, done, total: step(name, done / max(total, 1))))
+        from reconx_pl.cli.console import progress_bar
+
+        with progress_bar("reading", DownloadColumn()) as progress:
+            findings = list(examination(use, folder, True, progress))
     else:
         findings = list(examination(use, folder))
     sys.stdout.write(as_json(use, findings) if json else as_text(findings, color=sys.stdout.isatty()))

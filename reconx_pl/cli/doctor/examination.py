@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconx_pl.cli.doctor.findings import Finding, Use
 from reconx_pl.cli.doctor.packages import packages
 from reconx_pl.cli.doctor.storage import storage
 
-Progress = Callable[[str, int, int], None]
+if TYPE_CHECKING:  # the doctor runs where torch does not
+    from reconx_pl.types import Progress
+
 _AGAIN = "mend the packages above, then run reconx doctor again"
 
 
@@ -22,7 +25,7 @@ def examination(use: Use, folder: Path, verify: bool = False, progress: Progress
         use: see ``findings.Use``.
         folder: of fetched and converted weights.
         verify: read the weights' files to their end; otherwise earlier readings of unchanged files count.
-        progress: of that, called with the name, bytes done and bytes of the file.
+        progress: of that, counts the bytes of a file.
     """
     yield from packages(use)
     try:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from reconx_pl.cli.doctor.findings import Finding, Need, Use, lacking, need_of
 from reconx_pl.pretrained.inventory import Weights, examine, inventory
+from reconx_pl.types import Progress
 
 TOPIC = "weights"
 _NEEDS: dict[str, Mapping[Use, Need]] = {
@@ -30,22 +31,17 @@ def bytes_to_fetch(needed: list[tuple[Weights, Need | None]]) -> int:
 
 
 def weights_lines(
-    needed: list[tuple[Weights, Need | None]], read: bool, progress: Callable[[str, int, int], None] | None = None
+    needed: list[tuple[Weights, Need | None]], read: bool, progress: Progress | None = None
 ) -> Iterator[Finding]:
     """One line for each.
 
     Args:
         needed: see ``needed_weights``.
         read: read all of every file; otherwise what an earlier reading of the unchanged file gave counts.
-        progress: called with the name, bytes done and bytes of the file.
+        progress: counts the bytes of a file.
     """
     for weights, need in needed:
-
-        def step(done: int, total: int, name: str = weights.name) -> None:
-            if progress is not None:
-                progress(name, done, total)
-
-        verdict = examine(weights, step, read)
+        verdict = examine(weights, progress, read)
         size = "" if weights.bytes is None else f", {weights.bytes / 1e9:.3g} GB"
         limit = "" if weights.commercial else f"; {weights.licence}"
         text = f"{weights.purpose}{size}: {verdict.text}{limit}"

@@ -7,7 +7,7 @@ every camera is a pinhole of exactly its image. The readers of these formats giv
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +20,9 @@ from reconx_pl.data.formats.scene import RawFrame, RawScene, invert_rigid
 from reconx_pl.data.formats.transforms import OPENGL_TO_OPENCV
 from reconx_pl.errors import BadCameraError, ConfigurationError
 from reconx_pl.files.atomic import atomic_write
-from reconx_pl.types import PointCloud
+from reconx_pl.types import PointCloud, Progress
 
 ExportFormat = Literal["transforms", "colmap", "posed"]
-Progress = Callable[[int, int], None]  # images written, of all
 
 
 def export_posed(scene: RawScene, folder: Path, format: ExportFormat, progress: Progress | None = None) -> None:
@@ -65,7 +64,7 @@ def write_images(scene: RawScene, folder: Path, names: Sequence[str], progress: 
     for view, name in enumerate(names):
         Image.fromarray(scene.load_image(view)).save(folder / "images" / name)
         if progress is not None:
-            progress(view + 1, len(names))
+            progress("writing images", view + 1, len(names))
 
 
 def _pinhole(frame: RawFrame) -> tuple[float, float, float, float]:

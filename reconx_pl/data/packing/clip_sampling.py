@@ -1,6 +1,6 @@
 """Cutting a clip out of a raw scene: which frames, at which size, with which cloud.
 
-Clips are contiguous with random skips and a dynamic frame rate (PAPER, section 7). (ours) That is: each clip takes
+Clips are contiguous with random skips and a dynamic frame rate (ReconX, V-A). (ours) That is: each clip takes
 every s-th frame, with s and the start drawn for each clip, so that its frame rate is the source's divided by s; with
 ``jitter`` the single steps of a clip differ too.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from reconx_pl.data.packing.overlap import view_overlap
 from reconx_pl.data.packing.scene_choice import SceneChoice, Split, listed_scenes
 from reconx_pl.data.shards.writer import ShardWriter
 from reconx_pl.errors import BadDataError, BadSceneError, ReconXError
+from reconx_pl.types import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +57,6 @@ class PackReport:
     without_cloud: list[str] = field(default_factory=list)
     smallest_cloud: int | None = None
     checks: dict[str, float] = field(default_factory=dict)
-
-
-Progress = Callable[[str, PackReport], None]
 
 
 def pack_command(
@@ -108,7 +106,7 @@ def pack_command(
         val_share: share of the scenes in val.
         test_share: share of the scenes in test.
         split_seed: another seed is another split.
-        progress: called after every scene with its name and the report so far.
+        progress: counts clips, after every scene.
 
     Raises:
         BadDataError: nothing to read there, or a list that cannot be read.
@@ -147,7 +145,7 @@ def pack(
         scenes: read one at a time.
         folder: of the shards.
         options: how clips are cut.
-        progress: called after every scene with its name and the report so far.
+        progress: counts clips, after every scene.
         settings: what else shaped the clips, stored in the manifest beside the options.
         choice: what has been left out of ``scenes`` before, for the report.
 
@@ -171,7 +169,7 @@ def pack(
             else:
                 _pack_scene(scene, writer, options, report, seen)
             if progress is not None:
-                progress(scene.name, report)
+                progress(f"packing {scene.name}", report.packed + report.resumed, None)
     if choice is not None:
         _account(choice, report)
     if not report.packed and not report.resumed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from scipy.ndimage import laplace
 
 from reconx_pl.data.formats.video_frames import VideoFrames
 from reconx_pl.errors import BadDataError, BadSceneError
+from reconx_pl.types import Progress
 
 _CANDIDATES = 8  # (ours) of a stretch; blur of a hand comes and goes faster
 _MIDDLE = 0.6  # (ours) share of a stretch that they come from, so that chosen neighbours are not the same moment
@@ -28,9 +28,7 @@ class Keyframes:
     repeated: int  # stretches that show the same pixels as one before
 
 
-def select_keyframes(
-    path: Path, views: int, max_side: int, progress: Callable[[int, int], None] | None = None
-) -> Keyframes:
+def select_keyframes(path: Path, views: int, max_side: int, progress: Progress | None = None) -> Keyframes:
     """Cut a video into ``views`` equal stretches and take the sharpest frame out of the middle of each.
 
     Sharpness is the variance of the Laplacian of the grey picture at the size that is returned. Frames that equal one
@@ -40,7 +38,7 @@ def select_keyframes(
         path: the file.
         views: frames wanted; a shorter video gives all that it has.
         max_side: the longer side, pixels, at most; never enlarged.
-        progress: called with the number of frames looked at, and how many will be.
+        progress: counts the frames that are looked at.
 
     Raises:
         BadSceneError: fewer than two different frames.
@@ -69,7 +67,7 @@ def select_keyframes(
                 damaged, failure = damaged + 1, error
             done += 1
             if progress is not None:
-                progress(done, total)
+                progress("looking for sharp frames", done, total)
         if best is None:
             assert failure is not None
             raise failure

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,7 @@ from reconx_pl.data.formats.video_frames import VIDEO_SUFFIXES
 from reconx_pl.data.photos.headers import PhotographHeader, named_files, quiet_pillow, read_header
 from reconx_pl.data.photos.keyframes import select_keyframes
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
-
-Progress = Callable[[int, int], None]  # done, of how many
+from reconx_pl.types import Progress
 
 MAX_VIEWS = 64
 VIDEO_VIEWS = 16
@@ -74,7 +73,7 @@ def load_photographs(
         max_side: the longer side of the result, pixels, at most.
         views: how many to take, evenly from first to last; None takes all photographs, and 16 frames of a video (the
             sharpest of so many equal stretches). More than 64 is 64.
-        progress: called with how many were decoded, and how many will be.
+        progress: counts photographs that are decoded, or frames of a video that are looked at.
 
     Raises:
         BadSceneError: fewer than two photographs, more than 64, the same one twice, a video beside photographs, or one
@@ -126,7 +125,7 @@ def _from_files(files: list[Path], max_side: int, notes: list[str], progress: Pr
     for done, header in enumerate(headers, start=1):
         pixels.append(_fitted(header, width, height))
         if progress is not None:
-            progress(done, len(headers))
+            progress("reading photographs", done, len(headers))
     _check_different(pixels, files)
     scales = [_cover(size, width, height) for size in sizes]
     focals = tuple(
@@ -225,9 +224,9 @@ def _fitted(header: PhotographHeader, width: int, height: int) -> np.ndarray:  #
 def _check_different(pixels: list[np.ndarray], files: list[Path]) -> None:
     first: dict[bytes, int] = {}
     for view, picture in enumerate(pixels):
-        meta_model = first.setdefault(hashlib.sha256(picture.tobytes()).digest(), view)
-        if meta_model != view:
-            raise BadSceneError(f"{files[meta_model]} and {files[view]} are the same photograph; leave one of them out")
+        earlier = first.setdefault(hashlib.sha256(picture.tobytes()).digest(), view)
+        if earlier != view:
+            raise BadSceneError(f"{files[earlier]} and {files[view]} are the same photograph; leave one of them out")
 
 
 def _unique_names(files: list[Path]) -> tuple[str, ...]:

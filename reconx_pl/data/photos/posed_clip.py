@@ -12,8 +12,8 @@ from reconx_pl.data.packing.clip_sampling import MIN_POINTS, scene_clip
 from reconx_pl.data.photos.unposed import Views, has_geometry, photograph_files, scene_of_photographs, without_poses
 from reconx_pl.data.shards.clouds import Poses
 from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.geometry.default_estimator import default_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.geometry.estimators.default import default_estimator
 from reconx_pl.types import Clip
 
 

@@ -43,7 +43,7 @@ def wall(b: SceneBuilder) -> tuple[int, str]:
     rng = b.rng
     _, base = any_color(rng, muted=True)
     _, other = any_color(rng, muted=True)
-    kind = rng.choice(["brick", "striped", "generated", "dotted", "tiled", "panelled"])
+    kind = rng.choice(["brick", "striped", "plain", "dotted", "tiled", "panelled"])
     if kind == "brick":
         hue = rng.choice([0.02, 0.06, 0.1, 0.6])
         a, c = color(rng, hue, 0.5, 0.62), color(rng, hue, 0.55, 0.42)
@@ -69,7 +69,7 @@ def wall(b: SceneBuilder) -> tuple[int, str]:
         return b.material(k.PLANKS, a, shade(a, 0.35), shade(a, 0.65), period=boards, grain=0.35, grain_length=0.2), (
             "panelled"
         )
-    return b.material(k.PLAIN, base, c=other, grain=0.3, grain_length=0.5, tint=0.8, tint_length=1.6), "generated"
+    return b.material(k.PLAIN, base, c=other, grain=0.3, grain_length=0.5, tint=0.8, tint_length=1.6), "plain"
 
 
 def floor(b: SceneBuilder) -> tuple[int, str]:
@@ -117,7 +117,7 @@ def thing(b: SceneBuilder, size: float) -> tuple[int, str]:
 
 
 def picture(b: SceneBuilder) -> int:
-    """A generation in a frame."""
+    """A picture in a frame."""
     rng = b.rng
     sky, land = any_color(rng)[1], any_color(rng)[1]
     frame = rng.choice([0.15, 0.85])

@@ -49,7 +49,7 @@ def room(rng: np.random.Generator) -> tuple[Scene, Array, Array]:
     taken: list[tuple[float, float, float]] = []
     kinds: list[tuple[Placer, float]] = [
         (_table, 0.8), (_sofa, 1.0), (_shelf, 0.7), (_crates, 0.6),
-        (_ball, 0.5), (_pillar, 0.35), (_lamp, 0.4), (_encoder, 0.5),
+        (_ball, 0.5), (_pillar, 0.35), (_lamp, 0.4), (_tower, 0.5),
     ]  # fmt: skip
     wanted = int(rng.integers(6, 11))
     for _ in range(60):
@@ -86,14 +86,14 @@ def _pictures(b: SceneBuilder, width: float, length: float, height: float) -> No
     for _ in range(int(rng.integers(2, 6))):
         half_width, half_height = rng.uniform(0.3, 0.75), rng.uniform(0.25, 0.5)
         y = -rng.uniform(0.5, 0.6) * height
-        generation = palette.picture(b)
+        picture = palette.picture(b)
         if rng.random() < 0.5:
             x = rng.uniform(-0.5, 0.5) * (width - 2 * half_width - 0.2)
-            b.add(k.BOX, (x, y, length - 0.03), (half_width, half_height, 0.03), generation)
+            b.add(k.BOX, (x, y, length - 0.03), (half_width, half_height, 0.03), picture)
         else:
             side = float(rng.choice([-1.0, 1.0]))
             b.add(k.BOX, (side * (width / 2 - 0.03), y, rng.uniform(0.35, 0.85) * length),
-                  (0.03, half_height, half_width), generation)  # fmt: skip
+                  (0.03, half_height, half_width), picture)  # fmt: skip
 
 
 def _table(b: SceneBuilder, x: float, z: float, size: float) -> str:
@@ -186,7 +186,7 @@ def _lamp(b: SceneBuilder, x: float, z: float, size: float) -> str:
     return f"{name} lamp"
 
 
-def _encoder(b: SceneBuilder, x: float, z: float, size: float) -> str:
+def _tower(b: SceneBuilder, x: float, z: float, size: float) -> str:
     y, name = 0.0, ""
     for floor in range(int(b.rng.integers(2, 5))):
         block, tone = palette.thing(b, 0.4)
@@ -198,4 +198,4 @@ def _encoder(b: SceneBuilder, x: float, z: float, size: float) -> str:
         y += 2 * tall
     top, _ = palette.thing(b, 0.3)
     b.add(k.CONE, (x, -y - 0.2, z), (0.2, 0.2, 0.2), top)
-    return f"{name} frozen encoder"
+    return f"{name} tower"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from reconx_pl.data.procedural.clip import Kind, clip_key, procedural_clip
 from reconx_pl.data.shards.writer import ShardWriter
 from reconx_pl.errors import ConfigurationError
+from reconx_pl.types import Progress
 
 
 def write_procedural(
@@ -26,7 +26,7 @@ def write_procedural(
     fps: float = 8.0,
     clips_per_shard: int = 16,
     quality: int = 95,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Render the seeds first_seed .. first_seed + count - 1 into shards; run it again to go on where it stopped.
 
@@ -38,7 +38,7 @@ def write_procedural(
         gap: see ``procedural_clip``.
         max_gap: above ``gap``, every seed draws its own gap evenly between the two; 0 gives all clips the same.
         clips_per_shard, quality: see ``ShardWriter``.
-        progress: called with (clips in the folder so far, count), once at the start and after every clip.
+        progress: counts the clips in the folder, once at the start and after every clip.
 
     Returns:
         the number of clips rendered by this call.
@@ -61,13 +61,13 @@ def write_procedural(
     with ShardWriter(folder, clips_per_shard=clips_per_shard, settings=settings, quality=quality) as writer:
         todo = [seed for seed in seeds if clip_key(seed, kind) not in writer.done]
         if progress is not None:
-            progress(count - len(todo), count)
+            progress(f"packing {folder}", count - len(todo), count)
         for seed in todo:
             own = gap_of(seed, gap, max_gap)
             writer.write(procedural_clip(seed, frames, size, kind, points=points, gap=own, fps=fps))
             rendered += 1
             if progress is not None:
-                progress(count - len(todo) + rendered, count)
+                progress(f"packing {folder}", count - len(todo) + rendered, count)
     return rendered
 
 

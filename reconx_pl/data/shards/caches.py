@@ -2,7 +2,7 @@
 
 ``moments-<hash>.npy`` is [T, 2 C, h, w] float16, mean and log variance of the autoencoder's posterior of every frame:
 each visit of a clip draws its own sample, as if the encoder had run. ``clip-<hash>.npy`` is [M, D] float16, the tokens
-that the frozen image encoder gives for the first frame. The hash is the beginning of the frozen encoder's fingerprint,
+that the frozen image encoder gives for the first frame. The hash is the beginning of the encoder's fingerprint,
 so that a reader that looks for other weights does not find them.
 """
 
@@ -48,9 +48,8 @@ class CachedInputs:
     def __post_init__(self) -> None:
         if not self.names:
             raise ConfigurationError(
-                "this network has no frozen autoencoder or image encoder: there is nothing to "
-                "cache; set data.cached to "
-                "false"
+                "this network has no frozen autoencoder or image encoder: there is nothing to cache; "
+                "set data.cached to false"
             )
 
     @property

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
 from reconx_pl.data.shards.schema import CLOUD, CLOUD_CONFIDENCE, CLOUD_RGB, CONFIDENCE, DEPTH, encode_geometry
 from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.files.identity import identity_of
 from reconx_pl.geometry.cameras import project
 from reconx_pl.geometry.estimators.base import PointMapEstimator, Reconstruction
 from reconx_pl.geometry.similarity import align
 from reconx_pl.types import Cameras, Clip
 
 Poses = Literal["dataset", "estimated"]
-
-
-class NamedEstimator(PointMapEstimator, Protocol):
-    """An estimator that can say what its results follow from: method, weights, settings."""
-
-    @property
-    def identity(self) -> str: ...
 
 
 class CloudPrecomputer:
@@ -43,7 +37,7 @@ class CloudPrecomputer:
 
     def __init__(
         self,
-        estimator: NamedEstimator,
+        estimator: PointMapEstimator,
         points: int = 16384,
         min_confidence: float = 1.0,
         poses: Poses = "dataset",
@@ -57,7 +51,7 @@ class CloudPrecomputer:
     def settings(self) -> dict[str, Any]:
         """What the members follow from, for the manifest."""
         return {
-            "estimator": self.estimator.identity,
+            "estimator": identity_of(self.estimator),
             "points": self.points,
             "min_confidence": self.min_confidence,
             "poses": self.poses,

@@ -1,4 +1,4 @@
-"""Shards with more members than before: read, precompute clip by clip, write; many processes, restartable.
+"""Shards with more members than before: read a clip, compute its members, write it; many processes, restartable.
 
 Every shard is one piece of work. A process takes those whose number is its rank modulo the number of processes. A
 finished shard is renamed into place and then *recorded* in ``OUT/.parts``; the manifest of OUT is written by whichever
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,12 +23,11 @@ from reconx_pl.data.shards.schema import decode_clip
 from reconx_pl.data.shards.shard_file import ShardFile
 from reconx_pl.errors import BadCameraError, BadDataError, BadSceneError, ConfigurationError
 from reconx_pl.files.atomic import own_temporary, write_whole
-from reconx_pl.types import Clip
+from reconx_pl.types import Clip, Progress
 
 logger = logging.getLogger(__name__)
 
 PARTS = ".parts"
-Progress = Callable[[str, int, int], None]  # shard, clips done, clips of this process that were to be done
 
 
 class Precomputer(Protocol):
@@ -91,7 +90,7 @@ def precompute_shards(
         precomputers: run in this order; a member that a clip has already is replaced.
         settings: how the members are made (JSON values); goes into the manifest, and all processes need the same.
         rank, world: this process and their number.
-        progress: called after every clip.
+        progress: counts the clips that this process has to do, after each.
 
     Raises:
         BadDataError: a damaged source.
@@ -109,7 +108,7 @@ def precompute_shards(
         for _ in work.precompute(shard, precomputers, report):
             report.clips += 1
             if progress is not None:
-                progress(shard.name, report.clips, total)
+                progress(f"precomputing {shard.name}", report.clips, total)
         report.shards += 1
     report.missing = work.list_all()
     return report

@@ -96,8 +96,6 @@ def _forget_all(module: Any, incompatible: object) -> None:  # not a lambda: mod
 
 
 def frozen_encoders(network: nn.Module) -> dict[str, frozenset[str]]:
-    """Names of the tensors of each pretrained frozen encoder in ``network``, which has a weights file of its own."""
-    frozen_encoders = [
-        (prefix, module) for prefix, module in network.named_modules() if isinstance(module, FrozenModule)
-    ]
-    return {prefix: frozenset(f"{prefix}.{name}" for name in module.state_dict()) for prefix, module in frozen_encoders}
+    """Names of the tensors of each frozen encoder in ``network``; such a part has a weights file of its own."""
+    parts = [(prefix, module) for prefix, module in network.named_modules() if isinstance(module, FrozenModule)]
+    return {prefix: frozenset(f"{prefix}.{name}" for name in module.state_dict()) for prefix, module in parts}

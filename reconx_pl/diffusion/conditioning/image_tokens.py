@@ -1,4 +1,4 @@
-"""Context tokens of the reference image, g(I_ref) of PAPER section 3: [B, T, Q, D], Q tokens for each frame.
+"""Context tokens of the reference image, g(I_ref) of ReconX, IV-D: [B, T, Q, D], Q tokens for each frame.
 
 ``ClipImageTokens`` is the base model's path: one frame, resized to 224 x 224, through OpenCLIP's ViT-H/14, all 257
 tokens of the last block without the final norm, into the resampler. ``SmallImageTokens`` is a small trainable
@@ -27,7 +27,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGE_ENCODER_PREFIXES = (
     "embedder.model.visual.",
-    "image_tokens.frozen encoder.visual.",
+    "image_tokens.encoder.visual.",
     "model.visual.",
     "visual.",
     "",

@@ -1,4 +1,4 @@
-"""The structure encoder F(P) of PAPER section 2: a point cloud becomes context tokens.
+"""The structure encoder F(P) (ReconX, IV-C, eq. 10): a point cloud becomes context tokens.
 
     F(P) = FFN(CrossAttn(PosEmb(P~), PosEmb(P)))
 

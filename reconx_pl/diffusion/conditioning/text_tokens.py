@@ -70,8 +70,8 @@ class ClipTextTokens(FrozenModule):
     Args:
         config: sizes.
         weights: local file: the official checkpoint (``cond_stage_model.model.*``), a folder of ``reconx weights
-            convert``, an open_clip checkpoint, or the frozen encoder alone.
-        random_init: allow a frozen encoder without weights; for tests of shapes and for parity kits only.
+            convert``, an open_clip checkpoint, or the encoder alone.
+        random_init: allow an encoder without weights; for tests of shapes and for parity kits only.
         layer: "penultimate" (base model) skips the last block, "last" runs all; the final norm follows either way.
 
     Raises:
@@ -129,7 +129,7 @@ class ClipTextTokens(FrozenModule):
     def forward(self, captions: Sequence[str]) -> Tensor:
         """Captions, one a sample, "" for none -> [B, 77, D].
 
-        The frozen encoder runs once for a caption, as long as it is remembered. Captions go through one by one: their
+        The encoder runs once for a caption, as long as it is remembered. Captions go through one by one: their
         tokens then do not depend, not even in rounding, on the batch in which they came first, and a resumed run is
         exact.
         """

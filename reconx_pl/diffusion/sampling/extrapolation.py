@@ -1,4 +1,4 @@
-"""Clips whose second condition sits at an intermediate frame: those after it are extrapolated (PAPER: section 4).
+"""Clips whose second condition sits at an intermediate frame: those after it are extrapolated (ReconX, V-D).
 
 The paper says no more than that. (ours) The frames: any in a range of the clip. The structure condition: the cloud of
 a shard belongs to the first and the last frame, and the last one is not given, so a clip keeps the points that its

@@ -1,4 +1,4 @@
-"""Multi-condition classifier-free guidance (PAPER section 5) and guidance rescale (Lin et al. 2023, section 3.4)::
+"""Multi-condition classifier-free guidance (ReconX, V-A) and guidance rescale (Lin et al. 2023, section 3.4)::
 
     e = e_0 + s_view (e_view - e_0) + s_struct (e_full - e_view)
       = (1 - s_view) e_0 + (s_view - s_struct) e_view + s_struct e_full

@@ -34,7 +34,7 @@ def diffusion_loss(
     weighting: Weighting = "none",
     snr_gamma: float = 5.0,
 ) -> DiffusionLoss:
-    """One draw of the objective of PAPER section 6.
+    """One draw of the diffusion objective (ReconX, IV-D, eq. 12).
 
     Steps are drawn first, then the noise. The base model weights all steps alike; "min_snr" is Hang et al. 2023
     (min(SNR, gamma), / (SNR + 1) for v, / SNR for epsilon) and gives no weight to the last step of a

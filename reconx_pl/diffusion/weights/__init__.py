@@ -1,4 +1,4 @@
-"""Weights in and out: names of the base model, strict loading, our own folder, fetching."""
+"""Weights in and out: names of the base model, strict loading, our own folder, releases."""
 
 from reconx_pl.diffusion.weights.load import Queries, load_network, load_state, read_network
 from reconx_pl.diffusion.weights.names import (

@@ -18,6 +18,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from reconx_pl.errors import BadWeightsError, ConfigurationError, ReconXError
+from reconx_pl.renamed import renamed
 
 if TYPE_CHECKING:
     from reconx_pl.diffusion.model import ReconXDiffusion
@@ -41,6 +42,7 @@ def build_network(config: Mapping[str, Any], source: str, device: str = "meta") 
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
+    config = renamed(config, ["network"])
     _refuse_foreign(config, source)
     parts = config.get("init_args")
     if not isinstance(parts, Mapping) or not all(isinstance(parts.get(name), Mapping) for name in _MODULES):

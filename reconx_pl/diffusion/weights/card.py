@@ -57,7 +57,8 @@ def model_card(release: Release | None, frames: int, dtype: str) -> str:
     if release is None:
         head = _HEAD.format(licence=f"license: other\nlicense_name: {_UNSTATED}", base="", title="ReconX network")
         text = (
-            "Weights of a `ReconXDiffusion` of reconx_pl, an open ReconX, with the frozen encoders.\n\n"
+            "Weights of a `ReconXDiffusion` of reconx_pl, an open implementation of ReconX, with the frozen "
+            "encoders.\n\n"
             f"## Licence\n\nThat of the base model and of the data that the network was trained on{_TO_STATE}.\n"
         )
         return head + text + _LOAD
@@ -83,8 +84,8 @@ frames; the release has 16{"" if frames == 16 else ", which were adapted"}.
 
 ## Licence
 
-The licence of the base model's weights holds for this folder. {known} The frozen CLIP encoders and the autoencoder
-inside come \ from OpenCLIP and Stable Diffusion, with licences of their own.
+The licence of the base model's weights holds for this folder. {known} The frozen CLIP encoders and the \
+autoencoder inside come from OpenCLIP and Stable Diffusion, with licences of their own.
 """
     base = f"base_model: {release.repository}\n"
     return _HEAD.format(licence=licence, base=base, title=f"{release.title}, for reconx_pl") + text + _LOAD
@@ -114,7 +115,7 @@ The licences of the base model, of the frozen encoders and of the data that the 
 ## Loading
 
 ```
-python evaluate.py --run <this folder> --out report --shards <shards>
+python evaluate.py --model <this folder> --out report --shards <shards>
 ```
 
 In a configuration of `train.py` the file can stand in `model.init_from`.

@@ -33,7 +33,7 @@ def read_network(path: str | Path) -> ReleasedState:
 
     Args:
         path: a checkpoint of ours (``.ckpt``), weights of ours (``.safetensors``, or the folder that ``reconx weights
-            convert`` wrote), or a released checkpoint, also in DeepSpeed's form.
+            convert`` wrote), of this version or an earlier one; or a released checkpoint, also in DeepSpeed's form.
 
     Raises:
         MissingWeightsError: no such file.
@@ -63,8 +63,8 @@ def fitting_state(
     """The tensors of a file that fit ``network``, after a comparison both ways.
 
     Two things may be absent: the whole structure branch, and, unless ``with_frozen_encoders``, a whole frozen encoder,
-        which has a
-    file of its own. Nothing may be left over but what ``released`` names as unused; the stored schedule is compared.
+    which has a file of its own. Nothing may be left over but what ``released`` names as unused; the stored schedule is
+    compared.
 
     Args:
         network: on any device, meta included.

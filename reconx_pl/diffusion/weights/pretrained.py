@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 CONFIG, CARD = "config.json", "README.md"
+_WANTED = [CONFIG, FOLDER_FILE, "config.yaml", "weights.safetensors"]  # of converted weights, and of a run
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -33,7 +34,7 @@ def load_pretrained(
     place: str | Path, revision: str | None = None, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> ReconXDiffusion:
     """See ``ReconXDiffusion.from_pretrained``."""
-    folder = _folder(place, revision)
+    folder = Path(place) if Path(place).is_dir() else hub_folder(str(place), revision)
     config = folder / CONFIG
     if not config.is_file():
         raise MissingWeightsError(f"{config} does not exist; `reconx weights convert` writes such a folder")
@@ -51,16 +52,23 @@ def load_pretrained(
     return network.to(device=device, dtype=dtype).eval()
 
 
-def _folder(place: str | Path, revision: str | None) -> Path:
-    folder = Path(place)
-    if folder.is_dir():
-        return folder
-    if folder.exists() or not isinstance(place, str) or not _HUB_NAME.fullmatch(place):
+def is_hub_name(place: str | Path) -> bool:
+    """Whether it may be ``owner/name`` on the Hugging Face hub: not what exists here."""
+    return isinstance(place, str) and not Path(place).exists() and _HUB_NAME.fullmatch(place) is not None
+
+
+def hub_folder(place: str, revision: str | None = None) -> Path:
+    """The network of a repository on the hub, fetched: a converted folder, or what a training run exported.
+
+    Raises:
+        MissingWeightsError: no such name, or it cannot be fetched.
+    """
+    if not is_hub_name(place):
         raise MissingWeightsError(f"{place} is neither a folder nor the name of a repository on the hub (owner/name)")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(place, revision=revision, allow_patterns=[CONFIG, FOLDER_FILE]))
+        return Path(snapshot_download(place, revision=revision, allow_patterns=_WANTED))
     except Exception as error:  # versions of the library differ in their network errors
         raise MissingWeightsError(
             f"{place} is no folder here and could not be fetched from the hub ({error}); set HF_ENDPOINT to a mirror, "

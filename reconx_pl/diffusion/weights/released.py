@@ -22,7 +22,7 @@ AUTOENCODER = "first_stage_model."
 # Official prefix to ours, for the parts whose tensors keep their names; U-Net and autoencoder are renamed within.
 PARTS = {
     "image_proj_model.": "image_tokens.resampler.",
-    "embedder.model.visual.": "image_tokens.frozen encoder.visual.",
+    "embedder.model.visual.": "image_tokens.encoder.visual.",
     "cond_stage_model.model.": "text_tokens.text.",
 }
 # Stored and never used: the image embedder keeps what is left of its text side, the text encoder its temperature.

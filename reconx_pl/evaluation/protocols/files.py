@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.evaluation.protocols.protocol import Protocol
 from reconx_pl.files.shipped import shipped
+from reconx_pl.renamed import renamed
 
 #: The protocols that come with the package.
 FOLDER = shipped("data/protocols")
@@ -93,7 +94,7 @@ def parse_protocol(content: Mapping[str, Any], source: str) -> Protocol:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Protocol, "protocol")
     try:
-        return parser.instantiate_classes(parser.parse_object({"protocol": dict(content)})).protocol
+        return parser.instantiate_classes(parser.parse_object({"protocol": renamed(content)})).protocol
     except ConfigurationError as error:
         raise ConfigurationError(f"{source}: {error}") from error
     except Exception as error:  # the library's own, and what it makes of wrong types

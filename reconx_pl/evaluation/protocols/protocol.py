@@ -16,6 +16,7 @@ from reconx_pl.data.formats.readers import READERS
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
 from reconx_pl.evaluation.protocols.index import ProtocolEntry, parse_index, read_index
 from reconx_pl.metrics.image import METRICS
+from reconx_pl.renamed import first_key
 
 #: Raise it when code changes what the same protocol gives.
 REVISION = 1
@@ -51,7 +52,7 @@ class ViewRule:
     Args:
         contexts: views that a method sees, evenly spaced, ends included. A file may list several numbers; each is a
             protocol of its own.
-        targets_every: every how manieth frame is scored, from the first of those that are asked; 1 takes all.
+        targets_every: n scores every n-th frame, from the first of those that are asked; 1 takes all.
         choose_first: "contexts" spaces the context views over all frames, and targets are every n-th of the rest;
             "targets" takes every n-th of all frames, and context views are spaced over the rest, so that all numbers of
             context views have the same targets.
@@ -223,13 +224,17 @@ class Protocol:
 
     @property
     def hashed(self) -> dict[str, Any]:
-        """What the hash covers: everything that can change a number; the index by its checksum."""
+        """What the hash covers: everything that can change a number; the index by its checksum.
+
+        Keys have their first names: a hash outlives a renaming.
+        """
         content = dataclasses.asdict(self)
         for name in ("name", "title", "path", "source", "published", "notes"):
             del content[name]
         if self.index is not None:
             for name in ("file", "url", "expected"):
                 del content["index"][name]
+        content["poses"][first_key("poses", "generated")] = content["poses"].pop("generated")
         return {"revision": REVISION, **content}
 
     @property

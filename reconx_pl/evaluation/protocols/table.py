@@ -9,10 +9,9 @@ from reconx_pl.evaluation.missing import unscored
 from reconx_pl.evaluation.protocols.protocol import Protocol
 from reconx_pl.evaluation.records import Record, scene_folder
 from reconx_pl.files.atomic import atomic_write
-from reconx_pl.metrics.image import HIGHER_IS_BETTER
+from reconx_pl.metrics.image import DIGITS, HIGHER_IS_BETTER
 
 TABLE = "table.md"
-DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
 LISTED = 5  # best and worst entries
 
 
@@ -87,7 +86,7 @@ def _rows(results: Record, protocol: Protocol) -> list[str]:
         if method in results["mean"]:
             lines.append(f"| {_plain(label)} | {_cells(results['mean'][method], metrics)} |")
     for row in protocol.published:
-        scores = {name: value for name in metrics if (value := getattr(row, name)) is not None}
+        scores = {name: value for name in metrics if (value := getattr(row, name, None)) is not None}
         lines.append(f"| *published:* {_plain(row.method)} | {_cells(scores, metrics)} |")
     return lines
 

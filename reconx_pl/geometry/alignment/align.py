@@ -1,4 +1,4 @@
-"""Global alignment, from the point maps of pairs to one world (PAPER section 1; DUSt3R, section 3.4)."""
+"""Global alignment, from the point maps of pairs to one world (ReconX, IV-C, eq. 9; DUSt3R, section 3.4)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.geometry.alignment.checks import checked_sizes, confident
 from reconx_pl.geometry.alignment.initialisation import Start, initialise
-from reconx_pl.geometry.alignment.minimise import Progress, minimise
+from reconx_pl.geometry.alignment.minimise import minimise
 from reconx_pl.geometry.alignment.objective import edge_distances
 from reconx_pl.geometry.alignment.observations import ViewGroup, grouped
 from reconx_pl.geometry.alignment.options import AlignmentOptions, FixedViews
@@ -18,6 +18,7 @@ from reconx_pl.geometry.alignment.pixels import centred_pixels, default_intrinsi
 from reconx_pl.geometry.alignment.result import Alignment
 from reconx_pl.geometry.alignment.state import FOCAL_SCALE, AlignmentState, Gauge, geometry_of, quaternions, squashed
 from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
+from reconx_pl.types import Progress
 
 
 # whatever the caller computes in: gradients are wanted here, and full precision

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,10 +12,9 @@ from reconx_pl.geometry.alignment.objective import objective
 from reconx_pl.geometry.alignment.observations import ViewGroup
 from reconx_pl.geometry.alignment.options import AlignmentOptions
 from reconx_pl.geometry.alignment.state import AlignmentState, Gauge
+from reconx_pl.types import Progress
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int, float], None]
 
 
 def learning_rate(position: float, step: int, options: AlignmentOptions) -> float:
@@ -40,7 +38,7 @@ def minimise(
         gauge: what is held.
         groups: see ``grouped``.
         options: see there.
-        progress: called at every look with the steps done, those to do as far as is known, and the loss.
+        progress: called at every look with the loss, the steps done, and those to do as far as is known.
 
     Returns:
         the loss before each step and after the last: [steps taken + 1], world units, on the CPU.
@@ -67,7 +65,7 @@ def minimise(
             total = step + round((options.steps - position) / stride)
             logger.debug("alignment: %d of %d steps, loss %.5g", step, total, seen[-1])
             if progress is not None:
-                progress(step, total, float(seen[-1]))
+                progress(f"alignment, loss {float(seen[-1]):.4g}", step, total)
     with torch.no_grad():
         losses[step] = objective(state, gauge, groups)
     logger.info("alignment: loss %.5g at first, %.5g after %d steps", losses[0], losses[step], step)

@@ -41,8 +41,8 @@ def chained(predictions: PairPredictions, tree: list[int], views: int) -> list[T
         if not placed:
             placed.update(zip(pair, points, strict=True))
             continue
-        fixed = 0 if pair[0] in placed else 1
-        weights = predictions.confidence[row][fixed].flatten()
-        moved = fit_similarity(points[fixed], placed[pair[fixed]], weights)
-        placed[pair[1 - fixed]] = moved.apply(points[1 - fixed])
+        known = 0 if pair[0] in placed else 1
+        weights = predictions.confidence[row][known].flatten()
+        moved = fit_similarity(points[known], placed[pair[known]], weights)
+        placed[pair[1 - known]] = moved.apply(points[1 - known])
     return [placed[view] for view in range(views)]

@@ -1,9 +1,9 @@
-"""Photographs to cameras and points: DUSt3R on pairs, then the global alignment (PAPER section 1)."""
+"""Photographs to cameras and points: DUSt3R on pairs, then the global alignment (ReconX, IV-C)."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,14 +23,12 @@ from reconx_pl.geometry.dust3r.resample import to_photograph
 from reconx_pl.geometry.estimators.base import Reconstruction
 from reconx_pl.geometry.estimators.pairs import PairGraph
 from reconx_pl.geometry.point_maps import cloud_from_maps
-from reconx_pl.types import Cameras, PointMap
+from reconx_pl.types import Cameras, PointMap, Progress
 
 logger = logging.getLogger(__name__)
 
 _SAME = 0.5 / 255  # mean difference below which two images are one
 _SHORT_BASELINE = 0.01  # of the median depth
-
-StageProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class Dust3rEstimator:
         cameras: Cameras | None = None,
         fixed: Tensor | None = None,
         names: Sequence[str] | None = None,
-        progress: StageProgress | None = None,
+        progress: Progress | None = None,
     ) -> Reconstruction:
         """Reconstruct; see ``PointMapEstimator``.
 
@@ -102,7 +100,7 @@ class Dust3rEstimator:
             cameras: of the images; poses and intrinsics of what is known are held exactly, and the world is theirs.
             fixed: [V] bool, which of ``cameras`` are known; None: all. Generated frames beside the inputs are not.
             names: of the images, for errors.
-            progress: called with "pairs" or "alignment", what is done and how much there is.
+            progress: of the network, which counts images and pairs, then of the alignment, which counts steps.
 
         Returns:
             cameras of the images, point maps of their size (what the network did not see at the border is not valid),
@@ -125,7 +123,7 @@ class Dust3rEstimator:
             [one.pixels for one in prepared],
             self.options.graph.edges(views),
             self.options.inference,
-            None if progress is None else lambda done, total: progress("pairs", done, total),
+            progress,
         )
         if self.options.closed_form and views == 2 and not held.any():
             found = align_two(predictions, names=called)
@@ -136,7 +134,7 @@ class Dust3rEstimator:
                 None if cameras is None else FixedViews.of(window.cut(cameras), held, held),
                 called,
                 next(self.model.parameters()).device,
-                None if progress is None else lambda done, total, _: progress("alignment", done, total),
+                progress,
             )
         _warn_of_short_baseline(found, called)
         if self.options.clean:

@@ -13,8 +13,8 @@ from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.dust3r.config import PATCH, Dust3rConfig
 from reconx_pl.geometry.dust3r.model import Dust3r, ViewTokens
 from reconx_pl.geometry.estimators.pair_predictions import PairPredictions
+from reconx_pl.types import Progress
 
-Progress = Callable[[int, int], None]
 GIB = 2**30
 
 
@@ -59,7 +59,7 @@ def predict_pairs(
         images: V of [3, H, W] in [0, 1], sides multiples of 16, sizes may differ; see ``prepare_image``.
         edges: [E, 2] int64, first and second view; see ``PairGraph``.
         options: memory and precision.
-        progress: called with what is done and how much there is, in images and edges.
+        progress: counts images and edges.
 
     Returns:
         Predictions in the order of ``edges``, float32 on the CPU.
@@ -81,7 +81,7 @@ def predict_pairs(
         nonlocal done
         done += count
         if progress is not None:
-            progress(done, total)
+            progress("pairs", done, total)
 
     predicted: list[tuple[Tensor, ...] | None] = [None] * len(pairs)
     # not inference_mode: the alignment puts these tensors into a graph of its own

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from reconx_pl.errors import MissingWeightsError
 from reconx_pl.files.weights import fingerprint
-from reconx_pl.geometry.dust3r.estimator import Dust3rEstimator, Dust3rOptions, StageProgress
+from reconx_pl.geometry.dust3r.estimator import Dust3rEstimator, Dust3rOptions
 from reconx_pl.geometry.dust3r.weights import load_released
 from reconx_pl.geometry.estimators.base import Reconstruction
-from reconx_pl.types import Cameras
+from reconx_pl.types import Cameras, Progress
 
 WEIGHTS = Path("weights/dust3r_512_dpt.safetensors")  # where ``reconx weights fetch dust3r-512-dpt`` puts them
 
@@ -53,7 +53,7 @@ class PretrainedDust3r:
         cameras: Cameras | None = None,
         fixed: Tensor | None = None,
         names: Sequence[str] | None = None,
-        progress: StageProgress | None = None,
+        progress: Progress | None = None,
     ) -> Reconstruction:
         """See ``Dust3rEstimator.estimate``.
 

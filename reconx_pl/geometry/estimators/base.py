@@ -123,7 +123,7 @@ def reprojection_confidence(
 ) -> Tensor:
     """Confidence of generated views from how well they agree with the cloud of the input views.
 
-    A stand-in for C_i of PAPER section 8, the confidence DUSt3R gives a generated frame when all frames are aligned
+    A stand-in for C_i of ReconX (IV-E), the confidence DUSt3R gives a generated frame when all frames are aligned
     globally. Where the cloud projects into a view and its colour agrees the confidence nears ``ceiling``; it falls as
     1 + (ceiling - 1) exp(-(e / tolerance)^2) with the colour error e, which is 1 + exp(x) with x falling quadratically;
     where nothing projects it is the floor 1. Colours are compared after a 3 x 3 mean, as a disc has no finer detail,

@@ -136,7 +136,7 @@ def dense_depth(
         grey = F.interpolate(grey[:, None], size, mode="bilinear", antialias=True, align_corners=False)[:, 0]
     small = resize_cameras(cameras.to(images.device, torch.float64), *size)
     depth, score = _sweep(grey, small, cloud.points.to(images.device, torch.float64), options)
-    support, agreeing = robust_weights(depth, small, options.pixels, options.relative)
+    support, agreeing = agreement(depth, small, options.pixels, options.relative)
     depth = torch.where(agreeing >= options.agreeing, depth, 0.0)
     keep = (depth > 0) & (company(depth, options.window, options.relative) >= options.company)
     depth = torch.where(keep, depth, 0.0)
@@ -146,7 +146,7 @@ def dense_depth(
     return DenseDepth(*_enlarged(depth, confidence, height, width, options.relative))
 
 
-def robust_weights(depth: Tensor, cameras: Cameras, pixels: float, relative: float) -> tuple[Tensor, Tensor]:
+def agreement(depth: Tensor, cameras: Cameras, pixels: float, relative: float) -> tuple[Tensor, Tensor]:
     """Which other views confirm a depth: a pixel goes to its place in the other view, and back with the depth there.
 
     Args:

@@ -1,4 +1,4 @@
-"""splatting/renderers/choose.py."""
+"""The renderer that goes with a device."""
 
 from __future__ import annotations
 

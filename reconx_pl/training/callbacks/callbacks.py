@@ -26,8 +26,8 @@ from reconx_pl.reconstruction.view_generator import RecordedFrames, ViewGenerato
 from reconx_pl.training.callbacks.tolerance import tolerated
 from reconx_pl.training.checkpointing.network_weights import save_network
 from reconx_pl.training.checkpointing.resume import run_folder
+from reconx_pl.training.models import live_identity
 from reconx_pl.training.module import ReconXModule
-from reconx_pl.training.runs import view_generator_identity
 from reconx_pl.training.sharding import is_sharded
 from reconx_pl.types import Clip
 from reconx_pl.visualization.video import write_mp4
@@ -184,7 +184,7 @@ class EvaluationCallback(L.Callback):
         out = (self.out or Path(trainer.log_dir or ".") / "evaluation") / f"{split}-step{module.step:07d}"
         with module.averaged():
             own = module.view_generator()
-            model = view_generator_identity(own)
+            model = live_identity(own)
             view_generator: ViewGenerator = own
             if is_sharded(module.network):
                 with all_or_none():

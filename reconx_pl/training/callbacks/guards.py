@@ -13,27 +13,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from reconx_pl.errors import BadDataError, ConfigurationError
-from reconx_pl.training.sharding import local_parts, total_norm
+from reconx_pl.training.gradients import gradient_norm
 
 log = logging.getLogger(__name__)
-
-
-def gradient_norm(optimizer: Optimizer) -> Tensor:
-    """Norm of the gradients of all parameters together, over all shards; before clipping. [] float32."""
-    return total_norm(_gradients(optimizer))
-
-
-def clip_gradients(optimizer: Optimizer, largest: float) -> None:
-    """Scale the gradients of all parameters together, over all shards, so that their norm is at most ``largest``."""
-    gradients = _gradients(optimizer)
-    if not gradients:
-        return  # of a step that is left out
-    factor = (largest / (total_norm(gradients) + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
-    torch._foreach_mul_(local_parts(gradients), factor)
-
-
-def _gradients(optimizer: Optimizer) -> list[Tensor]:
-    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 class FiniteGuard(L.Callback):

@@ -12,6 +12,8 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
+from reconx_pl.renamed import renamed
+
 log = logging.getLogger(__name__)
 
 
@@ -36,7 +38,7 @@ class RunConfig(SaveConfigCallback):
         """Rename the file if it says something else than the present configuration; returns whether it does."""
         new = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         try:
-            old = yaml.safe_load(path.read_text())
+            old = renamed(yaml.safe_load(path.read_text()))
         except yaml.YAMLError:
             old = None  # half of a file
         changes = list(differences(old, new))

@@ -1,18 +1,18 @@
-"""What a training run reads and writes of its network, and who generated."""
+"""What a training run reads and writes of its network."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.weights import Queries, load_state, read_network
 from reconx_pl.diffusion.weights.released import ReleasedState
 from reconx_pl.training.checkpointing.consolidate import checkpoint_weights, write_weights
 from reconx_pl.training.checkpointing.sharded_checkpoint import is_folder
-from reconx_pl.training.sharding import whole_tensors
 from reconx_pl.training.stages import frozen_names
 
 
@@ -40,6 +40,12 @@ def own_weights(network: nn.Module) -> dict[str, Tensor]:
     """The tensors that belong to this model: all but those of frozen encoders, which keep their own files."""
     frozen_encoders = frozen_names(network)
     return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen_encoders}
+
+
+def whole_tensors(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors with all their parts, gathered one by one: every rank has to take them all, in this order."""
+    for name, tensor in state.items():
+        yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def save_network(

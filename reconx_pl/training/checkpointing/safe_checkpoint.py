@@ -12,11 +12,11 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from reconx_pl.errors import CheckpointError
 from reconx_pl.training.checkpointing.checkpoint_writing import PARTIAL, remove
 from reconx_pl.training.checkpointing.resume import checkpoint_folder, newest_checkpoint
-from reconx_pl.training.sharding import ShardedStrategy
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class SafeModelCheckpoint(ModelCheckpoint):
             super()._save_checkpoint(trainer, filepath)
         except CheckpointError as error:
             failure = error
-            if not isinstance(trainer.strategy, ShardedStrategy):
+            if not isinstance(trainer.strategy, ModelParallelStrategy):
                 # rank 0 alone writes here, and the others wait where it would have come to; sharded ranks fail together
                 trainer.strategy.barrier()
         if trainer.strategy.reduce_boolean_decision(failure is not None, all=False):

@@ -222,7 +222,7 @@ def make_plan(config: Mapping[str, Any], options: PlanOptions) -> Plan:
         held=held(
             network,
             average=model.get("ema") is not None,
-            half_encoders=model.get("frozen encoders") == "bf16",
+            half_encoders=model.get("frozen_encoder_precision") == "bf16",
             ranks=ranks,
             sharded=sharded,
             mixed=AUTOCAST[precision] is not None,

@@ -51,7 +51,7 @@ class Held:
     """Bytes that a rank holds from the first step to the last.
 
     Attributes:
-        weights: trained and frozen ones of everything but the pretrained frozen encoders, float32.
+        weights: trained and frozen ones of everything but the frozen encoders, float32.
         gradients: of the trained ones, float32.
         moments: two for each trained weight (AdamW), float32.
         average: of the trained weights, if one is kept, float32.

@@ -18,14 +18,14 @@ from reconx_pl.__main__ import main as reconx
 from reconx_pl.cli import main as cli
 from reconx_pl.cli.doctor import command, examination
 from reconx_pl.cli.doctor.findings import USES, Finding, Need, Use, need_of
-from reconx_pl.metrics import lpips_weights as perceptual_weights
+from reconx_pl.metrics import lpips_weights
 
 
 def doctor(*arguments: str, packages: Path | None = None, home: Path) -> subprocess.CompletedProcess[str]:
     """``reconx doctor`` in a process, with packages that come before the installed ones."""
     path = os.pathsep.join(map(str, [packages, ROOT] if packages else [ROOT]))
     environment = os.environ | {"PYTHONPATH": path, "XDG_CACHE_HOME": str(home), "TORCH_HOME": str(home)}
-    environment.pop(perceptual_weights.ENVIRONMENT, None)
+    environment.pop(lpips_weights.ENVIRONMENT, None)
     return subprocess.run(
         [sys.executable, "-m", "reconx_pl", "doctor", *arguments],
         env=environment, cwd=home, capture_output=True, text=True, check=False,

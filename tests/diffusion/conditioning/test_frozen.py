@@ -61,6 +61,13 @@ def test_encoders_and_autoencoders_have_fingerprints() -> None:
     assert PixelUnshuffleAutoencoder(8).fingerprint() != PixelUnshuffleAutoencoder(4).fingerprint()
 
 
+def test_a_renamed_class_keeps_its_fingerprint_and_so_the_caches_made_by_it() -> None:
+    encoder = ClipImageTokens(VISION, RESAMPLER, random_init=True).encoder
+    for parameter in encoder.parameters():
+        nn.init.constant_(parameter, 0.5)
+    assert encoder.fingerprint() == "ca8175fd7504adecb7e6c2e44a52e93a810a9199fc8963858e55a5c0438a7ca6"
+
+
 def test_a_fingerprint_is_computed_once_until_other_weights_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = Encoder()
     own = encoder.fingerprint()
@@ -129,10 +136,10 @@ def test_the_image_encoder_runs_once_for_the_grey_image(monkeypatch: pytest.Monk
     grey = torch.where(dropped.view(3, 1, 1, 1), torch.full_like(images, 0.5), images)
     expected, features = model(grey), model.encoder(images)
     model.null(images)
-    monkeypatch.setattr(model.encoder, "forward", lambda images: pytest.fail("the frozen encoder ran"))
+    monkeypatch.setattr(model.encoder, "forward", lambda images: pytest.fail("the encoder ran"))
     torch.testing.assert_close(model.project(features, dropped), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(model.null(images), expected[1:2], atol=1e-5, rtol=0)
-    # remembered are the frozen encoder's tokens, the trainable resampler runs anew
+    # remembered are the encoder's tokens, the trainable resampler runs anew
     model.null(images).sum().backward()
     assert model.resampler.proj_in.weight.grad is not None
 

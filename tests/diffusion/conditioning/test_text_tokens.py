@@ -1,4 +1,4 @@
-"""Text tokens: causality of the frozen encoder, the learned stand-in, missing weights."""
+"""Text tokens: causality of the encoder, the learned stand-in, missing weights."""
 
 from __future__ import annotations
 

@@ -1,0 +1,160 @@
+"""One way to name a model: a run, a checkpoint in it, a converted folder, a release, or a name on the hub."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+from reconx_pl.diffusion.model import ReconXDiffusion
+from reconx_pl.diffusion.pipeline import SamplingConfig, SamplingPipeline
+from reconx_pl.diffusion.weights.building import build_network
+from reconx_pl.diffusion.weights.load import load_network
+from reconx_pl.diffusion.weights.pretrained import CONFIG, hub_folder, is_hub_name
+from reconx_pl.diffusion.weights.releases import RELEASES, release_config
+from reconx_pl.errors import MissingWeightsError
+from reconx_pl.files.checksums import file_sha256
+from reconx_pl.files.weights import FOLDER_FILE
+from reconx_pl.reconstruction.view_generator import ViewGeneratorSource
+from reconx_pl.renamed import renamed
+from reconx_pl.training.checkpointing.network_weights import own_weights, whole_tensors
+from reconx_pl.training.runs import RUN_CONFIG, load_run, weights_of
+
+WEIGHTS = Path("weights")  # where ``reconx weights fetch`` and ``convert`` put files
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model that was found.
+
+    Attributes:
+        name: as it was given.
+        kind: what it is.
+        weights: its file or folder of weights.
+        config: the file that describes its network; None for a release.
+        run: the folder of its training run, if it has one.
+    """
+
+    name: str
+    kind: Literal["run", "checkpoint", "folder", "release"]
+    weights: Path
+    config: Path | None
+    run: Path | None = None
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """Its own sampling settings: those of the run, else the base model's."""
+        if self.run is None:
+            return SamplingConfig()
+        stated = renamed(yaml.safe_load((self.run / RUN_CONFIG).read_text(encoding="utf-8")))["model"].get("sampling")
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(SamplingConfig, "sampling")
+        return parser.instantiate_classes(parser.parse_object({"sampling": stated or {}})).sampling
+
+    def identity(self, sampling: SamplingConfig) -> str:
+        """What its frames follow from: the hash of its files, and the sampling. Nothing is loaded."""
+        described = [] if self.config is None else [self.config]
+        folder = self.weights.is_dir()
+        parts = sorted(path for path in self.weights.rglob("*") if path.is_file()) if folder else [self.weights]
+        digests = " ".join(file_sha256(path) for path in [*described, *parts])
+        return f"weights {hashlib.sha256(digests.encode()).hexdigest()[:16]}, {sampling}"
+
+    def load(self, sampling: SamplingConfig | None = None, device: str = "cpu") -> SamplingPipeline:
+        """The model, ready to generate.
+
+        Args:
+            sampling: None takes its own.
+            device: where it generates.
+
+        Raises:
+            BadWeightsError: weights that do not fit.
+        """
+        settings = sampling or self.sampling
+        place = "cpu" if settings.offload else device
+        if self.run is not None:
+            module = load_run(self.run, self.weights)
+            if not settings.offload:
+                module.to(device)
+            return module.view_generator(settings, device)
+        if self.kind == "release":
+            network = build_network(release_config(self.name, frames=32), f"release {self.name}")
+            load_network(network, self.weights, with_frozen_encoders=True, assign=True)
+            return SamplingPipeline(network.to(place).eval(), settings, device)
+        return SamplingPipeline(ReconXDiffusion.from_pretrained(self.weights.parent, device=place), settings, device)
+
+
+def find_model(name: str | Path, weights: Path = WEIGHTS) -> NamedModel:
+    """The model of a name; one on the hub is fetched first.
+
+    Args:
+        name: folder of a training run, a checkpoint or a file of weights in it, a folder that ``reconx weights
+            convert`` or ``save_pretrained`` wrote, a release (``reconx weights list``), or ``owner/name`` on the hub.
+        weights: folder of fetched and converted releases.
+
+    Raises:
+        MissingWeightsError: there is none of that name, or a run without weights; says what would do.
+    """
+    path = Path(name)
+    if (path / RUN_CONFIG).is_file():
+        return NamedModel(str(name), "run", weights_of(path), path / RUN_CONFIG, path)
+    if (path / CONFIG).is_file() and (path / FOLDER_FILE).is_file():
+        return NamedModel(str(name), "folder", path / FOLDER_FILE, path / CONFIG)
+    if path.exists():
+        for folder in path.absolute().parents:
+            if (folder / RUN_CONFIG).is_file():
+                return NamedModel(str(name), "checkpoint", path, folder / RUN_CONFIG, folder)
+        raise MissingWeightsError(
+            f"{path} is neither the folder of a training run ({RUN_CONFIG}), nor a checkpoint in one, nor a folder of "
+            f"converted weights ({FOLDER_FILE} and {CONFIG}); `reconx weights list` shows what there is"
+        )
+    if str(name) in RELEASES:
+        return _release(str(name), weights)
+    if is_hub_name(name):
+        folder = hub_folder(str(name))
+        if (folder / RUN_CONFIG).is_file() or (folder / CONFIG).is_file():
+            return find_model(folder)
+    raise MissingWeightsError(
+        f"there is no model {str(name)!r}: name the folder of a training run (`reconx train fit -c "
+        f"configs/stage2.yaml` makes one), a checkpoint in it, a converted folder, a release "
+        f"({', '.join(RELEASES)}), or owner/name on the hub"
+    )
+
+
+def model_source(name: str | Path, sampling: SamplingConfig | None = None, device: str = "cpu") -> ViewGeneratorSource:
+    """A model that is loaded when something has to be generated, with what identifies its frames now.
+
+    Raises:
+        MissingWeightsError: see ``find_model``.
+    """
+    found = find_model(name)
+    settings = sampling or found.sampling
+    return ViewGeneratorSource(found.identity(settings), lambda: found.load(settings, device))
+
+
+def live_identity(view_generator: SamplingPipeline) -> str:
+    """As ``NamedModel.identity``, of a network that is being trained and has no file: the hash of its tensors.
+
+    Where the weights are sharded every rank has to ask.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in whole_tensors(dict(sorted(own_weights(view_generator.network).items()))):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return f"weights {digest.hexdigest()[:16]}, {view_generator.config}"
+
+
+def _release(name: str, weights: Path) -> NamedModel:
+    converted = weights / name
+    if (converted / FOLDER_FILE).is_file():
+        return NamedModel(name, "folder", converted / FOLDER_FILE, converted / CONFIG)
+    checkpoint = weights / RELEASES[name].saved_as
+    if checkpoint.is_file():
+        return NamedModel(name, "release", checkpoint, None)
+    raise MissingWeightsError(
+        f"{name} is a release, and neither {checkpoint} nor {converted} is here: `reconx weights fetch {name}`"
+    )

@@ -18,11 +18,11 @@ WORKDIR /opt/reconx
 ENV PATH=/opt/reconx/venv/bin:${PATH} PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE
 
 # Requirements first, so that a change of the code downloads and compiles nothing again.
-COPY --chown=reconx setup.cfg pyproject.toml README.md LICENSE ./
-COPY --chown=reconx reconx_pl/__init__.py reconx_pl/
-# hadolint ignore=DL3013
+COPY --chown=reconx setup.cfg ./
 RUN python3.12 -m venv venv \
- && pip install --no-cache-dir '.[gpu,viewer]' \
+ && python -c "import configparser; c = configparser.ConfigParser(); c.read('setup.cfg'); \
+e = c['options.extras_require']; print(c['options']['install_requires'], e['gpu'], e['viewer'], sep='\n')" > requirements.txt \
+ && pip install --no-cache-dir -r requirements.txt \
  && python -c "import os, torch; t, b = torch.version.cuda, os.environ['CUDA_VERSION']; \
 assert t and t.split('.')[0] == b.split('.')[0], f'torch is built for CUDA {t}, the image has {b}: give --build-arg CUDA'"
 
@@ -34,8 +34,9 @@ ENV TORCH_CUDA_ARCH_LIST=${ARCHS} TORCH_EXTENSIONS_DIR=/opt/reconx/kernels CUDA_
 RUN MAX_JOBS=${MAX_JOBS} python -c "from gsplat.cuda._backend import _C; assert _C is not None, 'gsplat did not compile'"
 
 COPY --chown=reconx reconx_pl reconx_pl
-COPY --chown=reconx train.py evaluate.py ./
 COPY --chown=reconx configs configs
+COPY --chown=reconx data/protocols data/protocols
+COPY --chown=reconx pyproject.toml README.md LICENSE train.py evaluate.py ./
 RUN pip install --no-cache-dir --no-deps . && reconx --help > /dev/null
 
 # Data, weights and runs are the user's: mount a folder here. The image has no weights in it.

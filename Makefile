@@ -31,7 +31,7 @@ $(STAMP): setup.cfg pyproject.toml
 demo: $(STAMP) ## the main job, small: pack, train in stages, generate, fit, score, report (SCENE=folder: a real scene)
 	$(BIN)/reconx weights fetch lpips
 	$(MAKE) --no-print-directory runs/demo/stage2/weights.safetensors
-	$(BIN)/python evaluate.py --config configs/demo_evaluate.yaml $(if $(SCENE),--shards null --scene '$(SCENE)') --out $(OUT)
+	$(BIN)/python evaluate.py --config configs/demo/evaluate.yaml $(if $(SCENE),--shards null --scene '$(SCENE)') --out $(OUT)
 	@echo "Open $(OUT)/index.html"
 
 # Every step goes on where it was stopped: packing by shard, training from its last checkpoint, evaluation by scene.
@@ -45,7 +45,7 @@ runs/demo/base/weights.safetensors: | runs/demo/.packed
 runs/demo/stage1/weights.safetensors: | runs/demo/base/weights.safetensors
 runs/demo/stage2/weights.safetensors: | runs/demo/stage1/weights.safetensors
 runs/demo/%/weights.safetensors:
-	$(BIN)/python train.py fit -c configs/demo_$*.yaml
+	$(BIN)/python train.py fit -c configs/demo/$*.yaml
 
 test: $(STAMP) lint ## lint and the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

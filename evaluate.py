@@ -1,4 +1,4 @@
-"""Evaluate a trained model: ``python evaluate.py --config configs/demo_evaluate.yaml`` (see ``--help``)."""
+"""Evaluate a trained model: ``python evaluate.py --config configs/demo/evaluate.yaml`` (see ``--help``)."""
 
 from reconx_pl.cli.main import evaluate_main
 

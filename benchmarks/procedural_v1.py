@@ -25,6 +25,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from reconx_pl.data.procedural import write_procedural
+from reconx_pl.files.configs import read_config
 from reconx_pl.files.json_files import read_json
 
 ARMS = ("structure", "spatial")
@@ -57,7 +58,7 @@ class Recipe:
 
     @cached_property
     def base(self) -> dict[str, Any]:
-        return yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        return read_config(self.config)
 
     @property
     def runs(self) -> Path:

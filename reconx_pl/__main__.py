@@ -1,4 +1,4 @@
-"""``reconx`` and ``python -m reconx_pl``; the doctor neither waits for nor fails with what the others import."""
+"""``reconx`` and ``python -m reconx_pl``: each command imports what it needs, and the doctor needs nothing."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ import sys
 
 def main() -> None:
     """Entry point of ``reconx``."""
-    if sys.argv[1:2] == ["doctor"]:
+    name, rest = "".join(sys.argv[1:2]), sys.argv[2:]  # sys.argv stays: Lightning starts further ranks with it
+    if name == "doctor":
         from reconx_pl.cli.doctor.command import main as doctor
 
-        doctor(sys.argv[2:])
-        return
-    from reconx_pl.cli.main import main as command
+        doctor(rest)
+    elif name == "train":
+        from reconx_pl.cli.train import main as train
 
-    command()
+        train(rest, "reconx train")
+    elif name == "evaluate":
+        from reconx_pl.cli.main import evaluate_main
+
+        evaluate_main(rest, "reconx evaluate")
+    else:
+        from reconx_pl.cli.main import main as command
+
+        command()
 
 
 if __name__ == "__main__":

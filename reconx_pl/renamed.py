@@ -127,6 +127,11 @@ KEYS = {
 }
 #: Values by their option.
 VALUES = {"stages": {"painting": "generation"}}
+#: Files that come with the package.
+CONFIGS = {
+    f"configs/demo_{name}.yaml": f"configs/demo/{name}.yaml"
+    for name in ("base", "stage1", "stage2", "evaluate", "reconstruct")
+}
 #: Of ``reconx``.
 COMMANDS = {"benchmarks": "protocols"}
 #: Parts of names of tensors.

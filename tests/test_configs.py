@@ -14,11 +14,14 @@ from benchmarks.procedural_v1 import ARMS, RECIPES, SETS, TRAIN_SEED, VAL_CLIPS,
 from reconx_pl.cli.main import build_evaluate_parser, build_parser
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.sampling.extrapolation import ExtrapolationConfig
+from reconx_pl.files.configs import read_config
 from reconx_pl.reconstruction.orbit_windows import OrbitConfig
 
-DEMO = ("demo_base", "demo_stage1", "demo_stage2")
+DEMO = ("demo/base", "demo/stage1", "demo/stage2")
 PROCEDURAL = ("procedural_v1/base", "procedural_v1/base_gpu")
 TRAINED = (*DEMO, "stage1", "stage2", "extrapolation", *PROCEDURAL)
+LAYERS = ("model/full", "model/demo", "trainer/run", "trainer/gpu", "trainer/cpu")
+OVERLAYS = ("trainer/fsdp", "trainer/profile", "slurm")
 
 
 def unet(config: Namespace) -> UNetConfig:
@@ -32,19 +35,39 @@ def run_folder(config: Namespace) -> str:
 
 def exported(config: Namespace) -> str:
     """Where the run writes its weights."""
-    paths = [
-        callback.init_args.path
-        for callback in config.trainer.callbacks
-        if callback.class_path.endswith("ExportWeights")
-    ]
-    assert len(paths) == 1
-    return str(paths[0])
+    (export,) = [c for c in config.trainer.callbacks if c.class_path.endswith("ExportWeights")]
+    assert export.init_args.path is None  # in the run's folder
+    return f"{run_folder(config)}/weights.safetensors"
 
 
 def test_every_config_is_tested() -> None:
-    found = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
-    found |= {f"procedural_v1/{path.stem}" for path in (ROOT / "configs" / "procedural_v1").glob("*.yaml")}
-    assert found == {*TRAINED, "demo_evaluate", "demo_reconstruct", "fit_cpu", "reconstruct_cpu", "slurm"}
+    configs = ROOT / "configs"
+    found = {path.relative_to(configs).with_suffix("").as_posix() for path in configs.rglob("*.yaml")}
+    assert found == {*TRAINED, *LAYERS, *OVERLAYS, "demo/evaluate", "demo/reconstruct", "fit_cpu", "reconstruct_cpu"}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_stage_is_a_screenful_over_its_layers(name: str) -> None:
+    path = ROOT / "configs" / f"{name}.yaml"
+    assert len(path.read_text().splitlines()) <= 30
+    whole = read_config(path)
+    assert "base" not in whole and whole["model"]["network"]["class_path"].endswith(".ReconXDiffusion")
+    assert {"seed_everything", "model", "data", "trainer", "ckpt_path"} == whole.keys()
+    needed = {"max_steps", "precision", "accelerator", "logger", "callbacks", "val_check_interval"}
+    assert needed <= whole["trainer"].keys()
+
+
+def test_print_config_shows_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """What it prints is a config in itself."""
+    with pytest.raises(SystemExit):
+        train_parser().parse_args(["fit", "-c", str(ROOT / "configs" / "extrapolation.yaml"), "--print_config"])
+    printed = capsys.readouterr().out
+    content, whole = yaml.safe_load(printed), read_config(ROOT / "configs" / "extrapolation.yaml")
+    assert "base" not in content and "base" not in content["model"]
+    assert content["model"]["network"]["init_args"]["unet"]["channel_mult"] == [1, 2, 4, 4]
+    shown, meant = ([one["class_path"] for one in each["trainer"]["callbacks"]] for each in (content, whole))
+    assert shown == meant
+    assert train_parser().parse_args(["fit", "-c", printed]).fit.model == fit_config("extrapolation").model
 
 
 @pytest.mark.parametrize(
@@ -69,7 +92,7 @@ def test_extrapolation_is_stage_2_but_for_the_second_condition() -> None:
     assert [fit_config(name).model.extrapolation for name in TRAINED if name != "extrapolation"] == [None] * 7
     options = ExtrapolationConfig(**extrapolation.model.extrapolation)
     assert options.range(32) == (8, 23) and options.share < 1  # it does not forget how to interpolate
-    assert 8 <= OrbitConfig().second <= 23 and OrbitConfig().frames == 32
+    assert 8 <= OrbitConfig().end_condition_frame <= 23 and OrbitConfig().frames == 32
 
 
 @pytest.mark.parametrize(("given", "parsed"), [("false", False), ("[residual, temporal]", ("residual", "temporal"))])
@@ -103,8 +126,7 @@ def test_slurm_goes_over_any_stage() -> None:
     assert all(f"-c configs/{name}" in script for name in ("stage2.yaml", "trainer/fsdp.yaml", "slurm.yaml"))
 
 
-def test_overlays_are_tested_and_go_over_any_stage() -> None:
-    assert {path.stem for path in (ROOT / "configs" / "trainer").glob("*.yaml")} == {"fsdp", "profile"}
+def test_a_profile_goes_over_any_stage() -> None:
     configs = [str(ROOT / "configs" / name) for name in ("stage2.yaml", "trainer/profile.yaml")]
     config = train_parser().parse_args(["fit", *(part for path in configs for part in ("-c", path))]).fit
     assert config.trainer.profiler.class_path == "reconx_pl.training.callbacks.profile.TraceProfiler"
@@ -141,7 +163,7 @@ def test_the_rooms_of_procedural_v1_never_overlap() -> None:
 def test_demo_is_one_network() -> None:
     networks = [fit_config(name).model.network for name in DEMO]
     assert networks[0] == networks[1] == networks[2]
-    assert unet(fit_config("demo_base")) == UNetConfig.demo()
+    assert unet(fit_config("demo/base")) == UNetConfig.demo()
     assert [fit_config(name).model.stage.value for name in DEMO] == ["base", "image_attention", "structure"]
 
 
@@ -153,8 +175,9 @@ def test_a_run_keeps_everything_in_its_folder(name: str) -> None:
     assert config.trainer.logger.init_args.version == ""
     assert exported(config) == f"{folder}/weights.safetensors"
     checkpoints = [c for c in config.trainer.callbacks if c.class_path.endswith("ModelCheckpoint")]
-    assert [c.init_args.dirpath for c in checkpoints] == [f"{folder}/checkpoints"]
-    assert checkpoints[0].init_args.save_last == "link" and config.ckpt_path == "last"
+    (options,) = [c.init_args for c in checkpoints]
+    assert (options.dirpath, options.every_n_train_steps) == (None, None)  # there, and as often as it validates
+    assert options.save_last == "link" and config.ckpt_path == "last"
 
 
 @pytest.mark.parametrize("names", [DEMO, ("stage1", "stage2", "extrapolation")])
@@ -167,12 +190,12 @@ def test_demo_reads_what_the_makefile_writes(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(ROOT)
     makefile = (ROOT / "Makefile").read_text()
     packed = re.findall(r"reconx procedural (\S+)", makefile)
-    parsed = build_evaluate_parser().parse_args(["--config", "configs/demo_evaluate.yaml"])
+    parsed = build_evaluate_parser().parse_args(["--config", "configs/demo/evaluate.yaml"])
     configs = [fit_config(name) for name in DEMO]
     assert {(config.data.train, config.data.val) for config in configs} == {(packed[0], packed[1])}
     assert str(parsed.shards) == packed[2]
     assert [str(path) for path in parsed.logs] == [run_folder(config) for config in configs]
-    assert str(parsed.run) == run_folder(configs[-1])
+    assert str(parsed.model) == run_folder(configs[-1])
     assert f"{exported(configs[-1])}\n" in makefile  # the target of `make demo`
     clip = parsed.window
     assert (clip.frames, clip.height, clip.width) == (8, 128, 128)  # the size of the procedural clips
@@ -180,12 +203,12 @@ def test_demo_reads_what_the_makefile_writes(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_fit_on_a_processor_needs_no_features() -> None:
     fit = build_parser().parse_args(["fit", "a", "--out", "b", "--config", str(ROOT / "configs" / "fit_cpu.yaml")]).fit
-    assert fit.capture.fit.loss.lpips == 0 and fit.capture.fit.loss.l1 == 0.8
-    assert fit.capture.fit.steps == 1000 and fit.scenes == [Path("a")]
+    assert fit.scene.fit.loss.lpips == 0 and fit.scene.fit.loss.l1 == 0.8
+    assert fit.scene.fit.steps == 1000 and fit.scenes == [Path("a")]
 
 
 def test_evaluate_refuses_an_option_that_does_not_exist(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = yaml.safe_load((ROOT / "configs" / "demo_evaluate.yaml").read_text())
+    content = yaml.safe_load((ROOT / "configs" / "demo/evaluate.yaml").read_text())
     path = tmp_path / "evaluate.yaml"
     path.write_text(yaml.safe_dump({**content, "progres": 1}))
     with pytest.raises(SystemExit):
@@ -214,11 +237,11 @@ def test_reconstruction_on_a_processor_needs_no_weights_of_lpips() -> None:
 
 def test_the_demo_reconstructs_with_what_it_trained_and_as_it_evaluates() -> None:
     config, evaluation = (
-        reconstruction("demo_reconstruct"),
-        yaml.safe_load((ROOT / "configs/demo_evaluate.yaml").read_text()),
+        reconstruction("demo/reconstruct"),
+        yaml.safe_load((ROOT / "configs/demo/evaluate.yaml").read_text()),
     )
-    trained = fit_config("demo_stage2")
-    assert config.model == str(Path(exported(trained)).parent) == evaluation["run"]
+    trained = fit_config("demo/stage2")
+    assert config.model == str(Path(exported(trained)).parent) == evaluation["model"]
     assert config.generation.frames == evaluation["window"]["frames"]
     assert (config.generation.height, config.generation.width) == (128, 128)
     for name in ("confidence", "input_view_weight"):

@@ -1,4 +1,4 @@
-"""The ``reconx`` command, and the command line of ``evaluate.py``."""
+"""The ``reconx`` command, and the command line of ``reconx evaluate`` and ``evaluate.py``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.logging import RichHandler
 from rich.progress import TaskProgressColumn
 
 from reconx_pl.cli.arguments import ArgumentParser, renamed_arguments, renamed_command
+from reconx_pl.cli.config_option import ConfigOption
 from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.cli.protocols import COMMANDS as PROTOCOL_COMMANDS
 from reconx_pl.cli.protocols import add_actions as add_protocol_actions
@@ -243,6 +244,12 @@ ABLATIONS = {entry.arg_name: entry.description for entry in docstring_parser.par
 WEIGHTS_COMMANDS: dict[str, Callable[..., None]] = {"fetch": fetch, "convert": convert, **MORE_WEIGHTS_COMMANDS}
 ACTIONS = {"weights": WEIGHTS_COMMANDS, "protocols": PROTOCOL_COMMANDS}  # commands with actions of their own
 
+# listed here, and run by reconx_pl.__main__ with parsers of their own
+ELSEWHERE = {
+    "train": "Train a stage: fit, validate, test, predict, plan; what train.py of a checkout does.",
+    "evaluate": "Evaluate a trained model on scenes or on a protocol; what evaluate.py of a checkout does.",
+}
+
 
 def build_parser() -> ArgumentParser:
     """The parser of ``reconx``."""
@@ -257,12 +264,14 @@ def build_parser() -> ArgumentParser:
             command.add_function_arguments(cache_shards, as_positional=True, skip={"progress"})
         elif name == "fit":
             command.add_argument("scenes", type=Path, nargs="+", help="folders: posed scenes, or photographs")
-            command.add_argument("--config", action="config", help="YAML file with any of these options")
+            command.add_argument("--config", action=ConfigOption, help="YAML file with any of these options")
             command.add_function_arguments(fit_posed_scenes, skip={"scenes", "progress"})
         else:
             _add_arguments(command, function, only_first_by_place=name == "render")
         commands.add_subcommand(name, command, help=command.description)
     commands.add_subcommand("reconstruct", reconstruct_parser(), help=RECONSTRUCT)
+    for name, described in ELSEWHERE.items():
+        commands.add_subcommand(name, ArgumentParser(description=described), help=described)
     weights = ArgumentParser(description="Pretrained weights: list, fetch, convert, verify, publish them.")
     commands.add_subcommand("weights", weights, help=weights.description)
     actions = weights.add_subcommands(dest="action")
@@ -319,12 +328,12 @@ def main(args: list[str] | None = None) -> None:
     run(call)
 
 
-def build_evaluate_parser(protocol: bool = False) -> ArgumentParser:
+def build_evaluate_parser(protocol: bool = False, prog: str = "evaluate.py") -> ArgumentParser:
     """The parser of ``evaluate.py``: every argument of the function that does it but its callback, and ``--config``."""
     function = _evaluation(protocol)
     other = "" if protocol else " On a protocol: --protocol NAME, with options of its own (--protocol NAME --help)."
-    parser = ArgumentParser(prog="evaluate.py", description=_summary(function) + other)
-    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    parser = ArgumentParser(prog=prog, description=_summary(function) + other)
+    parser.add_argument("--config", action=ConfigOption, help="YAML file with any of these options")
     parser.add_function_arguments(function, skip={"progress", "ablation"})
     without = parser.add_argument_group("Ablation: go without a part (ReconX, table V)")
     for flag, meaning in ABLATIONS.items():
@@ -347,13 +356,18 @@ def names_protocol(args: list[str]) -> bool:
     return any(argument.split("=")[0] == "--protocol" for argument in args)
 
 
-def evaluate_main(args: list[str] | None = None) -> None:
-    """Entry point of ``evaluate.py``; exit code 1 unless every scene, or enough of a protocol, was evaluated."""
+def evaluate_main(args: list[str] | None = None, prog: str = "evaluate.py") -> None:
+    """Entry point of ``evaluate.py``; exit code 1 unless every scene, or enough of a protocol, was evaluated.
+
+    Args:
+        args: None takes those of the process.
+        prog: name of the command in its help.
+    """
 
     def command() -> None:
         arguments = renamed_arguments(sys.argv[1:] if args is None else args)
         protocol = names_protocol(arguments)
-        parser = build_evaluate_parser(protocol)
+        parser = build_evaluate_parser(protocol, prog)
         chosen = vars(parser.instantiate_classes(parser.parse_args(arguments)))
         chosen.pop("config")
         allowed = chosen.pop("allow_failed", None)

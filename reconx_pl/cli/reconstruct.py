@@ -11,6 +11,7 @@ import yaml
 from jsonargparse import Namespace
 
 from reconx_pl.cli.arguments import ArgumentParser
+from reconx_pl.cli.config_option import ConfigOption
 from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.devices import chosen_device
 from reconx_pl.diffusion.pipeline import SamplingConfig
@@ -42,7 +43,7 @@ def reconstruct_parser() -> ArgumentParser:
         "photographs", nargs="*", type=Path, help="2 to 64 image files, folders of images, or one video"
     )
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    parser.add_argument("--config", action=ConfigOption, help="YAML file with any of these options")
     parser.add_argument(
         "--geometry",
         type=GeometryName,

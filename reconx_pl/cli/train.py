@@ -1,4 +1,4 @@
-"""The command line of ``train.py``: LightningCLI over one module and one data module."""
+"""The command line of ``reconx train`` and ``train.py``: LightningCLI over one module and one data module."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import lightning
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from reconx_pl.cli.arguments import ArgumentParser, renamed_arguments
+from reconx_pl.cli.config_option import ConfigOption
 from reconx_pl.data.datamodule import ShardDataModule
 from reconx_pl.devices import bfloat16_is_native
 from reconx_pl.errors import MissingWeightsError, ReconXError
 from reconx_pl.training.callbacks.preemption import NOTE
 from reconx_pl.training.callbacks.saved_config import RunConfig
-from reconx_pl.training.checkpointing.resume import EitherCheckpointIO, newest_checkpoint
+from reconx_pl.training.checkpointing.resume import EitherCheckpointIO, checkpoint_folder, newest_checkpoint
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.training.plan.plan import PlanOptions, make_plan
 from reconx_pl.training.plan.plan_text import plan_text
@@ -35,12 +37,14 @@ class RunParser(ArgumentParser, LightningArgumentParser):
 class ReconXCLI(LightningCLI):
     """``fit``, ``validate``, ``test`` and ``predict`` with YAML configs; later ``-c`` files win.
 
-    ``ckpt_path: last`` is the newest complete checkpoint in the ``dirpath`` of the run's ``ModelCheckpoint``. Where
-    there is none ``fit`` starts anew, and says so; the others refuse.
+    ``ckpt_path: last`` is the newest complete checkpoint in the folder of the run's ``ModelCheckpoint``. Where there is
+    none ``fit`` starts anew, and says so; the others refuse.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"parser_class": RunParser, **kwargs})
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = RunParser(**{"dump_header": [f"lightning.pytorch=={lightning.__version__}"], **kwargs})
+        parser.add_argument("-c", "--config", action=ConfigOption, help="YAML file with any of these options")
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(renamed_arguments(sys.argv[1:] if args is None else args))
@@ -87,9 +91,10 @@ class ReconXCLI(LightningCLI):
 
     def _newest(self, subcommand: str) -> Path | None:
         callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        folders = [Path(str(callback.dirpath)) for callback in callbacks if callback.dirpath]
-        found = newest_checkpoint(folders[0]) if folders else None
-        where = f"in {folders[0]}" if folders else "(no ModelCheckpoint with a dirpath)"
+        given = [Path(str(callback.dirpath)) for callback in callbacks if callback.dirpath]
+        folder = given[0] if given else checkpoint_folder(self.trainer)
+        found = newest_checkpoint(folder)
+        where = f"in {folder}"
         if found is None and subcommand != "fit":
             raise MissingWeightsError(
                 f"no complete checkpoint {where}: give --ckpt_path, or --ckpt_path null for model.init_from"
@@ -108,8 +113,15 @@ def emulates_bfloat16(trainer: Trainer) -> bool:
 class PlanCLI(ReconXCLI):
     """``plan``: parses what ``fit`` parses, builds nothing, and keeps the plan as ``plan``."""
 
-    def __init__(self, args: list[str]) -> None:
-        super().__init__(ReconXModule, ShardDataModule, args=args, run=False, seed_everything_default=0)
+    def __init__(self, args: list[str], prog: str = "train.py plan") -> None:
+        super().__init__(
+            ReconXModule,
+            ShardDataModule,
+            args=args,
+            run=False,
+            seed_everything_default=0,
+            parser_kwargs={"prog": prog, "description": "What fit would do, without doing it (docs/training.md)."},
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -127,8 +139,13 @@ def _seed(value: bool | int) -> int:
     return 0 if isinstance(value, bool) else value
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run the command line; errors that this package raises on purpose end without a traceback."""
+def main(args: list[str] | None = None, prog: str = "train.py") -> None:
+    """Run the command line; errors that this package raises on purpose end without a traceback.
+
+    Args:
+        args: None takes those of the process.
+        prog: name of the command in its help.
+    """
     # Lightning warns of what is meant to be so: a frozen autoencoder in eval mode, a validation pass of known length
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
     warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
@@ -138,17 +155,20 @@ def main(args: list[str] | None = None) -> None:
     given = sys.argv[1:] if args is None else args
     try:
         if given[:1] == ["plan"]:
-            sys.stdout.write(plan_text(PlanCLI(given[1:]).plan) + "\n")
+            sys.stdout.write(plan_text(PlanCLI(given[1:], f"{prog} plan").plan) + "\n")
             return
         ReconXCLI(
             ReconXModule,
             ShardDataModule,
-            args=args,
+            args=given,
             seed_everything_default=0,
             save_config_callback=RunConfig,
             # a run that is started again writes into the same folder; RunConfig sees to what is there
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"description": "Beside these there is plan: what fit would do, without doing it."},
+            parser_kwargs={
+                "prog": prog,
+                "description": "Beside these there is plan: what fit would do, without doing it.",
+            },
         )
     except ReconXError as error:
         sys.exit(f"error: {error}")

@@ -1,1 +1,1 @@
-"""Files: atomic writes, checksums, JSON, tensors and weights without unpickling."""
+"""Files: atomic writes, checksums, JSON, configs, tensors and weights without unpickling."""

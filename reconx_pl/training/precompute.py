@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor, nn
 
@@ -19,9 +18,9 @@ from reconx_pl.diffusion.autoencoder import PosteriorAutoencoder
 from reconx_pl.diffusion.cached_inputs import cached_inputs
 from reconx_pl.diffusion.conditioning.image_tokens import ClipImageTokens, ClipVisionEncoder
 from reconx_pl.errors import ConfigurationError
+from reconx_pl.files.configs import read_config
 from reconx_pl.files.ranks import process_place
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.renamed import renamed
 from reconx_pl.types import Clip, Progress
 
 Precision = Literal["32", "bf16"]
@@ -89,17 +88,18 @@ def frozen_parts(config: Path) -> tuple[nn.Module, nn.Module]:
     """Autoencoder and image tokens of a training configuration; nothing else of the network is built.
 
     Args:
-        config: YAML of ``train.py``, such as ``configs/stage1.yaml`` or a run's ``config.yaml``.
+        config: YAML of ``train.py``, such as ``configs/stage1.yaml`` or a run's ``config.yaml``; see ``read_config``.
 
     Raises:
         ConfigurationError: no such file, or no such parts in it.
         MissingWeightsError, BadWeightsError: from the parts.
     """
     parts = ("autoencoder", "image_tokens")
+    content = read_config(config)
     try:
-        network = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["network"]
-        described = {part: renamed(network.get("init_args", network)[part], ["network", part]) for part in parts}
-    except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
+        network = content["model"]["network"]
+        described = {part: network.get("init_args", network)[part] for part in parts}
+    except (LookupError, TypeError, AttributeError) as error:
         raise ConfigurationError(
             f"{config}: has no model.network with an autoencoder and image_tokens ({error!r}); give the YAML file of a "
             "training run"

@@ -201,7 +201,7 @@ def fake_evaluate(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_evaluate_takes_a_config_and_options(
     fake_evaluate: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--config", str(ROOT / "configs" / "demo_evaluate.yaml")]
+    arguments = ["--config", str(ROOT / "configs" / "demo/evaluate.yaml")]
     evaluate_main([*arguments, "--shards", "null", "--scene", str(tmp_path), "--out", str(tmp_path / "report")])
     assert fake_evaluate["shards"] is None and fake_evaluate["scene"] == tmp_path
     assert fake_evaluate["out"] == tmp_path / "report" and fake_evaluate["model"] == "runs/demo/stage2"
@@ -257,4 +257,4 @@ def test_make_installs_only_what_changed(tmp_path: Path) -> None:
     (tmp_path / ".venv" / ".installed").touch()
     fresh = planned()
     assert "pip install" not in fresh
-    assert "reconx weights fetch lpips" in fresh and "evaluate.py --config configs/demo_evaluate.yaml" in fresh
+    assert "reconx weights fetch lpips" in fresh and "evaluate.py --config configs/demo/evaluate.yaml" in fresh

@@ -64,8 +64,11 @@ def test_tokenizer(path: Path) -> None:
 def test_image_tokens(path: Path, case: str) -> None:
     description, weights = json.loads(path.read_text()), path.with_suffix(".safetensors")
     kit = load_file(weights)
+    if f"io.image_u8.{case}" not in kit:
+        pytest.skip(f"this {path.name} has no image to {case}: set RECONX_GOLDEN to a folder of whole kits")
     images = kit[f"io.image_u8.{case}"].float() / 255
-    _close(preprocess(images), kit[f"io.preprocessed.{case}"])
+    if f"io.preprocessed.{case}" in kit:  # else in the tokens
+        _close(preprocess(images), kit[f"io.preprocessed.{case}"])
     encoder = ClipVisionEncoder(_vision_config(description), weights=weights)
     tokens = kit[f"io.image_tokens.{case}"]
     _close(encoder(images), tokens)

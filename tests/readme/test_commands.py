@@ -13,7 +13,10 @@ from jsonargparse import ArgumentParser
 from reconx_pl.cli.main import build_evaluate_parser, build_parser, names_protocol
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "data").glob("*.md"))]
-COMMAND = re.compile(r"^(?:\.venv/bin/)?(reconx|python train\.py plan|python train\.py|python evaluate\.py) (.+)$")
+COMMAND = re.compile(
+    r"^(?:\.venv/bin/)?((?:python train\.py|reconx train)(?: plan)?|python evaluate\.py|reconx evaluate|reconx) (.+)$"
+)
+SAME = {"reconx train": "python train.py", "reconx evaluate": "python evaluate.py"}
 PARSERS = {
     "reconx": build_parser,
     "python train.py plan": plan_parser,
@@ -29,7 +32,10 @@ def commands(text: str) -> list[tuple[str, str]]:
         if line.startswith("```"):
             fenced = not fenced
         elif fenced and (match := COMMAND.match(line)):
-            found.append((match[1], match[2]))
+            program = match[1]
+            for name, script in SAME.items():
+                program = program.replace(name, script)
+            found.append((program, match[2]))
     return found
 
 
@@ -85,4 +91,8 @@ def test_wrong_command_does_not_parse(
 def test_commands_are_found() -> None:
     text = "reconx pack a b\n```bash\n.venv/bin/reconx pack a b  # c\npython train.py fit -c x\nls\n```\nreconx pack"
     assert commands(text) == [("reconx", "pack a b  # c"), ("python train.py", "fit -c x")]
+    assert commands("```\nreconx train plan -c x\nreconx evaluate --out a\n```") == [
+        ("python train.py plan", "-c x"),
+        ("python evaluate.py", "--out a"),
+    ]
     assert {program for path in DOCUMENTS for program, _ in commands(path.read_text())} == set(PARSERS)

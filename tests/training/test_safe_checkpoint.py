@@ -6,10 +6,13 @@ import json
 import os
 from pathlib import Path
 
+import lightning as L
 import pytest
 from rank_program import Job, attempt
 
-from reconx_pl.training.checkpointing.resume import newest_checkpoint
+from reconx_pl.training.callbacks.safe_logger import SafeTensorBoardLogger
+from reconx_pl.training.checkpointing.resume import checkpoint_folder, newest_checkpoint
+from reconx_pl.training.checkpointing.safe_checkpoint import SafeModelCheckpoint
 
 RANKS = [
     pytest.param(1, "auto", 0, id="one"),
@@ -51,3 +54,34 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(tmp_path: Path) ->
     code, printed = attempt(job(tmp_path, 1, "auto", (0, 3, 9), steps=4))
     assert code != 0 and "CheckpointError: " in printed
     assert newest_checkpoint(tmp_path) == tmp_path / "run-step=2.ckpt" and len(checkpoints(tmp_path)) == 1
+
+
+def set_up(run: Path, **options: object) -> SafeModelCheckpoint:
+    """The callback of a run in ``run`` that validates every 7 steps, set up."""
+    callback = SafeModelCheckpoint(save_last="link", **options)  # type: ignore[arg-type]
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=SafeTensorBoardLogger(run.parent, name=run.name, version=""),
+        callbacks=[callback],
+        val_check_interval=7,
+        check_val_every_n_epoch=None,
+        enable_progress_bar=False,
+    )
+    callback.setup(trainer, L.LightningModule(), "fit")
+    assert checkpoint_folder(trainer) == run / "checkpoints"
+    return callback
+
+
+def test_folder_and_interval_left_out_are_those_of_the_run(tmp_path: Path) -> None:
+    """The state is known by the interval and the folder: a run that named both goes on without naming them."""
+    run = tmp_path / "run"
+    named = set_up(run, dirpath=run / "checkpoints", every_n_train_steps=7)
+    left_out = set_up(run)
+    assert left_out.dirpath == named.dirpath == str(run / "checkpoints")
+    assert left_out.state_key == named.state_key and "'every_n_train_steps': 7" in named.state_key
+
+
+def test_folder_and_interval_given_stay(tmp_path: Path) -> None:
+    elsewhere = set_up(tmp_path / "run", dirpath=tmp_path / "disk", every_n_train_steps=3)
+    assert elsewhere.dirpath == str(tmp_path / "disk") and "'every_n_train_steps': 3" in elsewhere.state_key
+    assert "'every_n_train_steps': 0" in set_up(tmp_path / "run", every_n_epochs=2).state_key

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 from golden_kits import REPOSITORY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from reconx_pl.files.configs import read_config
+
 
 def tiny_config(
     folder: Path, shards: Path, name: str, *, steps: int, checkpoint_every: int, init: Path | None = None
 ) -> Path:
-    """Write ``configs/demo_<name>.yaml`` at 32 x 32 pixels and ``steps`` steps into ``folder``; returns the file."""
-    config: dict[str, Any] = yaml.safe_load((REPOSITORY / "configs" / f"demo_{name}.yaml").read_text())
-    run = folder / name
+    """Write ``configs/demo/<name>.yaml`` at 32 x 32 pixels and ``steps`` steps into ``folder``; returns the file."""
+    config = read_config(REPOSITORY / "configs" / "demo" / f"{name}.yaml")
     config["model"]["init_from"] = str(init) if init else None
     config["model"]["optimizer"]["warmup_steps"] = 1
     config["model"]["sampling"]["num_inference_steps"] = 2
@@ -48,10 +48,6 @@ def tiny_config(
     trainer["logger"]["init_args"]["save_dir"] = str(folder)
     for callback in trainer["callbacks"]:
         kind = callback["class_path"].rsplit(".", 1)[-1]
-        if kind == "SafeModelCheckpoint":
-            callback["init_args"] |= {"dirpath": str(run / "checkpoints"), "every_n_train_steps": checkpoint_every}
-        if kind == "ExportWeights":
-            callback["init_args"]["path"] = str(run / "weights.safetensors")
         if kind == "ThroughputCallback":
             callback["init_args"] = {"every_n_steps": 1}
     path = folder / f"{name}.yaml"

@@ -11,10 +11,11 @@ from jsonargparse import ArgumentParser
 
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.evaluation.protocols.protocol import Protocol
+from reconx_pl.files.shipped import shipped
 from reconx_pl.renamed import renamed
 
-#: The protocols of a checkout of this project.
-FOLDER = Path(__file__).resolve().parents[3] / "data" / "protocols"
+#: The protocols that come with the package.
+FOLDER = shipped("data/protocols")
 
 
 def protocol_names(folder: Path = FOLDER) -> list[str]:
@@ -46,7 +47,10 @@ def load_protocol(name: str | Path, folder: Path = FOLDER) -> Protocol:
             file, count = folder / f"{base}.yaml", int(number)
     if not file.is_file():
         if file.parent == folder and not folder.is_dir():
-            raise ConfigurationError(f"{folder} does not exist: run from a checkout, or give the path of a .yaml file")
+            raise ConfigurationError(
+                f"{folder} does not exist, so that no protocol has a name: install the package again, or give the path "
+                "of a .yaml file"
+            )
         if file.parent != folder:
             raise ConfigurationError(f"{file}: no such protocol file")
         raise ConfigurationError(f"no protocol {str(name)!r}; there are {', '.join(protocol_names(folder))}")

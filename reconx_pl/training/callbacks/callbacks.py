@@ -25,6 +25,7 @@ from reconx_pl.files.ranks import all_or_none
 from reconx_pl.reconstruction.view_generator import RecordedFrames, ViewGenerator, blind, seeded_generator
 from reconx_pl.training.callbacks.tolerance import tolerated
 from reconx_pl.training.checkpointing.network_weights import save_network
+from reconx_pl.training.checkpointing.resume import run_folder
 from reconx_pl.training.models import live_identity
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.training.sharding import is_sharded
@@ -235,12 +236,13 @@ class ExportWeights(L.Callback):
     """Writes the network as one ``.safetensors`` file when training has reached its last step.
 
     Args:
-        path: the file; the next stage's ``init_from``, and what ``evaluate.py`` looks for.
+        path: the file; None is ``weights.safetensors`` in the run's folder, which is the next stage's ``init_from`` and
+            what ``evaluate.py`` looks for.
         ema: the averaged weights, where the module keeps an average (``model.ema``), as in validation.
     """
 
-    def __init__(self, path: Path, ema: bool = True) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | None = None, ema: bool = True) -> None:
+        self.path = None if path is None else Path(path)
         self.ema = ema
 
     # also called where a run that was stopped after its last step is started again, which trains nothing any more
@@ -248,13 +250,14 @@ class ExportWeights(L.Callback):
         done = 0 < trainer.max_steps <= trainer.global_step
         if not done:
             return
+        path = self.path or run_folder(trainer) / "weights.safetensors"
         module = cast(ReconXModule, pl_module)
         average = self.ema and module.ema is not None
         facts = {"stage": module.stage.value, "step": str(trainer.global_step), "average": str(average)}
         with module.averaged() if average else nullcontext():
-            save_network(module.network, self.path, facts, writes=trainer.is_global_zero)
+            save_network(module.network, path, facts, writes=trainer.is_global_zero)
         if trainer.is_global_zero:
-            log.info("weights of stage %s at step %d: %s", module.stage.value, trainer.global_step, self.path)
+            log.info("weights of stage %s at step %d: %s", module.stage.value, trainer.global_step, path)
 
 
 class GeneratedClips(L.Callback):

@@ -90,7 +90,7 @@ class PreemptionCallback(L.Callback):
         if stage != "fit":
             return
         if _checkpoints(trainer) is None:
-            raise ConfigurationError("PreemptionCallback needs a SafeModelCheckpoint with a dirpath to save with")
+            raise ConfigurationError("PreemptionCallback needs a SafeModelCheckpoint to save with")
         self._stopped = False
         NOTE.listen()
 
@@ -135,8 +135,7 @@ class PreemptionCallback(L.Callback):
 
 
 def _checkpoints(trainer: L.Trainer) -> SafeModelCheckpoint | None:
-    found = (c for c in trainer.checkpoint_callbacks if isinstance(c, SafeModelCheckpoint) and c.dirpath)
-    return next(found, None)
+    return next((c for c in trainer.checkpoint_callbacks if isinstance(c, SafeModelCheckpoint)), None)
 
 
 def requeue_job(environment: Mapping[str, str]) -> bool:

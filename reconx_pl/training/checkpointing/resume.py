@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
@@ -17,6 +18,16 @@ from reconx_pl.training.checkpointing.sharded_checkpoint import is_complete, rea
 
 log = logging.getLogger(__name__)
 STEP = re.compile(r"step=(\d+)")
+
+
+def run_folder(trainer: L.Trainer) -> Path:
+    """The folder of a run: its logger's, where ``config.yaml`` is. Every rank has to ask."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def checkpoint_folder(trainer: L.Trainer) -> Path:
+    """Where a run's checkpoints are unless its configuration says otherwise. Every rank has to ask."""
+    return run_folder(trainer) / "checkpoints"
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from reconx_pl.errors import CheckpointError
 from reconx_pl.training.checkpointing.checkpoint_writing import PARTIAL, remove
-from reconx_pl.training.checkpointing.resume import newest_checkpoint
+from reconx_pl.training.checkpointing.resume import checkpoint_folder, newest_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +28,45 @@ class SafeModelCheckpoint(ModelCheckpoint):
     that fails (a full disk) nothing is removed, all ranks know of it, the error is logged, and training goes on as long
     as there is a complete checkpoint in the folder. At the end of training it is tried once more, and an error then is
     one. What killed runs left half written in the folder is removed when training starts.
+
+    Args:
+        dirpath: folder of the checkpoints; None is ``checkpoints`` in the run's folder.
+        filename: of a checkpoint, without its ending.
+        every_n_train_steps: optimizer steps between checkpoints; None, with no other interval given, takes the number
+            of ``trainer.val_check_interval``.
+        train_time_interval, every_n_epochs: other intervals.
+        options: the other options of ``ModelCheckpoint``.
     """
 
     failure: CheckpointError | None = None
+
+    def __init__(
+        self,
+        dirpath: str | Path | None = None,
+        filename: str | None = None,
+        *,
+        every_n_train_steps: int | None = None,
+        train_time_interval: timedelta | None = None,
+        every_n_epochs: int | None = None,
+        **options: Any,
+    ) -> None:
+        intervals = (every_n_train_steps, train_time_interval, every_n_epochs)
+        super().__init__(
+            dirpath,
+            filename,
+            every_n_train_steps=every_n_train_steps,
+            train_time_interval=train_time_interval,
+            every_n_epochs=every_n_epochs,
+            **options,
+        )
+        self._as_often_as_validation = all(interval is None for interval in intervals)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.dirpath is None:  # absolute, as a given one: a resumed run compares it with the checkpoint's
+            self.dirpath = os.path.realpath(checkpoint_folder(trainer))
+        if self._as_often_as_validation and isinstance(trainer.val_check_interval, int):
+            self._every_n_train_steps, self._every_n_epochs = trainer.val_check_interval, 0
+        super().setup(trainer, pl_module, stage)
 
     def save_now(self, trainer: L.Trainer) -> None:
         """Save at this step, on all ranks together, under the usual name; ``last`` follows. Nothing if that is done.

@@ -173,7 +173,7 @@ def test_names_that_are_not_there(tmp_path: Path) -> None:
         load_protocol(FOLDER / "mipnerf360.yaml")
     with pytest.raises(ConfigurationError, match="only llff"):
         load_protocol("llff-2")
-    with pytest.raises(ConfigurationError, match="run from a checkout"):
+    with pytest.raises(ConfigurationError, match="install the package again"):
         load_protocol("llff", tmp_path / "absent")
     with pytest.raises(ConfigurationError, match="no such protocol file"):
         load_protocol(tmp_path / "absent.yaml")

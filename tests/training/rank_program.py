@@ -275,10 +275,12 @@ def attempt(*jobs: Job, timeout: float = 300) -> tuple[int, str]:
     """As ``launch``, for jobs that may fail; their exit code and what they printed."""
     path = Path(jobs[0].folder) / f"{jobs[0].name}.jobs.json"
     path.write_text(json.dumps([asdict(job) for job in jobs]))
+    repository = Path(__file__).parents[2]
+    paths = [str(repository), *filter(None, [os.environ.get("PYTHONPATH")])]  # this checkout, whatever is installed
     result = subprocess.run(
         [sys.executable, __file__, str(path)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": os.pathsep.join(paths)},
+        cwd=repository,
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -188,6 +188,6 @@ def report(kits: list[Path], device: str) -> bool:
 
 def find_kits() -> list[Path]:
     """Kits of RECONX_GOLDEN, of ``tests/golden``, or of a ``shared/golden`` beside the checkout."""
-    from tests.golden_kits import golden_kits
+    from tests.support.golden_kits import golden_kits
 
     return golden_kits("splat_*.json")

@@ -1,6 +1,6 @@
 """Renderers on the CPU against a brute-force float64 oracle, in values and gradients, for every ``splat_*`` kit.
 
-gsplat's turn is in tests/splatting/test_gpu_renderer.py; ``python -m benchmarks.splat oracle`` prints the figures.
+gsplat's turn is in splatting/renderers/test_gpu_renderer.py; ``python -m benchmarks.splat oracle`` prints the figures.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def test_a_preempted_job_ends_as_if_it_had_not_been(tmp_path: Path, cluster: Clu
     script.write_text(
         SCRIPT.format(python=sys.executable, train=REPOSITORY / "train.py", config=preempted, root=REPOSITORY)
     )
-    paths = os.pathsep.join([str(Path(__file__).parent), str(REPOSITORY / "tests" / "training")])
+    paths = os.pathsep.join([str(Path(__file__).parent), str(REPOSITORY / "tests" / "support")])
     cluster.environment |= {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     job = cluster.submit(script, f"--output={folder}/job.log", f"--chdir={REPOSITORY}")
 

@@ -103,7 +103,7 @@ def test_weights_that_do_not_fit_are_listed(two_stages: Path, tmp_path: Path) ->
 
 
 def run_training(config: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "tests" / "support")}
     command = [sys.executable, str(REPOSITORY / "train.py"), "fit", "-c", str(config)]
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 

@@ -35,7 +35,7 @@ def test_ranks_see_different_clips_and_end_with_the_same_weights(tmp_path: Path)
     result = subprocess.run(
         [sys.executable, str(REPOSITORY / "train.py"), "fit", "-c", str(path)],
         cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "tests" / "support")},
         capture_output=True,
         text=True,
         timeout=300,

@@ -121,7 +121,7 @@ def test_the_memory_is_that_of_real_tensors() -> None:
 
 
 def test_sharding_divides_what_it_divides(tmp_path: Path, shards: Path) -> None:
-    fsdp = ("-c", str(Path(__file__).parents[2] / "configs" / "trainer" / "fsdp.yaml"))
+    fsdp = ("-c", str(Path(__file__).parents[3] / "configs" / "trainer" / "fsdp.yaml"))
     alone = plan(tmp_path, shards)
     ddp, parts = plan(tmp_path, shards, "--trainer.devices", "2"), plan(tmp_path, shards, *fsdp, "--trainer.devices=2")
     assert ddp.held.weights == alone.held.weights and ddp.held.exchange == ddp.held.gradients

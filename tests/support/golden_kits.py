@@ -8,7 +8,7 @@ from pathlib import Path
 
 from golden_weights import complete_kits, lacks_weights
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = REPOSITORY.parent / "shared"
 OWN = REPOSITORY / "tests" / "golden"
 

@@ -1,4 +1,4 @@
-"""Annotating shards: by many processes, restartable, whole or not there."""
+"""Precomputing members of shards: by many processes, restartable, whole or not there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_kits import REPOSITORY
 from shard_clips import corrupt_jpeg, edit_members, pack_numbers
 
 from reconx_pl.data.shards.caches import CachedInputs, cache_name
@@ -127,7 +128,7 @@ def test_an_interruption_costs_one_shard(source: Path, tmp_path: Path, whole: di
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[3])
+sys.path[:0] = sys.argv[3:]
 from test_precompute import Mean, precompute_shards
 class Killed(Mean):
     def __call__(self, clip):
@@ -142,7 +143,8 @@ def test_a_killed_process_loses_the_shard_that_it_was_writing(
     source: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-c", KILLED, str(source), str(out), str(Path(__file__).parent)]
+    folders = [str(Path(__file__).parent), str(REPOSITORY / "tests" / "support")]
+    command = [sys.executable, "-c", KILLED, str(source), str(out), *folders]
     assert subprocess.run(command).returncode == -signal.SIGKILL
     assert len(list(out.glob(".shard-000002.tar.*.tmp"))) == 1 and len(list(out.glob("shard-*.tar"))) == 2
     precomputer = Mean()

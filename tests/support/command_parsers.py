@@ -13,7 +13,7 @@ from reconx_pl.cli.train import PlanCLI, ReconXCLI
 from reconx_pl.data.datamodule import ShardDataModule
 from reconx_pl.training.module import ReconXModule
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class _ParsedOnly(ReconXCLI):

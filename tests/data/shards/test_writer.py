@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from golden_kits import REPOSITORY
 from shard_clips import pack, pack_numbers, small_clip
 
 from reconx_pl.data.shards.manifest import MANIFEST, Manifest
@@ -109,7 +110,7 @@ with writer.ShardWriter(Path({folder!r}), 3, {{"maker": "test"}}) as packer:
 def test_killed_process_can_be_resumed(tmp_path: Path, between: bool) -> None:
     pack_numbers(tmp_path / "whole", 8)
     folder = tmp_path / "killed"
-    script = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder), between=between)
+    script = KILLED.format(tests=str(REPOSITORY / "tests" / "support"), folder=str(folder), between=between)
     run = subprocess.run([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
     assert run.returncode == -signal.SIGKILL
     left = sorted(contents(folder))

@@ -41,7 +41,7 @@ APART = {"ceiling", "reconx_refined"}  # see the truth: never the best of the ta
 CLIPS = {  # captions of the videos of a scene, in their order
     "generated": "Generated clip",
     "confidence": "Confidence (yellow is trusted, violet is not)",
-    "rendered": "Fly-through through the splats",
+    "rendered": "Fly-through of the splats",
     "depth": "Depth along the fly-through (red is near, blue is far)",
 }
 

@@ -144,7 +144,7 @@ def test_pixels_are_ours_shifted_by_half() -> None:
     assert matrix[:2, 2].tolist() == [16.5, 12.5]
     rays = pixel_rays(Cameras(torch.eye(4).double()[None], matrix[None], 24, 32))[0]
     assert torch.allclose(centred_pixels(24, 32).T / 40, rays.reshape(-1, 3)[:, :2])
-    assert rays[12, 16, :2].abs().max() == 0
+    assert rays[12, 16, :2].abs().max() < 1e-15  # an inverse rounds differently from processor to processor
     matrix[0, 2], matrix[1, 1] = 10, 50
     rays = pixel_rays(Cameras(torch.eye(4).double()[None], matrix[None], 24, 32))[0]
     assert torch.allclose(centred_pixels(24, 32, matrix).T / 40, rays.reshape(-1, 3)[:, :2])

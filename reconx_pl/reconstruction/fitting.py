@@ -1,4 +1,4 @@
-"""Stages "fit" and "flythrough": Gaussians, and a fly-through through them."""
+"""Stages "fit" and "flythrough": Gaussians, and a fly-through of them."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def write_flythrough(
     folder: Path,
     progress: Progress,
 ) -> list[str]:
-    """Write the video of a fly-through through the scene, and one of its depth. Returns notes.
+    """Write the video of a fly-through of the scene, and one of its depth. Returns notes.
 
     Args:
         scene: the Gaussians.

@@ -17,7 +17,7 @@ from reconx_pl.visualization.html import duration, plural, settings_table, time_
 
 _ABOUT = {  # what is in the folder: the stage that makes it, and what it is
     fitting.SCENE: (FIT, "the scene, 3D Gaussians in the layout that every viewer of splats reads"),
-    fitting.VIDEO: (FLYTHROUGH, "fly-through through the scene"),
+    fitting.VIDEO: (FLYTHROUGH, "fly-through of the scene"),
     fitting.DEPTH_VIDEO: (FLYTHROUGH, "its depth"),
     generation.VIDEO: (GENERATION, "photographs and generated frames in their order"),
     files.CAMERAS: (GEOMETRY, "cameras of the photographs, as nerfstudio's transforms.json and in our own layout"),

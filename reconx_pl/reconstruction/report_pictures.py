@@ -27,7 +27,7 @@ _SIDE, _STRIP_HEIGHT, _QUALITY = 560, 160, 85  # pixels of embedded pictures, an
 
 
 def flythrough(content: Content) -> str:
-    """The fly-through through the scene, and its depth."""
+    """The fly-through of the scene, and its depth."""
     captions = {
         fitting.VIDEO: "Fly-through of the scene",
         fitting.DEPTH_VIDEO: "Depth along the fly-through: red is near, blue is far",

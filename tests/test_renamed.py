@@ -19,18 +19,14 @@ from safetensors.torch import save_file
 from reconx_pl import renamed as table
 from reconx_pl.cli.arguments import renamed_arguments, renamed_command
 from reconx_pl.cli.main import build_evaluate_parser, build_parser, evaluate_main, main
-from reconx_pl.diffusion.conditioning.image_tokens import ClipVisionConfig, ClipVisionEncoder
 from reconx_pl.diffusion.weights.building import build_network
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.evaluation.protocols.files import FOLDER, load_protocol, parse_protocol
 from reconx_pl.files.weights import read_tensors
 from reconx_pl.renamed import new_class_path, renamed
 from reconx_pl.training.callbacks.saved_config import RunConfig
 from reconx_pl.training.checkpointing.network_weights import save_network
 from reconx_pl.training.module import ReconXModule
 from reconx_pl.training.runs import load_run
-
-PROTOCOLS = FOLDER if FOLDER.is_dir() else ROOT / "data" / "protocols"
 
 
 @pytest.fixture(autouse=True)
@@ -417,35 +413,3 @@ def test_old_names_of_tensors(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     read = read_tensors(tmp_path / "w.safetensors")
     assert set(read) == {"image_tokens.encoder.visual.proj", *names[1:]}
     assert caplog.messages == ["`image_tokens.tower.*` is now `image_tokens.encoder.*`"]
-
-
-# --- hashes outlive a renaming
-
-
-def test_members_that_an_old_image_encoder_made_are_still_its_own() -> None:
-    config = ClipVisionConfig(image_size=28, patch_size=14, width=40, layers=1, head_width=10, embed_dim=8)
-    encoder = ClipVisionEncoder(config, random_init=True)
-    with torch.no_grad():
-        for value in encoder.state_dict().values():
-            if value.is_floating_point():
-                value.fill_(0.5)
-    assert encoder.fingerprint() == "1ebc5a5e84e51ade9dda3d82f3876541670021bd8ff1b6767311dec52f09ae36"
-
-
-@pytest.mark.parametrize(
-    ("name", "digest"),
-    [
-        ("re10k-easy", "611cd190f1d89dd298981a75a0613f766b063f90952ac595adeeda86fc7a054f"),
-        ("procedural-v1-hard", "b0a5e0ce55fb43fbb587eed98d90ccd3ff3c2b1c2f37123d1d8766f42e3026f3"),
-    ],
-)
-def test_protocols_keep_their_hashes(name: str, digest: str) -> None:
-    assert load_protocol(name, PROTOCOLS).hash == digest
-
-
-def test_an_old_protocol_file_is_the_same_protocol() -> None:
-    content = {"name": "own", "title": "Own", "dataset": "own", "format": "posed", "path": "{scene}", "height": 64}
-    content |= {"width": 64, "entries": {"banana": {"context": [0, 4], "target": [2]}}}
-    old = parse_protocol({**content, "poses": {"painted": "aligned"}}, "own.yaml")
-    new = parse_protocol({**content, "poses": {"generated": "aligned"}}, "own.yaml")
-    assert old == new and old.hash == new.hash and old.hashed["poses"]["painted"] == "aligned"

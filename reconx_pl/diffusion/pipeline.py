@@ -9,15 +9,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from reconx_pl.diffusion.conditioning.structure import structure_points
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.offload import resident
+from reconx_pl.diffusion.render_sources import clip_renders
 from reconx_pl.diffusion.sampling.ddim import LastStep, Spacing
 from reconx_pl.diffusion.sampling.extrapolation import seen_points
 from reconx_pl.diffusion.sampling.guidance import Guidance
 from reconx_pl.diffusion.sampling.solvers import SamplerName, check_sampler, make_sampler
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.geometry.cameras import relative_to_first
-from reconx_pl.types import Clip, Progress
+from reconx_pl.types import Clip, ClipRenders, Progress
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class SamplingConfig:
             the solvers.
         batched: one pass over all guidance branches (False: one after the other, for small GPUs).
         structure: False generates without the structure condition (the ablation).
+        render: False generates without renders, of a network that is guided by them (the ablation).
         precision: "bf16" runs the model in bfloat16 autocast; latents and sampler stay float32.
         offload: keep the encoders, the U-Net and the decoder on the CPU and bring each to the device only while it
             works, for GPUs that cannot hold all of them at once.
@@ -51,6 +53,7 @@ class SamplingConfig:
     spacing: Spacing | None = None
     batched: bool = True
     structure: bool = True
+    render: bool = True
     precision: Literal["32", "bf16"] = "32"
     offload: bool = False
 
@@ -63,7 +66,9 @@ class SamplingConfig:
 class SamplingPipeline:
     """Generates clips from the first and the last frame, the cloud and the first camera, and from nothing else.
 
-    Where the second known view is not the last frame, it looks at that view instead, and at its camera.
+    Where the second known view is not the last frame, it looks at that view instead, and at its camera. A network that
+    is guided by renders also looks at the depth of the two views and at the cameras of all frames: it generates what
+    these cameras see.
 
     Args:
         network: the trained model; put into eval mode.
@@ -110,8 +115,9 @@ class SamplingPipeline:
 
         Raises:
             BadSceneError: the model has a structure branch and the clip, or what the two views see of its cloud, has
-                too few points.
-            ConfigurationError: ``end_condition_frame`` is no frame of the clip.
+                too few points; or it is guided by renders and the clip lacks what they are made of.
+            ConfigurationError: ``end_condition_frame`` is no frame of the clip, or the model is guided by renders and
+                cannot extrapolate so.
         """
         count = clip.frames.shape[0]
         if end_condition_frame is not None and not 0 < end_condition_frame < count:
@@ -119,12 +125,21 @@ class SamplingPipeline:
                 f"the second known view is one of the frames 1 to {count - 1}, got {end_condition_frame}"
             )
         views = [0, count - 1 if end_condition_frame is None else end_condition_frame]
-        points = None
+        renders = None
+        if self.uses_render:
+            if end_condition_frame is not None:
+                raise ConfigurationError(
+                    "a model that is guided by renders generates along any path of cameras (--path); it has no second "
+                    "condition at another frame"
+                )
+            renders = clip_renders(clip, self.network.render, self.device)  # type: ignore[arg-type]
+        points = colors = None
         if self.uses_structure and clip.cloud is not None:
-            points = clip.cloud.points
+            points, colors = clip.cloud.points, clip.cloud.colors[None]
             if end_condition_frame is not None:
                 points = self._seen(points, clip, views)
-            points = relative_to_first(points[None], clip.cameras.world_to_camera[:1])  # [1, N, 3]
+            config = self.network.structure_encoder.config  # type: ignore[union-attr]
+            points = structure_points(points[None], clip.cameras.world_to_camera[None], config)
         generated = self.generate_views(
             clip.images[views][None],
             torch.tensor([clip.fps]),
@@ -135,6 +150,8 @@ class SamplingPipeline:
             generator,
             progress,
             end_condition_frame=None if end_condition_frame is None else torch.tensor([end_condition_frame]),
+            renders=renders,
+            colors=colors,
         )
         return generated[0].cpu()
 
@@ -153,19 +170,26 @@ class SamplingPipeline:
         """Whether generation takes a point cloud."""
         return self.network.structure_encoder is not None and self.config.structure
 
+    @property
+    def uses_render(self) -> bool:
+        """Whether generation takes renders."""
+        return self.network.render is not None and self.config.render
+
     @torch.no_grad()  # sharded weights cannot be gathered in inference mode
     def generate_views(
         self,
         views: Tensor,  # [B, 2, 3, H, W] first frame, and last frame or frame ``second``, in [0, 1]
         fps: Tensor,  # [B] frames a second
         frames: int,
-        points: Tensor | None,  # [B, N, 3] in the first camera's frame, farthest-point order
+        points: Tensor | None,  # [B, N, 3] or [B, T, N, 3], ``structure_points`` in farthest-point order
         keys: Sequence[str],
         captions: Sequence[str],
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
         *,
         end_condition_frame: Tensor | None = None,  # [B] int64, see ``generate``; ``points`` are taken as they are
+        renders: ClipRenders | None = None,
+        colors: Tensor | None = None,  # [B, N, 3] of the points, for a model with ``structure.color``
     ) -> Tensor:
         """As ``generate`` for a batch of clips: [B, T, 3, H, W] in [0, 1] on the model's device.
 
@@ -193,6 +217,8 @@ class SamplingPipeline:
                 captions,
                 generator,
                 end_condition_frame=end_condition_frame,
+                renders=None if renders is None or not self.uses_render else renders.to(device),
+                colors=None if cloud is None or colors is None else colors[:, : cloud.shape[-2]].to(device),
             )
         guidance = Guidance(
             config.guidance_scale, config.structure_guidance_scale, config.guidance_rescale, config.batched
@@ -217,10 +243,10 @@ class SamplingPipeline:
         encoder = self.network.structure_encoder
         if encoder is None or not self.config.structure:
             return None
-        have = 0 if points is None else points.shape[1]
+        have = 0 if points is None else points.shape[-2]
         if points is None or have < encoder.config.tokens:
             raise BadSceneError(
                 f"clip {', '.join(keys)} has {have} cloud points, the structure encoder needs at least "
                 f"{encoder.config.tokens}; pack it with geometry, or sample with structure=False"
             )
-        return points[:, : encoder.config.points].to(device)
+        return points[..., : encoder.config.points, :].to(device)

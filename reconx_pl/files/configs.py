@@ -99,8 +99,8 @@ def _whole(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
             if there is None:
                 raise ConfigurationError(f"{file}: its base {base} does not exist (looked for {found})")
             found = there
-        whole = _over(whole, _whole(found, (*above, place)))
-    return _over(whole, content)
+        whole = merged(whole, _whole(found, (*above, place)))
+    return merged(whole, content)
 
 
 def _content(file: Path) -> dict[str, Any]:
@@ -113,10 +113,10 @@ def _content(file: Path) -> dict[str, Any]:
     return renamed(content)
 
 
-def _over(below: Any, above: Any) -> Any:
+def merged(below: Any, above: Any) -> Any:
     """``above`` merged over ``below``."""
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
     if above.get("class_path", below.get("class_path")) != below.get("class_path"):
         return above
-    return below | {key: _over(below[key], value) if key in below else value for key, value in above.items()}
+    return below | {key: merged(below[key], value) if key in below else value for key, value in above.items()}

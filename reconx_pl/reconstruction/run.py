@@ -225,9 +225,6 @@ class _Chain:
 
         later = ("poses", "alignment")  # of the next stage
         settings = {name: value for name, value in self.settings["generation"].items() if name not in later}
-
-        later = ("poses", "alignment")  # of the next stage
-        settings = {name: value for name, value in self.settings["generation"].items() if name not in later}
         inputs = {
             "generation": settings,
             "view_generator": view_generator.identity,

@@ -149,6 +149,7 @@ def generate_sequence(
     seed: int,
     device: torch.device,
     *,
+    cameras: Cameras | None = None,
     keep: Keep | None = None,
     progress: Progress | None = None,
 ) -> FrameSequence:
@@ -162,6 +163,8 @@ def generate_sequence(
         view_generator: sees the clips blind (``blind``).
         seed: of the noise, together with the key of each clip.
         device: of the noise.
+        cameras: of all frames, in the order of the sequence; those of the input views are taken from ``inputs``. None
+            interpolates between the input views.
         keep: where the frames of a clip, [T, 3, H, W] uint8, may be found, or are kept.
         progress: counts what the view generator counts, over all clips.
 
@@ -170,25 +173,27 @@ def generate_sequence(
     """
     keep = keep or (lambda number, make: make())
     parts = []
+    count = clips[0].frames.shape[0]
+    path = path_cameras(inputs.cameras[inputs.visited], count) if cameras is None else cameras
     for number, clip in enumerate(clips):
+        # a closed sequence has its first view once
+        own = path[[(number * (count - 1) + frame) % len(path) for frame in range(count)]].to(clip.frames.device)
 
         def within(what: str, done: int, total: int | None, number: int = number) -> None:
             if progress is not None:
                 progress(what, number * (total or 0) + done, total and len(clips) * total)
 
-        def make(clip: Clip = clip, within: Progress = within) -> Tensor:
-            return to_bytes(generated_frames(clip, view_generator, seed, device, within))
+        def make(clip: Clip = clip, own: Cameras = own, within: Progress = within) -> Tensor:
+            return to_bytes(generated_frames(clip, view_generator, seed, device, within, own))
 
         parts.append(keep(number, make))
-    count = len(parts[0])
     frames = torch.cat([parts[0], *(part[1:] for part in parts[1:])])
-    cameras = path_cameras(inputs.cameras[inputs.visited], count)
     if inputs.closed:  # the first view comes once
-        frames, cameras = frames[:-1], cameras[list(range(len(frames) - 1))]
+        frames, path = frames[:-1], path[list(range(len(frames) - 1))]
     places = input_places(len(inputs), count)
     images = frames.to(inputs.images.device).float().div_(255)
     images[places] = inputs.images
-    return FrameSequence(images, cameras, places)
+    return FrameSequence(images, with_views(path, places, inputs.cameras), places)
 
 
 def prepare_fit(

@@ -22,8 +22,8 @@ class ViewGenerator(Protocol):
     def generate(self, clip: Clip, generator: torch.Generator) -> Tensor:
         """All T frames [T, 3, H, W] in [0, 1].
 
-        The clip comes blind (``blind``): the first and the last frame with their cameras, depth and confidence, and
-        the cloud, are all that it holds.
+        The clip comes blind (``blind``): the first and the last frame with their depth and confidence, the cloud, and
+        the cameras of the frames that are asked for, are all that it holds.
         """
         ...
 
@@ -59,16 +59,19 @@ class RecordedFrames:
         return self.frames[clip.key]
 
 
-def blind(clip: Clip) -> Clip:
+def blind(clip: Clip, cameras: Cameras | None = None) -> Clip:
     """The clip with all that a view generator must not see taken out.
 
-    Frames between the first and the last are black, their cameras are interpolated between these two. Depth and
+    Frames between the first and the last are black; their cameras are interpolated between these two, or those of
+    ``cameras``, which are chosen before any frame is there, or known with the data. Depth and
     confidence stay: they belong to the two input views. The cloud stays too: it was made from their depth or, in a clip
     without depth, it is that part of a reconstruction from all photographs, the hidden ones included, that projects
     into an input view (``task.geometry_note`` says so in every result).
     """
     frames = clip.frames.clone()
     frames[1:-1] = 0
+    if cameras is not None:
+        return replace(clip, frames=frames, cameras=with_ends(cameras, clip.cameras))
     count = frames.shape[0]
     cameras = interpolate_cameras(clip.cameras[[0, count - 1]], torch.linspace(0, 1, count, dtype=torch.float64))
     return replace(clip, frames=frames, cameras=with_ends(cameras, clip.cameras))
@@ -80,17 +83,21 @@ def generated_frames(
     seed: int,
     device: torch.device,
     progress: Progress | None = None,
+    cameras: Cameras | None = None,
 ) -> Tensor:
     """Generate and put the input views into their places: [T, 3, H, W] in [0, 1].
 
-    ``progress`` goes to a view generator whose ``generate`` has a parameter for it.
+    ``cameras`` are those of the frames, see ``blind``. ``progress`` goes to a view generator whose ``generate`` has a
+    parameter for it.
 
     Raises:
         BadSceneError: the view generator returned another shape, or values that are not finite.
     """
     tells = progress is not None and "progress" in inspect.signature(view_generator.generate).parameters
     more: dict[str, Any] = {"progress": progress} if tells else {}
-    generated = view_generator.generate(blind(clip), seeded_generator(seed, clip.key, "generate", device), **more)
+    generated = view_generator.generate(
+        blind(clip, cameras), seeded_generator(seed, clip.key, "generate", device), **more
+    )
     generated = checked_frames(generated, clip, device)
     generated[[0, -1]] = clip.images[[0, -1]].to(device)
     return generated

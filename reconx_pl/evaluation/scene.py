@@ -14,7 +14,7 @@ from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.target_poses import refined_targets
 from reconx_pl.evaluation.task import HeldOutViews, SceneTask, clip_task
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.geometry.point_maps import point_map_from_depth
+from reconx_pl.geometry.rendering.views import DepthViews
 from reconx_pl.metrics.image import MetricSuite
 from reconx_pl.metrics.lpips import LpipsDistance
 from reconx_pl.reconstruction.scene_builder import (
@@ -209,13 +209,11 @@ class _Evaluation:
             self._score(result, "nearest_input", copies, others)
         if self.config.depth_warp and not self.task.views_in_clip:
             with self._stage("warp"):
-                cloud, dense = self.inputs.cloud, self.inputs.depth is not None
-                if self.inputs.depth is not None:
-                    maps = point_map_from_depth(self.inputs.depth, cameras, self.inputs.confidence)
-                    colors = images.permute(0, 2, 3, 1)[maps.valid]
-                    cloud = PointCloud(maps.points[maps.valid], colors, maps.confidence[maps.valid])
-                assert cloud is not None
-                warped, result.holes = warped_views(cloud, self.cameras, dense, copies)
+                known: DepthViews | PointCloud | None = self.inputs.cloud
+                if self.inputs.depth is not None and bool((self.inputs.depth > 0).any()):
+                    known = DepthViews(images, self.inputs.depth, cameras)
+                assert known is not None
+                warped, result.holes = warped_views(known, self.cameras, copies)
             self._score(result, "depth_warp", warped, None)
 
     def _ceiling(self, result: SceneResult, start: PointCloud) -> None:

@@ -45,8 +45,8 @@ class EvaluationConfig:
             alone, "white" is RegNeRF's way; see ``metrics.MetricSuite``. Targets without a mask are scored whole.
         nearest_input: score the baseline that copies the nearest input view.
         two_views: score the baseline that fits Gaussians to the input views alone, however many a protocol gives.
-        depth_warp: of a protocol entry, score the baseline that moves the context views' pixels to the targets by
-            their depth, or draws the cloud where there is no depth.
+        depth_warp: of a protocol entry, score the baseline that renders the context views by their depth at the
+            targets, or draws the cloud where there is no depth.
         ceiling: of a clip, fit the true even frames (and the last) with confidence 1 and score the odd ones: what this
             splatting could reach with perfect frames.
         refine_test_poses: steps by which the camera of every target is moved to where the finished scene, held fixed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +19,11 @@ from reconx_pl.diffusion.sampling.extrapolation import seen_points
 from reconx_pl.diffusion.sampling.guidance import Guidance
 from reconx_pl.diffusion.sampling.solvers import SamplerName, check_sampler, make_sampler
 from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.geometry.rendering.views import DepthViews
 from reconx_pl.types import Clip, ClipRenders, Progress
+
+log = logging.getLogger(__name__)
+SEEN_WARNING = 0.5  # share of the pixels of a clip's frames; if less is covered, somebody should know
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ class SamplingPipeline:
         progress: Progress | None = None,
         *,
         end_condition_frame: int | None = None,
+        views: DepthViews | None = None,
     ) -> Tensor:
         """Frames [T, 3, H, W] in [0, 1] of a clip of which two are known.
 
@@ -111,37 +117,34 @@ class SamplingPipeline:
             progress: counts steps of the sampler.
             end_condition_frame: the frame, 1 to T - 1, of the second known view; those after it are extrapolated, which
                 takes a model that was trained so (``ExtrapolationConfig``). The model is then told of no points but
-                those that the two views see. None is the last frame and the whole cloud.
+                those that the two views see. None is the last frame and the whole cloud. With ``views`` also 0: the
+                first frame alone is known.
+            views: what renders are made of, of a model that is guided by them; None takes the first and the last frame
+                with the clip's depth.
 
         Raises:
             BadSceneError: the model has a structure branch and the clip, or what the two views see of its cloud, has
                 too few points; or it is guided by renders and the clip lacks what they are made of.
-            ConfigurationError: ``end_condition_frame`` is no frame of the clip, or the model is guided by renders and
-                cannot extrapolate so.
+            BadCameraError: a camera that is rendered into is not finite, or not rigid.
+            ConfigurationError: ``end_condition_frame`` is no frame of the clip, or the model cannot extrapolate so.
         """
         count = clip.frames.shape[0]
-        if end_condition_frame is not None and not 0 < end_condition_frame < count:
+        least = 0 if views is not None else 1
+        if end_condition_frame is not None and not least <= end_condition_frame < count:
             raise ConfigurationError(
-                f"the second known view is one of the frames 1 to {count - 1}, got {end_condition_frame}"
+                f"the second known view is one of the frames {least} to {count - 1}, got {end_condition_frame}"
             )
-        views = [0, count - 1 if end_condition_frame is None else end_condition_frame]
-        renders = None
-        if self.uses_render:
-            if end_condition_frame is not None:
-                raise ConfigurationError(
-                    "a model that is guided by renders generates along any path of cameras (--path); it has no second "
-                    "condition at another frame"
-                )
-            renders = clip_renders(clip, self.network.render, self.device)  # type: ignore[arg-type]
+        known = [0, count - 1 if end_condition_frame is None else end_condition_frame]
+        renders = self._renders(clip, views, end_condition_frame)
         points = colors = None
         if self.uses_structure and clip.cloud is not None:
             points, colors = clip.cloud.points, clip.cloud.colors[None]
             if end_condition_frame is not None:
-                points = self._seen(points, clip, views)
+                points = self._seen(points, clip, known)
             config = self.network.structure_encoder.config  # type: ignore[union-attr]
             points = structure_points(points[None], clip.cameras.world_to_camera[None], config)
         generated = self.generate_views(
-            clip.images[views][None],
+            clip.images[known][None],
             torch.tensor([clip.fps]),
             count,
             points,
@@ -154,6 +157,33 @@ class SamplingPipeline:
             colors=colors,
         )
         return generated[0].cpu()
+
+    def _renders(self, clip: Clip, views: DepthViews | None, end_condition_frame: int | None) -> ClipRenders | None:
+        config = self.network.render
+        if config is None or not self.config.render:
+            if views is not None:
+                raise ConfigurationError(
+                    "generation along a path of cameras needs a model that is guided by renders, and this one's "
+                    f"guidance is {self.network.guidance!r}: take --path interpolated, or another model "
+                    "(docs/guidance.md)"
+                )
+            return None
+        if end_condition_frame is not None and views is None:
+            raise ConfigurationError(
+                "a model that is guided by renders takes no generation.orbit_frames: it follows any path of cameras, "
+                "--path orbit among them"
+            )
+        clip.cameras.check(f"the path of clip {clip.key}")
+        renders = clip_renders(clip, config, self.device, views)
+        covered = float((renders.coverage > 0).any(dim=1).float().mean())
+        if covered < SEEN_WARNING:
+            log.warning(
+                "clip %s: what the input views saw covers %.0f %% of the pixels of its frames; the model invents the "
+                "rest. Let the path stay nearer to the input views",
+                clip.key,
+                100 * covered,
+            )
+        return renders
 
     def _seen(self, points: Tensor, clip: Clip, views: list[int]) -> Tensor:
         tokens = self.network.structure_encoder.config.tokens  # type: ignore[union-attr]
@@ -197,11 +227,13 @@ class SamplingPipeline:
             BadSceneError: the model has a structure branch and there are too few points; names ``keys``.
             ConfigurationError: ``end_condition_frame`` is no frame of the clips.
         """
+        least = 0 if renders is not None else 1
         if end_condition_frame is not None and not bool(
-            ((end_condition_frame > 0) & (end_condition_frame < frames)).all()
+            ((end_condition_frame >= least) & (end_condition_frame < frames)).all()
         ):
             raise ConfigurationError(
-                f"second known views are frames 1 to {frames - 1} of their clips, got {end_condition_frame.tolist()}"
+                f"second known views are frames {least} to {frames - 1} of their clips, got "
+                f"{end_condition_frame.tolist()}"
             )
         network, config = self.network, self.config
         device, home = self.device, "cpu" if config.offload else None

@@ -24,21 +24,25 @@ from reconx_pl.types import Cameras, Clip, ClipBatch, ClipRenders, PointCloud
 NOISE_CELLS = 8  # along the longer side of a depth map: how smooth its noise is (ours)
 
 
-def clip_renders(clip: Clip, config: RenderConfig, device: torch.device | str = "cpu") -> ClipRenders:
-    """Renders of one clip, B = 1, from its first and last frame and its cloud.
+def clip_renders(
+    clip: Clip, config: RenderConfig, device: torch.device | str = "cpu", views: DepthViews | None = None
+) -> ClipRenders:
+    """Renders of one clip, B = 1.
 
     Args:
         clip: the cameras of its frames are those that are rendered into.
         config: what is rendered.
         device: where.
+        views: the input views with depth; None takes the first and the last frame of the clip.
 
     Raises:
         BadSceneError: the clip lacks a source; names it.
     """
-    views = None
     if "depth" in config.sources or "splats" in config.sources:
-        views = depth_views(clip).to(device)
-    return renders_of(views, clip.cloud, clip.cameras.to(device), config, clip.key)
+        views = (depth_views(clip) if views is None else views).to(device)
+    cameras = clip.cameras.to(device)
+    made = [_source(source, views, clip.cloud, cameras, config, clip.key) for source in config.sources]
+    return _stacked([[render for renders in made for render in renders]])
 
 
 def depth_views(clip: Clip) -> DepthViews:
@@ -53,25 +57,6 @@ def depth_views(clip: Clip) -> DepthViews:
             "estimator that gives every pixel one, or take a model with render.sources [cloud]"
         )
     return DepthViews(clip.images[[0, -1]], clip.depth, clip.cameras[[0, -1]], clip.confidence)
-
-
-def renders_of(
-    views: DepthViews | None, cloud: PointCloud | None, cameras: Cameras, config: RenderConfig, key: str
-) -> ClipRenders:
-    """Renders of one clip, B = 1, whatever views they come from.
-
-    Args:
-        views: the input views with depth, on the device of the work; None where no source needs them.
-        cloud: the points of the clip.
-        cameras: T cameras to render into.
-        config: what is rendered.
-        key: named in errors.
-
-    Raises:
-        BadSceneError: a source is not there.
-    """
-    made = [render for source in config.sources for render in _source(source, views, cloud, cameras, config, key)]
-    return _stacked([made])
 
 
 def batch_renders(batch: ClipBatch, config: RenderConfig, generator: torch.Generator | None = None) -> ClipRenders:

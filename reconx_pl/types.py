@@ -265,6 +265,7 @@ class ClipBatch(TypedDict):
     fps: Tensor  # [B] float32
     points: Tensor  # [B, N, 3] float32, world units, farthest-point order
     colors: NotRequired[Tensor]  # [B, N, 3] float32 in [0, 1], of the points
+    point_confidence: NotRequired[Tensor]  # [B, N] float32 of the points
     views: NotRequired[Tensor]  # [B, 2, 3, H, W] uint8, first and last frame
     depth: NotRequired[Tensor]  # [B, 2, H, W] float32 of these, see ``Clip``
     confidence: NotRequired[Tensor]  # [B, 2, H, W] float32 of these

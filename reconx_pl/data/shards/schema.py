@@ -306,11 +306,15 @@ def decode_points(
     return points
 
 
-def decode_depth(members: Mapping[str, Any], source: str, header: ClipHeader) -> tuple[Tensor, Tensor]:
+def decode_depth(
+    members: Mapping[str, Any], source: str, header: ClipHeader, min_confidence: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Depth and confidence [2, H, W] float32 of the first and the last frame, see ``Clip``.
 
+    Depth that comes without confidence has an infinite one: nothing speaks against it.
+
     Raises:
-        BadDataError: the clip has none.
+        BadDataError: the clip has none, or none of ``min_confidence``.
     """
     where = _where(source, header.key)
     if DEPTH not in members:
@@ -320,9 +324,15 @@ def decode_depth(members: Mapping[str, Any], source: str, header: ClipHeader) ->
         )
     shape = (2, header.cameras.height, header.cameras.width)
     depth = _floats(members, DEPTH, where, shape)
-    if CONFIDENCE not in members:
-        return depth, torch.full_like(depth, 2.0)
-    return depth, _floats(members, CONFIDENCE, where, shape)
+    confidence = torch.full_like(depth, torch.inf)
+    if CONFIDENCE in members:
+        confidence = _floats(members, CONFIDENCE, where, shape)
+    if not bool(((depth > 0) & (confidence >= min_confidence)).any()):
+        raise BadDataError(
+            f"{where}: no pixel of its depth has a confidence of {min_confidence:g}; lower render.min_confidence, or "
+            "pack it with other depth"
+        )
+    return depth, confidence
 
 
 def decode_colors(members: Mapping[str, Any], source: str, key: str, count: int) -> Tensor:
@@ -332,9 +342,31 @@ def decode_colors(members: Mapping[str, Any], source: str, key: str, count: int)
         BadDataError: there are none, or fewer.
     """
     colors = _array(members, CLOUD_RGB, _where(source, key), "uint8", (None, 3))[:count]
-    if len(colors) < count:
-        raise BadDataError(f"{_where(source, key)}: {len(colors)} colours do not go with {count} points; {REMEDY}")
-    return colors.float() / 255.0
+    return _as_many(colors, count, "colours", source, key).float() / 255.0
+
+
+def decode_point_confidence(
+    members: Mapping[str, Any], source: str, key: str, count: int, min_confidence: float = 1.0
+) -> Tensor:
+    """Confidence [N] float32 of the first ``count`` points of the cloud.
+
+    Raises:
+        BadDataError: there is none, or of fewer points, or none of ``min_confidence``.
+    """
+    confidence = _floats(members, CLOUD_CONFIDENCE, _where(source, key), (None,))[:count]
+    confidence = _as_many(confidence, count, "confidences", source, key)
+    if not bool((confidence >= min_confidence).any()):
+        raise BadDataError(
+            f"{_where(source, key)}: none of the first {count} points has a confidence of {min_confidence:g}; lower "
+            "render.min_confidence, or pack it with another cloud"
+        )
+    return confidence
+
+
+def _as_many(values: Tensor, count: int, what: str, source: str, key: str) -> Tensor:
+    if len(values) < count:
+        raise BadDataError(f"{_where(source, key)}: {len(values)} {what} do not go with {count} points; {REMEDY}")
+    return values
 
 
 def decode_splats(members: Mapping[str, Any], name: str, source: str, header: ClipHeader) -> Tensor:

@@ -56,17 +56,18 @@ def render_latents(
     color, coverage = _with_photographs(renders, photographs, places)
     mean: list[Tensor] = []
     parts: list[Tensor] = []
-    for source in sources:
+    for name, source in zip(config.sources, sources, strict=True):
+        pooled = config.views == "pooled" and name == "depth"
         seen = [(color[:, one], coverage[:, one]) for one in source]  # [B, T, 3, H, W], [B, T, H, W]
         latents = [_latents(*each, config, encode, factor) for each in seen]
-        together = latents[0] if len(seen) == 1 else _pooled(latents, [_min_pooled(c, factor) for _, c in seen])
+        together = _pooled(latents, [_min_pooled(c, factor) for _, c in seen]) if pooled else latents[0]
         covered = torch.stack([c for _, c in seen]).amax(0)
         parts.append(together)
         if config.channels == "append":
             shares = functional.pixel_unshuffle(covered[:, :, None] * 2 - 1, factor)  # [B, T, factor^2, h, w]
             parts.append(shares.transpose(1, 2).to(together))
         if config.residual:
-            same = config.holes == "filled" and len(seen) == 1
+            same = config.holes == "filled" and not pooled
             mean.append(together if same else encode(_filled(seen)))
     base = torch.stack(mean).mean(0) if mean else None
     if config.channels == "append":
@@ -105,7 +106,7 @@ def _latents(
     color: Tensor, coverage: Tensor, config: RenderConfig, encode: Callable[[Tensor], Tensor], factor: int
 ) -> Tensor:
     if config.holes == "filled":
-        return encode(fill_holes(color, _known(coverage)))
+        return encode(_filled([(color, coverage)]))
     latents = encode(color * coverage[:, :, None])
     if config.holes == "masked":
         latents = latents * _min_pooled(coverage, factor)[:, None].to(latents)
@@ -114,11 +115,13 @@ def _latents(
 
 def _filled(seen: list[tuple[Tensor, Tensor]]) -> Tensor:
     """The renders of one source in one picture, holes filled."""
-    if len(seen) == 1:
-        return fill_holes(seen[0][0], _known(seen[0][1]))
-    total = torch.stack([coverage for _, coverage in seen]).sum(0)
-    mixed = torch.stack([color * coverage[:, :, None] for color, coverage in seen]).sum(0)
-    return fill_holes(mixed / total.clamp(min=1e-6)[:, :, None], _known(total))
+    color, total = seen[0]
+    if len(seen) > 1:
+        total = torch.stack([coverage for _, coverage in seen]).sum(0)
+        mixed = torch.stack([color * coverage[:, :, None] for color, coverage in seen]).sum(0)
+        color = mixed / total.clamp(min=1e-6)[:, :, None]
+    known = _known(total)
+    return fill_holes(color * known[:, :, None], known)  # over black, as it wants it
 
 
 def _known(coverage: Tensor) -> Tensor:

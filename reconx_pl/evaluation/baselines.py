@@ -7,6 +7,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from reconx_pl.geometry.cameras import camera_distance
 from reconx_pl.geometry.point_maps import view_cloud
 from reconx_pl.types import Cameras, PointCloud
 
@@ -21,18 +22,6 @@ METHODS = {
     "ceiling": "Splats from the true frames (ceiling)",
 }
 PIXEL_RADIUS, POINT_RADIUS = 2, 4  # pixels, the largest disc: of a pixel of a depth map, of a point of a cloud
-
-
-def camera_distance(cameras: Cameras, others: Cameras) -> Tensor:
-    """Distance between optical centres [V, M], world units; the angle in radians if ``others`` share one."""
-    centers, other_centers = cameras.centers.double(), others.centers.double()
-    distance = torch.cdist(centers, other_centers)  # [V, M]
-    reach = torch.cdist(other_centers, other_centers).max()
-    if reach > 1e-6 * (1 + other_centers.abs().max()):
-        return distance
-    rotations, other_rotations = cameras.world_to_camera[:, :3, :3], others.world_to_camera[:, :3, :3]
-    trace = torch.einsum("vij,mij->vm", rotations.double(), other_rotations.double())
-    return ((trace - 1) / 2).clamp(-1, 1).acos()
 
 
 def nearest_view(targets: Cameras, inputs: Cameras) -> Tensor:

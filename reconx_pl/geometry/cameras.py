@@ -194,6 +194,18 @@ def with_views(cameras: Cameras, places: Sequence[int], views: Cameras) -> Camer
     return replace(cameras, world_to_camera=world_to_camera, intrinsics=intrinsics)
 
 
+def camera_distance(cameras: Cameras, others: Cameras) -> Tensor:
+    """Distance between optical centres [V, M], world units; the angle in radians if ``others`` share one."""
+    centers, other_centers = cameras.centers.double(), others.centers.double()
+    distance = torch.cdist(centers, other_centers)  # [V, M]
+    reach = torch.cdist(other_centers, other_centers).max()
+    if reach > 1e-6 * (1 + other_centers.abs().max()):
+        return distance
+    rotations, other_rotations = cameras.world_to_camera[:, :3, :3], others.world_to_camera[:, :3, :3]
+    trace = torch.einsum("vij,mij->vm", rotations.double(), other_rotations.double())
+    return ((trace - 1) / 2).clamp(-1, 1).acos()
+
+
 def fundamental_matrix(cameras: Cameras, i: int, j: int) -> Tensor:
     """F with x_j^T F x_i = 0 for the homogeneous pixels of one world point (Hartley and Zisserman, eq. 9.1).
 

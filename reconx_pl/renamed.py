@@ -93,6 +93,7 @@ CLASSES = {
     "evaluation.painter.Painter": "reconstruction.view_generator.ViewGenerator",
     "evaluation.tally.Tally": "evaluation.summary.RunSummary",
     "geometry.alignment.options.KnownViews": "geometry.alignment.options.FixedViews",
+    "geometry.point_maps.CloudView": "geometry.rendering.cloud_view.CloudView",
     "reconstruction.frames.FitInput": "reconstruction.scene_builder.FitInput",
     "reconstruction.painting.PainterSource": "reconstruction.view_generator.ViewGeneratorSource",
     "reconstruction.settings.PaintingConfig": "reconstruction.settings.GenerationConfig",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from reconx_pl.geometry.cameras import camera_distance
-from reconx_pl.geometry.point_maps import view_cloud
+from reconx_pl.geometry.rendering.cloud_view import view_cloud
+from reconx_pl.geometry.rendering.fill import fill_holes
+from reconx_pl.geometry.rendering.surface import render_surface
+from reconx_pl.geometry.rendering.views import DepthViews
 from reconx_pl.types import Cameras, PointCloud
 
 METHODS = {
@@ -23,7 +24,6 @@ METHODS = {
     "nearest_input": "Nearest input view, copied",
     "ceiling": "Splats from the true frames (ceiling)",
 }
-PIXEL_RADIUS, POINT_RADIUS = 2, 4  # pixels, the largest disc: of a pixel of a depth map, of a point of a cloud
 
 
 def nearest_view(targets: Cameras, inputs: Cameras) -> Tensor:
@@ -31,31 +31,31 @@ def nearest_view(targets: Cameras, inputs: Cameras) -> Tensor:
     return camera_distance(targets, inputs).argmin(dim=1)
 
 
-def warped_views(cloud: PointCloud, targets: Cameras, dense: bool, fallback: Tensor) -> tuple[Tensor, list[float]]:
-    """Context views moved to other cameras by their depth, with a z-buffer (``view_cloud``); nothing is learned.
+def warped_views(known: DepthViews | PointCloud, targets: Cameras, fallback: Tensor) -> tuple[Tensor, list[float]]:
+    """Context views as surfaces in other cameras, or the points of a reconstruction as discs; nothing is learned.
 
-    Holes, where no point falls, take the colour of the nearest pixel that has one.
+    Holes, where nothing falls, are filled from around them.
 
     Args:
-        cloud: a point for every pixel with depth of every context view, or the points of a reconstruction.
+        known: context views with depth, or a cloud.
         targets: V views.
-        dense: whether it is the former.
-        fallback: [V, 3, H, W], taken for a target into which no point falls.
+        fallback: [V, 3, H, W], taken for a target into which nothing falls.
 
     Returns:
-        [V, 3, H, W] in [0, 1] on the device of the cloud, and of every target the share of its pixels that are holes.
+        [V, 3, H, W] in [0, 1] on the device of ``known``, and of every target the share of its pixels that are holes.
+
+    Raises:
+        BadSceneError: no pixel of the context views has a depth.
     """
-    seen = view_cloud(cloud, targets, PIXEL_RADIUS if dense else POINT_RADIUS)
-    images, shares = [], []
-    for color, covered, other in zip(seen.color, seen.covered, fallback, strict=True):
-        shares.append(1 - float(covered.float().mean()))
-        if not bool(covered.any()):
-            images.append(other.to(color))
-            continue
-        rows, columns = distance_transform_edt(~covered.cpu().numpy(), return_distances=False, return_indices=True)
-        at = [torch.from_numpy(np.ascontiguousarray(part)).long().to(color.device) for part in (rows, columns)]
-        images.append(color[:, at[0], at[1]])
-    return torch.stack(images), shares
+    if isinstance(known, DepthViews):
+        surface = render_surface(known, targets)
+        color, covered = surface.color, surface.coverage
+    else:
+        seen = view_cloud(known, targets)
+        color, covered = seen.color, seen.covered.float()
+    share = covered.mean((1, 2))  # [V]
+    filled = torch.where((share > 0)[:, None, None, None], fill_holes(color, covered), fallback.to(color))
+    return filled, (1 - share).tolist()
 
 
 def ceiling_split(frames: int) -> tuple[list[int], list[int]]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reconx_pl.evaluation.baselines import POINT_RADIUS
-from reconx_pl.geometry.point_maps import view_cloud
+from reconx_pl.geometry.rendering.cloud_view import view_cloud
 from reconx_pl.geometry.rendering.surface import render_surface
 from reconx_pl.geometry.rendering.views import DepthViews
 from reconx_pl.reconstruction.input_views import InputViews
@@ -69,13 +68,10 @@ def _count(pixels: Tensor) -> Tensor:  # [K] of [K, H, W] bool
     return pixels.double().sum(dim=(1, 2))
 
 
-def depth_views(inputs: InputViews) -> DepthViews:
-    """The input views as what is rendered.
-
-    Args:
-        inputs: views with depth.
-    """
-    assert inputs.depth is not None
+def depth_views(inputs: InputViews) -> DepthViews | None:
+    """The input views as what is rendered; None where no pixel of theirs has a depth."""
+    if inputs.depth is None or not bool((inputs.depth > 0).any()):
+        return None
     return DepthViews(inputs.images, inputs.depth, inputs.cameras, inputs.confidence)
 
 
@@ -86,7 +82,8 @@ def input_coverage(inputs: InputViews, cameras: Cameras) -> Coverage:
         inputs: C views with depth or a cloud.
         cameras: M views, on the device of the inputs.
     """
-    if inputs.depth is not None:
-        return Coverage(render_surface(depth_views(inputs), cameras).coverage > 0.5, BY_DEPTH)
+    views = depth_views(inputs)
+    if views is not None:
+        return Coverage(render_surface(views, cameras).coverage > 0.5, BY_DEPTH)
     assert inputs.cloud is not None
-    return Coverage(view_cloud(inputs.cloud, cameras, POINT_RADIUS).covered, BY_CLOUD)
+    return Coverage(view_cloud(inputs.cloud, cameras).covered, BY_CLOUD)

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from reconx_pl.evaluation.coverage import depth_views
+from reconx_pl.evaluation.baselines import nearest_view, warped_views
 from reconx_pl.files.tensors import to_bytes
-from reconx_pl.geometry.rendering.fill import fill_holes
-from reconx_pl.geometry.rendering.surface import render_surface
+from reconx_pl.geometry.rendering.views import DepthViews
 from reconx_pl.reconstruction.input_views import InputViews
 from reconx_pl.reconstruction.scene_builder import FitInput, FrameSequence, SceneConfig, prepare_fit
 from reconx_pl.types import Cameras, PointCloud
@@ -17,17 +16,21 @@ from reconx_pl.types import Cameras, PointCloud
 NO_DEPTH = "the input views have no depth"
 
 
-def filled_frames(inputs: InputViews, cameras: Cameras) -> Tensor:  # [M, 3, H, W] in [0, 1]
-    """The surfaces of the input views in M cameras (``render_surface``), holes filled from around them.
+def filled_frames(views: DepthViews, cameras: Cameras) -> tuple[Tensor, list[float]]:
+    """The surfaces of the input views in M cameras, holes filled from around them (``warped_views``).
 
     Frames are kept as 8-bit values, as generated ones are.
 
     Args:
-        inputs: views with depth.
+        views: the input views.
         cameras: M views.
+
+    Returns:
+        [M, 3, H, W] in [0, 1], and of every frame the share of its pixels that were holes.
     """
-    rendered = render_surface(depth_views(inputs), cameras)
-    return to_bytes(fill_holes(rendered.color, rendered.coverage)).float().div_(255)
+    copies = views.images[nearest_view(cameras, views.cameras)]
+    frames, holes = warped_views(views, cameras, copies)
+    return to_bytes(frames).float().div_(255), holes
 
 
 def filled_fit(

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from reconx_pl.evaluation.baselines import ceiling_split, nearest_view, warped_views
-from reconx_pl.evaluation.coverage import input_coverage
+from reconx_pl.evaluation.coverage import depth_views, input_coverage
 from reconx_pl.evaluation.filled_render import NO_DEPTH, filled_fit, filled_frames
 from reconx_pl.evaluation.scene_result import SceneResult, stopwatch
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.target_poses import refined_targets
 from reconx_pl.evaluation.task import HeldOutViews, SceneTask, clip_task
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.geometry.point_maps import point_map_from_depth
 from reconx_pl.metrics.image import MetricSuite
 from reconx_pl.metrics.lpips import LpipsDistance
 from reconx_pl.reconstruction.scene_builder import (
@@ -218,24 +217,25 @@ class _Evaluation:
     def _filled_renders(self, result: SceneResult, sequence: FrameSequence, start: PointCloud) -> None:
         """The floor of every network: what the depth of the input views gives, as frames and fitted."""
         wanted = [name for name in ("filled_render", "filled_render_splats") if getattr(self.config, name)]
-        if self.inputs.depth is None:
+        views = depth_views(self.inputs)
+        if views is None:
             result.left_out |= dict.fromkeys(wanted, NO_DEPTH)
             return
         in_clip, other = self.task.views_in_clip, self.task.held_out
         if "filled_render" in wanted:
             with self._stage("warp"):
-                filled = filled_frames(self.inputs, sequence.cameras if in_clip else self.cameras)
-                others = filled_frames(self.inputs, other.cameras.to(self.device)) if other else None
+                filled, holes = filled_frames(views, sequence.cameras if in_clip else self.cameras)
+                others = filled_frames(views, other.cameras.to(self.device))[0] if other else None
             self._score(result, "filled_render", filled, others)
-            result.filled = filled.cpu()
+            result.filled, result.holes = filled.cpu(), [holes[at] for at in self.task.targets]
         if "filled_render_splats" in wanted:
             with self._stage("warp"):
-                frames = filled_frames(self.inputs, sequence.cameras)
+                frames, _ = filled_frames(views, sequence.cameras)
                 given = filled_fit(self.inputs, sequence, frames, start, self.config.scene)
             fitted = self._fit("filled render", given)
             with self._stage("filled render"):
-                views = self._render(fitted.gaussians, self.cameras)
-            self._score(result, "filled_render_splats", views, self._render_held_out(fitted.gaussians))
+                rendered = self._render(fitted.gaussians, self.cameras)
+            self._score(result, "filled_render_splats", rendered, self._render_held_out(fitted.gaussians))
 
     def _copies(self, result: SceneResult) -> None:
         """The baselines that move pixels of the input views and fit nothing."""
@@ -244,15 +244,11 @@ class _Evaluation:
         if self.config.nearest_input:
             others = images[nearest_view(other.cameras.to(self.device), cameras)] if other else None
             self._score(result, "nearest_input", copies, others)
-        if self.config.depth_warp and not self.task.views_in_clip:
+        if self.config.depth_warp and not self.task.views_in_clip and "filled_render" not in result.scores:
             with self._stage("warp"):
-                cloud, dense = self.inputs.cloud, self.inputs.depth is not None
-                if self.inputs.depth is not None:
-                    maps = point_map_from_depth(self.inputs.depth, cameras, self.inputs.confidence)
-                    colors = images.permute(0, 2, 3, 1)[maps.valid]
-                    cloud = PointCloud(maps.points[maps.valid], colors, maps.confidence[maps.valid])
-                assert cloud is not None
-                warped, result.holes = warped_views(cloud, self.cameras, dense, copies)
+                known = depth_views(self.inputs) or self.inputs.cloud
+                assert known is not None
+                warped, result.holes = warped_views(known, self.cameras, copies)
             self._score(result, "depth_warp", warped, None)
 
     def _ceiling(self, result: SceneResult, start: PointCloud) -> None:

@@ -35,7 +35,7 @@ class SceneResult:
             NaN in a single view where it is too small.
         left_out: method -> why it was not scored here although it was asked for.
         filled: [*, 3, H, W], the filled renders: of the frames of a clip, else of the targets; None without them.
-        holes: of every target the share of pixels that "depth_warp" had to fill.
+        holes: of every target the share of pixels that "filled_render", or "depth_warp", had to fill.
         moved: of every target by how many degrees, and world units, "reconx_refined" moved its camera.
         seconds: wall clock of each stage.
     """

@@ -51,8 +51,9 @@ class EvaluationConfig:
         filled_render_splats: fit to these frames as to generated ones, and score the fit.
         coverage: score covered and uncovered pixels of the targets apart, too: those that the input views have seen,
             and the others (``coverage.Coverage``).
-        depth_warp: of a protocol entry, score the baseline that moves the context views' pixels to the targets by
-            their depth, or draws the cloud where there is no depth.
+        depth_warp: of a protocol entry, score the baseline that renders the context views by their depth at the
+            targets, or draws the cloud where there is no depth. ``filled_render`` is the same where there is depth, and
+            stands in its place.
         ceiling: of a clip, fit the true even frames (and the last) with confidence 1 and score the odd ones: what this
             splatting could reach with perfect frames.
         refine_test_poses: steps by which the camera of every target is moved to where the finished scene, held fixed,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
@@ -122,71 +120,6 @@ def unexplained(points: Tensor, point_map: PointMap, cameras: Cameras, tolerance
     views = torch.arange(len(depth), device=depth.device)[:, None]
     surface = depth[views, at[..., 1], at[..., 0]]  # [V, N]
     return ~(in_view(points, cameras) & (surface > 0) & (z <= surface * (1 + tolerance))).any(dim=0)
-
-
-class CloudView(NamedTuple):
-    """A cloud as each view sees it. Where ``covered`` is False the maps are zero."""
-
-    depth: Tensor  # [V, H, W] world units, of the nearest surface
-    color: Tensor  # [V, 3, H, W] in [0, 1]
-    confidence: Tensor  # [V, H, W], of the points seen
-    covered: Tensor  # [V, H, W] bool
-
-
-def view_cloud(cloud: PointCloud, cameras: Cameras, max_radius: int = 4, tolerance: float = 0.05) -> CloudView:
-    """Draw a cloud into views as small z-buffered discs, each as large as the gap to its neighbours.
-
-    Args:
-        cloud: N points.
-        cameras: V views.
-        max_radius: largest radius of a disc, pixels.
-        tolerance: discs within this share of the nearest depth are one surface and are averaged.
-
-    Returns:
-        depth, colour and confidence of the nearest surface at every pixel.
-    """
-    views, height, width = len(cameras), cameras.height, cameras.width
-    device = cloud.points.device
-    pixels, depth = project(cloud.points, cameras)  # [V, N, 2], [V, N]
-    focal = 0.5 * (cameras.intrinsics[:, 0, 0] + cameras.intrinsics[:, 1, 1])  # [V]
-    # a disc overlaps its neighbours a little, so that slanted surfaces have no holes
-    radius = (0.6 * focal[:, None] * neighbour_distance(cloud.points) / depth.clamp(min=1e-6) + 0.4).clamp(
-        0.5, max_radius
-    )
-    payload = torch.cat([cloud.colors, cloud.confidence[:, None]], dim=1)  # [N, 4]
-    out_depth = torch.zeros(views, height * width, device=device)
-    out_payload = torch.zeros(views, height * width, 4, device=device)
-    covered = torch.zeros(views, height * width, dtype=torch.bool, device=device)
-    reach = torch.arange(-max_radius, max_radius + 1, device=device)
-    offsets = torch.cartesian_prod(reach, reach)  # [O, 2] as (x, y)
-    for view in range(views):
-        visible = (depth[view] > 1e-6) & torch.isfinite(pixels[view]).all(-1)
-        near = (pixels[view] > -max_radius).all(-1) & (pixels[view, :, 0] < width + max_radius)
-        keep = (visible & near & (pixels[view, :, 1] < height + max_radius)).nonzero().squeeze(1)
-        target = pixels[view, keep].floor().long()[:, None] + offsets  # [n, O, 2]
-        gap = (target + 0.5 - pixels[view, keep][:, None]).norm(dim=-1)  # [n, O] pixels
-        inside = (target >= 0).all(-1) & (target[..., 0] < width) & (target[..., 1] < height)
-        row, column = (inside & (gap <= radius[view, keep][:, None])).nonzero(as_tuple=True)
-        cell = target[row, column, 1] * width + target[row, column, 0]
-        point = keep[row]
-        z = depth[view, point].float()
-        nearest = torch.full((height * width,), torch.inf, device=device).scatter_reduce(0, cell, z, "amin")
-        front = z <= nearest[cell] * (1 + tolerance)
-        # near its centre a disc knows the colour best
-        weight = torch.exp(-0.5 * (gap[row, column].float() / (0.5 * radius[view, point].float())) ** 2) * front
-        total = torch.zeros(height * width, device=device).index_add(0, cell, weight)
-        covered[view] = total > 0
-        divisor = torch.where(total > 0, total, 1.0)
-        out_depth[view] = torch.zeros_like(total).index_add(0, cell, weight * z) / divisor
-        summed = torch.zeros(height * width, 4, device=device)
-        out_payload[view] = summed.index_add(0, cell, weight[:, None] * payload[point].float()) / divisor[:, None]
-    image = out_payload.view(views, height, width, 4)
-    return CloudView(
-        out_depth.view(views, height, width),
-        image[..., :3].permute(0, 3, 1, 2),
-        image[..., 3],
-        covered.view(views, height, width),
-    )
 
 
 def neighbour_distance(points: Tensor, neighbours: int = 3) -> Tensor:

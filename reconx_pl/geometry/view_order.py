@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reconx_pl.errors import BadSceneError
 from reconx_pl.geometry.cameras import in_view, project, resize_cameras
-from reconx_pl.geometry.point_maps import view_cloud
+from reconx_pl.geometry.rendering.cloud_view import view_cloud
 from reconx_pl.types import Cameras, PointCloud
 
 _POINTS = 4096  # of the cloud; shares are then known to about a percent

@@ -14,7 +14,7 @@ from reconx_pl.evaluation.baselines import METHODS
 from reconx_pl.evaluation.filled_render import NO_DEPTH, filled_frames
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import evaluate_scene, evaluate_scenes, evaluate_views
-from reconx_pl.evaluation.task import clip_task
+from reconx_pl.geometry.rendering.views import DepthViews
 from reconx_pl.metrics.image import psnr
 from reconx_pl.reconstruction import scene_builder
 from reconx_pl.reconstruction.frame_confidence import frame_confidence
@@ -49,14 +49,16 @@ def test_the_frames_are_the_depth_rendered_where_frames_are_generated(clip: Clip
     config = replace(FLOORS, filled_render_splats=False)
     result = evaluate_scene(clip, noise, config)
     assert set(result.scores) == {"reconx", "generated", "filled_render"}
-    expected = filled_frames(clip_task(clip, config).inputs, clip.cameras)
+    views = DepthViews(clip.images[[0, -1]], clip.depth, clip.cameras[[0, -1]])
+    expected, holes = filled_frames(views, clip.cameras)
+    assert result.holes == holes[1:-1] and max(holes) > 0
     assert result.filled is not None and torch.equal(result.filled, expected)
     assert torch.equal(expected[[0, -1]], clip.images[[0, -1]])  # of a camera of an input view: its photograph
     own = psnr(expected[1:-1], clip.images[1:-1])
     assert result.scores["filled_render"]["psnr"].tolist() == pytest.approx(own.tolist(), abs=1e-4)
     assert own.min() > 20 > result.scores["generated"]["psnr"].max()
     moved = evaluate_scene(clip, noise, replace(config, pose_policy="interpolated"))
-    between = filled_frames(clip_task(clip, config).inputs, path_cameras(clip.cameras[[0, -1]], 5))
+    between, _ = filled_frames(views, path_cameras(clip.cameras[[0, -1]], 5))
     assert moved.filled is not None and torch.equal(moved.filled, between) and not torch.equal(between, expected)
 
 
@@ -84,6 +86,7 @@ def test_of_an_entry_targets_are_rendered_and_frames_between_the_contexts_fitted
     summary = evaluate_views(lazily(views), CrossFade(), config, tmp_path, model=MODEL, protocol=PROTOCOL)
     assert summary["complete"] and summary["left_out"] == {}
     (scores,) = [record["scores"] for record in summary["scenes"]]
+    assert "depth_warp" not in scores and summary["scenes"][0]["warp_holes"]  # would be the same row again
     assert scores["filled_render"]["mean"]["psnr"] > scores["nearest_input"]["mean"]["psnr"] + 3
     assert scores["filled_render_splats"]["mean"]["psnr"] > scores["reconx"]["mean"]["psnr"]
     method, floor = fits

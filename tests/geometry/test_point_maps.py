@@ -6,8 +6,9 @@ from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import unproject
 from reconx_pl.geometry.estimators.base import KnownDepth, KnownPoints, reprojection_confidence
 from reconx_pl.geometry.farthest_point import farthest_point_order
-from reconx_pl.geometry.point_maps import cloud_from_maps, neighbour_distance, view_cloud
-from reconx_pl.types import Cameras, Clip, PointCloud, PointMap
+from reconx_pl.geometry.point_maps import cloud_from_maps, neighbour_distance
+from reconx_pl.geometry.rendering.cloud_view import view_cloud
+from reconx_pl.types import Clip, PointCloud, PointMap
 
 
 @pytest.fixture(scope="module")
@@ -62,22 +63,6 @@ def test_neighbour_distance_of_a_lattice() -> None:
     lattice = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     torch.testing.assert_close(neighbour_distance(lattice), torch.full((64,), 0.5))
     assert neighbour_distance(lattice[:1]).tolist() == [0.0]
-
-
-def test_near_points_hide_far_ones() -> None:
-    intrinsics = torch.tensor([[[20.0, 0, 10.0], [0, 20.0, 10.0], [0, 0, 1]]])
-    cameras = Cameras(torch.eye(4)[None], intrinsics, 20, 20)
-    axis = torch.linspace(-1, 1, 21)
-    plane = torch.stack(torch.meshgrid(axis, axis, torch.tensor([2.0]), indexing="ij"), -1).reshape(-1, 3)
-    red, blue = torch.tensor([[1.0, 0, 0]]).expand(441, 3), torch.tensor([[0, 0, 1.0]]).expand(441, 3)
-    far = plane * torch.tensor([2.0, 2.0, 2.0])
-    cloud = PointCloud(torch.cat([far, plane]), torch.cat([blue, red]), torch.full((882,), 5.0))
-    seen = view_cloud(cloud, cameras)
-    assert seen.covered.all()
-    torch.testing.assert_close(seen.depth, torch.full((1, 20, 20), 2.0))
-    torch.testing.assert_close(seen.color[0, :, 10, 10], torch.tensor([1.0, 0, 0]))
-    behind = view_cloud(PointCloud(-cloud.points, cloud.colors, cloud.confidence), cameras)
-    assert not behind.covered.any() and behind.depth.abs().sum() == 0
 
 
 def test_known_depth_gives_back_depth_and_a_cloud(clip: Clip) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from reconx_pl.errors import BadSceneError
 from reconx_pl.geometry.cameras import unproject
-from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth, view_cloud
+from reconx_pl.geometry.point_maps import cloud_from_maps, point_map_from_depth
+from reconx_pl.geometry.rendering.cloud_view import view_cloud
 from reconx_pl.types import Cameras, PointCloud, PointMap
 
 

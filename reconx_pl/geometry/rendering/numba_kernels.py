@@ -73,3 +73,54 @@ def draw_mesh(corners, triangles, image, near, edge, min_area, color, depth):
                             color[row, column, channel] = z * (
                                 w0 * image[y0, x0, channel] + w1 * image[y1, x1, channel] + w2 * image[y2, x2, channel]
                             )
+
+
+@njit(**_OPTIONS)
+def draw_points(pixels, depths, colors, radius, color, coverage, depth, kept_depth, kept_point):
+    """Composite a frame's points, at every pixel the nearest ones that hit it.
+
+    Args:
+        pixels: float64 [N, 2], where the points fall.
+        depths: float32 [N]; points at or before 0 are left out.
+        colors: float32 [N, 3].
+        radius: of the points, pixels.
+        color, coverage, depth: float32 [h, w, 3], [h, w], [h, w], all zero; become the image.
+        kept_depth: float32 [h, w, K], all infinite; becomes the depths of the K nearest points, the nearest first.
+        kept_point: int32 [h, w, K], all -1; becomes their numbers.
+    """
+    height, width, count = kept_point.shape
+    for n in range(pixels.shape[0]):
+        x, y, z = pixels[n, 0], pixels[n, 1], depths[n]
+        if not (0 < z < np.inf and -radius < x < width + radius and -radius < y < height + radius):
+            continue
+        left, right = max(0, int(np.ceil(x - radius - 0.5))), min(width - 1, int(np.floor(x + radius - 0.5)))
+        top, bottom = max(0, int(np.ceil(y - radius - 0.5))), min(height - 1, int(np.floor(y + radius - 0.5)))
+        for row in range(top, bottom + 1):
+            for column in range(left, right + 1):
+                dx, dy = x - (column + 0.5), y - (row + 0.5)
+                if not dx * dx + dy * dy < radius * radius:
+                    continue
+                place = count
+                while place > 0 and z < kept_depth[row, column, place - 1]:  # of equals the first one stays before
+                    place -= 1
+                for other in range(count - 1, place, -1):
+                    kept_depth[row, column, other] = kept_depth[row, column, other - 1]
+                    kept_point[row, column, other] = kept_point[row, column, other - 1]
+                if place < count:
+                    kept_depth[row, column, place] = z
+                    kept_point[row, column, place] = n
+    for row in range(height):
+        for column in range(width):
+            transparency = 1.0
+            for place in range(count):
+                n = kept_point[row, column, place]
+                if n < 0:
+                    break
+                dx, dy = pixels[n, 0] - (column + 0.5), pixels[n, 1] - (row + 0.5)
+                weight = 1.0 - (dx * dx + dy * dy) / (radius * radius)
+                for channel in range(3):
+                    color[row, column, channel] += np.float32(weight * transparency * colors[n, channel])
+                transparency *= 1.0 - weight
+            coverage[row, column] = 1.0 - transparency
+            if kept_point[row, column, 0] >= 0:
+                depth[row, column] = kept_depth[row, column, 0]

@@ -12,6 +12,7 @@ from reconx_pl.geometry.cameras import camera_distance, project, unproject
 from reconx_pl.geometry.rendering.backend import Backend, chosen_backend, in_threads, kernels
 from reconx_pl.geometry.rendering.limits import CUT, EDGE, FAR, MIN_AREA, NEAR, SKY_TRIANGLE, SURFACE
 from reconx_pl.geometry.rendering.rendered import Rendered
+from reconx_pl.geometry.rendering.surface_torch import draw_meshes
 from reconx_pl.geometry.rendering.views import DepthViews
 from reconx_pl.types import Cameras
 
@@ -150,22 +151,19 @@ def _drawn(mesh: Mesh, cameras: Cameras, backend: str) -> tuple[Tensor, Tensor]:
     frames, (views, height, width, _) = len(cameras), mesh.corners.shape
     pixels, z = project(mesh.corners.view(-1, 3), cameras)
     corners = torch.cat([pixels, z[..., None]], -1).view(frames, views, height, width, 3)
-    shape = (frames, views, cameras.height, cameras.width)
-    color, depth = torch.zeros(*shape, 3, device=z.device), torch.zeros(shape, device=z.device)
-    if backend == "numba":
-        all_corners, kinds, images = corners.numpy(), mesh.triangles.numpy(), mesh.colors.numpy()
-        colors, depths = color.numpy(), depth.numpy()
-        in_threads(
-            kernels().draw_mesh,
-            (
-                (all_corners[f, v], kinds[v], images[v], mesh.near, EDGE, MIN_AREA, colors[f, v], depths[f, v])
-                for f in range(frames)
-                for v in range(views)
-            ),
-        )
-    else:
-        raise ConfigurationError("the torch backend is not there yet")
-    return color, depth
+    if backend == "torch":
+        return draw_meshes(corners, mesh.triangles, mesh.colors, mesh.near, cameras.height, cameras.width)
+    shape = (frames * views, cameras.height, cameras.width)
+    color, depth = torch.zeros(*shape, 3), torch.zeros(shape)
+    targets, kinds, images = corners.flatten(0, 1).numpy(), mesh.triangles.numpy(), mesh.colors.numpy()
+    in_threads(
+        kernels().draw_mesh,
+        (
+            (target, kinds[n % views], images[n % views], mesh.near, EDGE, MIN_AREA, *planes)
+            for n, (target, *planes) in enumerate(zip(targets, color.numpy(), depth.numpy(), strict=True))
+        ),
+    )
+    return color.view(frames, views, *shape[1:], 3), depth.view(frames, views, *shape[1:])
 
 
 def _blended(color: Tensor, depth: Tensor, weights: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:

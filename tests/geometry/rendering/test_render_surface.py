@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from reconx_pl.data.procedural import procedural_clip
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import pixel_rays, resize_cameras
-from reconx_pl.geometry.rendering import surface
+from reconx_pl.geometry.rendering import surface, surface_torch
 from reconx_pl.geometry.rendering.backend import Backend
 from reconx_pl.geometry.rendering.surface import render_surface
 from reconx_pl.geometry.rendering.views import DepthViews
@@ -21,7 +22,7 @@ SIZE = 24
 FOCAL = 24.0  # pixels: at depth 2 a unit is 12 pixels wide
 
 
-@pytest.fixture(params=["numba"])
+@pytest.fixture(params=["numba", "torch"])
 def backend(request: pytest.FixtureRequest) -> Backend:
     return request.param
 
@@ -218,11 +219,31 @@ def test_doubtful_pixels_are_holes(backend: Backend) -> None:
         render_surface(views, views.cameras, min_confidence=3.5, backend=backend)
 
 
+def test_both_backends_agree_on_a_scene() -> None:
+    """Three views of a landscape with sky, unknown patches, edges, and targets beside and behind what they saw."""
+    clip = procedural_clip(1, frames=5, size=(40, 48), kind="landscape")
+    assert clip.depth is not None
+    middle = torch.where(clip.depth[:1] > 0, 0.9 * clip.depth[:1], 0.0)  # wrong, so that surfaces compete
+    depth = torch.cat([clip.depth, middle])
+    depth = torch.where(depth > 0, depth, INF)
+    depth[0, 20:26, 10:20] = 0.0
+    assert bool(torch.isinf(depth).any())
+    views = DepthViews(clip.images[[0, 4, 2]], depth, clip.cameras[[0, 4, 2]])
+    targets = resize_cameras(clip.cameras, 37, 61)
+    targets.world_to_camera[4] = torch.diag(torch.tensor([-1.0, 1, -1, 1])) @ targets.world_to_camera[4]
+    targets.world_to_camera[3, 2, 3] -= 3.0  # forward, through what is near
+    one, two = (render_surface(views, targets, backend=name) for name in ("numba", "torch"))
+    assert 0.05 < float((one.coverage == 0).float().mean()) < 0.5
+    for part in ("color", "coverage", "depth"):
+        torch.testing.assert_close(getattr(one, part), getattr(two, part), atol=1e-5, rtol=1e-5)
+
+
 def test_neither_chunks_nor_threads_change_a_bit(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     views = views_of(square(), (0, 0, 0), (0.3, 0, 0), (0.1, 0.3, 0))
     targets = at(*((0.1 * i, 0.02 * i, 0.1) for i in range(5)))
     seen = render_surface(views, targets, backend=backend)
     monkeypatch.setattr(surface, "_AT_ONCE", 1)
+    monkeypatch.setattr(surface_torch, "_PAIRS", 100)
     alone = render_surface(views, targets, backend=backend)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)

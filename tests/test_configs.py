@@ -133,6 +133,23 @@ def test_every_stage_survives_preemption_and_bad_gradients() -> None:
         assert {"PreemptionCallback", "FiniteGuard", "SafeModelCheckpoint"} <= callbacks, name
 
 
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in PROCEDURAL])
+def test_every_stage_evaluates_held_out_clips(name: str) -> None:
+    """In ``validate`` and ``test``, and now and then while it trains; procedural-v1 has an evaluation of its own."""
+    config = fit_config(name)
+    (callback,) = [one for one in config.trainer.callbacks if one.class_path.endswith(".EvaluationCallback")]
+    options = callback.init_args
+    assert options.during_fit and options.every_n_validations == 5 and options.out is None  # in the run's folder
+    assert options.config.sheet_only and options.config.media and not options.config.ceiling
+    if name in DEMO:  # seconds of a processor: one fit, and no features
+        assert (options.clips, options.config.fit.steps, options.config.fit.loss.lpips) == (1, 100, 0)
+        assert "lpips" not in options.config.metrics and options.config.filled_render
+        assert not options.config.two_views and not options.config.filled_render_splats
+    else:
+        assert (options.clips, options.config.fit.steps) == (4, 500)
+        assert options.config.two_views and options.config.filled_render_splats and "lpips" in options.config.metrics
+
+
 def test_slurm_goes_over_any_stage() -> None:
     configs = [str(ROOT / "configs" / name) for name in ("stage2.yaml", "trainer/fsdp.yaml", "slurm.yaml")]
     config = train_parser().parse_args(["fit", *(part for path in configs for part in ("-c", path))]).fit
@@ -186,7 +203,7 @@ def test_the_scenes_of_procedural_v1_never_overlap() -> None:
 def test_demo_is_one_network() -> None:
     networks = [fit_config(name).model.network for name in DEMO]
     assert networks[0] == networks[1] == networks[2]
-    assert unet(fit_config("demo/base")) == UNetConfig.demo()
+    assert unet(fit_config("demo/base")) == UNetConfig.demo(more_channels=192 + 64)
     assert [fit_config(name).model.stage.value for name in DEMO] == ["base", "image_attention", "structure"]
 
 

@@ -201,6 +201,11 @@ class SamplingPipeline:
         return self.network.structure_encoder is not None and self.config.structure
 
     @property
+    def follows_cameras(self) -> bool:
+        """Whether it generates what the cameras of a clip see."""
+        return self.uses_render
+
+    @property
     def uses_render(self) -> bool:
         """Whether generation takes renders."""
         return self.network.render is not None and self.config.render

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from reconx_pl.diffusion.conditioning.render_config import RenderConfig
 from reconx_pl.diffusion.splat_renders import splat_renders, splats_fingerprint
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import resize_cameras, unproject
+from reconx_pl.geometry.rendering.cloud_view import view_cloud
 from reconx_pl.geometry.rendering.points import render_points
 from reconx_pl.geometry.rendering.rendered import Rendered
 from reconx_pl.geometry.rendering.sky import finite_depth
@@ -21,6 +23,7 @@ from reconx_pl.geometry.rendering.surface import render_surface
 from reconx_pl.geometry.rendering.views import DepthViews
 from reconx_pl.types import Cameras, Clip, ClipBatch, ClipRenders, PointCloud
 
+log = logging.getLogger(__name__)
 NOISE_CELLS = 8  # along the longer side of a depth map: how smooth its noise is (ours)
 
 
@@ -46,17 +49,23 @@ def clip_renders(
 
 
 def depth_views(clip: Clip) -> DepthViews:
-    """The first and the last frame of a clip with their depth.
+    """The first and the last frame of a clip with their depth, or with that of its cloud, drawn as discs.
 
     Raises:
-        BadSceneError: it has none.
+        BadSceneError: it has neither.
     """
-    if clip.depth is None:
+    ends = clip.cameras[[0, -1]]
+    if clip.depth is not None:
+        return DepthViews(clip.images[[0, -1]], clip.depth, ends, clip.confidence)
+    if clip.cloud is None or len(clip.cloud) == 0:
         raise BadSceneError(
-            f"clip {clip.key} has no depth to render, and the model is guided by it: pack it with depth, name an "
-            "estimator that gives every pixel one, or take a model with render.sources [cloud]"
+            f"clip {clip.key} has neither depth nor points to render, and the model is guided by renders: pack it with "
+            "its geometry, or name an estimator that finds some"
         )
-    return DepthViews(clip.images[[0, -1]], clip.depth, clip.cameras[[0, -1]], clip.confidence)
+    log.info("clip %s has no depth maps: renders are made of its %d points, as discs", clip.key, len(clip.cloud))
+    seen = view_cloud(clip.cloud, ends)
+    depth = torch.where(seen.covered, seen.depth, 0.0)
+    return DepthViews(clip.images[[0, -1]], depth, ends, seen.confidence.clamp(min=1.0))
 
 
 def known_views(views: DepthViews, config: RenderConfig, key: str) -> DepthViews:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reconx_pl.data.formats.camera_path_file import read_camera_path
 from reconx_pl.errors import ConfigurationError
+from reconx_pl.files.checksums import file_sha256
 from reconx_pl.geometry.camera_paths import PATHS
 from reconx_pl.geometry.cameras import with_views
 from reconx_pl.geometry.clip_paths import path_cameras, viewcrafter_path
@@ -72,6 +73,11 @@ class PathConfig:
                 f"no camera path {text!r}: take one of {', '.join(PATH_WORDS)}, or a file of cameras that is there"
             )
         return cls("file", frames, Path(text))
+
+    @property
+    def identity(self) -> str:
+        """What the path follows from, beside the views: the word, or the hash of the file."""
+        return self.kind if self.file is None else f"file {file_sha256(self.file)}"
 
     def __str__(self) -> str:
         """The word that ``parse`` reads."""

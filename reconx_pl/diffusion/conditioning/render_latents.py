@@ -106,7 +106,7 @@ def _latents(
     color: Tensor, coverage: Tensor, config: RenderConfig, encode: Callable[[Tensor], Tensor], factor: int
 ) -> Tensor:
     if config.holes == "filled":
-        return encode(_filled([(color, coverage)]))
+        return encode(_fill(color, coverage))
     latents = encode(color * coverage[:, :, None])
     if config.holes == "masked":
         latents = latents * _min_pooled(coverage, factor)[:, None].to(latents)
@@ -115,21 +115,20 @@ def _latents(
 
 def _filled(seen: list[tuple[Tensor, Tensor]]) -> Tensor:
     """The renders of one source in one picture, holes filled."""
-    color, total = seen[0]
-    if len(seen) > 1:
-        total = torch.stack([coverage for _, coverage in seen]).sum(0)
-        mixed = torch.stack([color * coverage[:, :, None] for color, coverage in seen]).sum(0)
-        color = mixed / total.clamp(min=1e-6)[:, :, None]
-    known = _known(total)
-    return fill_holes(color * known[:, :, None], known)  # over black, as it wants it
+    if len(seen) == 1:
+        return _fill(*seen[0])
+    total = torch.stack([coverage for _, coverage in seen]).sum(0)
+    mixed = torch.stack([color * coverage[:, :, None] for color, coverage in seen]).sum(0)
+    return _fill(mixed / total.clamp(min=1e-6)[:, :, None], total)
 
 
-def _known(coverage: Tensor) -> Tensor:
-    """How much of a pixel is left to its render: all, from half coverage on, since its colour is known there.
+def _fill(color: Tensor, coverage: Tensor) -> Tensor:
+    """Holes filled from around. From half coverage on a pixel is left to its render, since its colour is known there.
 
     (Gaussians cover a wall by 0.97; filling up the rest from around would blur it.)
     """
-    return (coverage / COVERED).clamp(max=1)
+    known = (coverage / COVERED).clamp(max=1)
+    return fill_holes(color * known[:, :, None], known)
 
 
 def _min_pooled(coverage: Tensor, factor: int) -> Tensor:

@@ -195,7 +195,8 @@ class AlignmentQuality:
 class Clip(Tensors):
     """A posed clip as it stands in a shard. The first and the last frame are the condition views (ReconX, IV-D).
 
-    ``depth`` (z along the optical axis, world units, 0 = none) and ``confidence`` belong to those two views.
+    ``depth`` (z along the optical axis, world units, 0 = not known, infinity = known to be far, as the sky) and
+    ``confidence`` belong to those two views.
     ``cloud`` is in world coordinates and in farthest-point order, so that any prefix is a valid sub-sample.
     ``geometry`` says where an estimator's cloud comes from; it is empty where depth or points came with the data.
     ``alignment`` is there if that estimator found poses of its own, and its cloud was moved into the world of
@@ -227,10 +228,31 @@ class Clip(Tensors):
         return self.frames.float() / 255.0
 
 
+@dataclass(frozen=True)
+class ClipRenders(Tensors):
+    """What is known of clips, rendered into the cameras of their frames: the condition of guidance by rendering.
+
+    Args:
+        color: [B, R, T, 3, H, W] in [0, 1], R renders of each frame; without meaning where nothing covers a pixel.
+        coverage: [B, R, T, H, W] in [0, 1], the share of a pixel that a render covers.
+    """
+
+    color: Tensor
+    coverage: Tensor
+
+    def __post_init__(self) -> None:
+        if self.color.ndim != 6 or self.coverage.shape != (*self.color.shape[:3], *self.color.shape[4:]):
+            raise BadSceneError(
+                f"renders of clips are [B, R, T, 3, H, W] with coverage [B, R, T, H, W], got {tuple(self.color.shape)} "
+                f"and {tuple(self.coverage.shape)}"
+            )
+
+
 class ClipBatch(TypedDict):
     """What the data loader yields: frames stay uint8 until they are on the device.
 
     A batch of caches has those frames alone that no cache stands in for: all, the first, or none (then no such key).
+    What renders are made of is there where the network is guided by them.
     """
 
     key: list[str]
@@ -242,6 +264,12 @@ class ClipBatch(TypedDict):
     intrinsics: Tensor  # [B, T, 3, 3] float32
     fps: Tensor  # [B] float32
     points: Tensor  # [B, N, 3] float32, world units, farthest-point order
+    colors: NotRequired[Tensor]  # [B, N, 3] float32 in [0, 1], of the points
+    views: NotRequired[Tensor]  # [B, 2, 3, H, W] uint8, first and last frame
+    depth: NotRequired[Tensor]  # [B, 2, H, W] float32 of these, see ``Clip``
+    confidence: NotRequired[Tensor]  # [B, 2, H, W] float32 of these
+    splats: NotRequired[Tensor]  # [B, T, 4, H, W] uint8, colour and coverage of a short fit of these
+    renders: NotRequired[ClipRenders]  # made of the above on the device
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from reconx_pl.data.shards.caches import CachedInputs
+from reconx_pl.data.shards.caches import CachedInputs, GuidanceInputs
 from reconx_pl.data.shards.manifest import Manifest
 from reconx_pl.data.shards.position import OnChange, Origin, StreamOrder, position_state, resume_origin
 from reconx_pl.data.shards.stream import ClipPass, ClipStream, read_clips
@@ -90,8 +90,9 @@ class ShardDataModule(LightningDataModule):
             if folder is not None:
                 manifest = Manifest.load(folder)
                 manifest.verify()
-                if (cached := self._cached_inputs()) is not None:
-                    cached.require(manifest)
+                for needed in (self._cached_inputs(), self._guidance_inputs()):
+                    if needed is not None:
+                        needed.require(manifest)
 
     def train_dataloader(self) -> DataLoader[ClipBatch]:
         """Endless batches, from the trainer's step on.
@@ -112,6 +113,7 @@ class ShardDataModule(LightningDataModule):
             max_bad_share=self.max_bad_share,
             cached=self._cached_inputs(),
             first_epoch=self._origin.epoch,
+            renders=self._guidance_inputs(),
         )
         stream.require_lanes(self.num_workers)
         return _StreamLoader(stream, self._consumed, **self._loader_arguments(self.num_workers))
@@ -155,7 +157,9 @@ class ShardDataModule(LightningDataModule):
         if folder is None:
             return []
         rank, world = self._place()
-        clips = ClipPass(folder, self.batch_size, rank, world, self.points, self.max_bad_share, cached)
+        clips = ClipPass(
+            folder, self.batch_size, rank, world, self.points, self.max_bad_share, cached, self._guidance_inputs()
+        )
         return _Loader(clips, **self._loader_arguments(min(self.num_workers, len(clips))))
 
     def _cached_inputs(self) -> CachedInputs | None:
@@ -169,6 +173,16 @@ class ShardDataModule(LightningDataModule):
                 "ReconXModule has it)"
             )
         return ask()
+
+    def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
+        """Let the module that is trained add what it makes of a batch on the device: renders."""
+        add = getattr(self.trainer and self.trainer.lightning_module, "with_renders", None)
+        return batch if add is None else add(batch)
+
+    def _guidance_inputs(self) -> GuidanceInputs | None:
+        """What the guidance of the network that is trained reads beside frames and points."""
+        ask = getattr(self.trainer and self.trainer.lightning_module, "guidance_inputs", None)
+        return None if ask is None else ask()
 
     def _place(self) -> tuple[int, int]:
         """This rank and the number of ranks among which the clips are split."""

@@ -37,7 +37,7 @@ class Tokens(NamedTuple):
 
     text: Tensor  # [B, L, D]
     image: Tensor  # [B, T, Q, D] a frame's own tokens, or [B, M, D] shared by all frames
-    structure: Tensor | None  # [B, S, D], or [M, S, D] for the last M samples, the others going without
+    structure: Tensor | None  # [B, S, D] or [B, T, S, D]; M < B of them are of the last M samples
 
 
 class Context(NamedTuple):

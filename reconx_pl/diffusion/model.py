@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,37 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from reconx_pl.data.shards.caches import CachedInputs, wrong_caches
+from reconx_pl.data.shards.caches import CachedInputs
+from reconx_pl.diffusion.batch_loss import RecordedDraws, batch_loss
 from reconx_pl.diffusion.cached_inputs import cached_inputs
 from reconx_pl.diffusion.conditioning.conditions import Conditions
-from reconx_pl.diffusion.conditioning.dropout import DropoutConfig, Dropped, draw_dropout, drop_images, drop_tokens
+from reconx_pl.diffusion.conditioning.dropout import DropoutConfig, Dropped, drop_images, drop_tokens
+from reconx_pl.diffusion.conditioning.render_config import GuidanceName, RenderConfig, check_guidance
+from reconx_pl.diffusion.conditioning.render_latents import RenderLatents, render_latents
 from reconx_pl.diffusion.conditioning.structure import StructureEncoder, StructureEncoderConfig
 from reconx_pl.diffusion.config import UNetConfig
-from reconx_pl.diffusion.sampling.extrapolation import seen_in_batch
 from reconx_pl.diffusion.sampling.guidance import ConditionSets, Denoise
-from reconx_pl.diffusion.sampling.objective import DiffusionLoss, diffusion_loss
+from reconx_pl.diffusion.sampling.objective import DiffusionLoss
 from reconx_pl.diffusion.sampling.schedule import NoiseSchedule, ScheduleConfig
 from reconx_pl.diffusion.unet import UNet
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.geometry.cameras import relative_to_first
-from reconx_pl.types import ClipBatch
-
-
-@dataclass(frozen=True)
-class RecordedDraws:
-    """Random numbers of a training step that are given instead of drawn; None draws.
-
-    Args:
-        dropped: which samples lose which condition.
-        posterior: [B T, C, h, w] standard normal noise of the latents' posterior, clip by clip.
-        t: [B] int64 diffusion steps.
-        noise: [B, C, T, h, w] standard normal diffusion noise.
-    """
-
-    dropped: Dropped | None = None
-    posterior: Tensor | None = None
-    t: Tensor | None = None
-    noise: Tensor | None = None
+from reconx_pl.types import ClipBatch, ClipRenders
 
 
 class ReconXDiffusion(nn.Module):
@@ -53,6 +36,9 @@ class ReconXDiffusion(nn.Module):
         image_tokens: [B, 3, H, W] in [0, 1] to [B, T, Q, D]; ``null(images)`` gives the tokens of no image.
         text_tokens: B captions to [B, 77, D]; ``null()`` gives the tokens of no caption.
         structure: sizes of the structure encoder; None builds a model without structure guidance.
+        guidance: by what is known of the scene: "structure" is the paper's tokens, "render" what is known rendered into
+            the camera of every frame, "both", or "none". None follows from ``structure`` and ``render``.
+        render: how renders are made and reach the network; None takes the default where ``guidance`` asks for them.
         schedule: noise schedule and prediction target.
         dropout: shares of conditions dropped in training.
         caption: stands in where a clip has no caption. The paper says nothing of captions; "" tells the text encoder
@@ -74,14 +60,24 @@ class ReconXDiffusion(nn.Module):
         dropout: DropoutConfig | None = None,
         caption: str = "",
         captions: Literal["clip", "fixed"] = "clip",
+        guidance: GuidanceName | None = None,
+        render: RenderConfig | None = None,
     ) -> None:
         super().__init__()
         channels: int = autoencoder.latent_channels  # type: ignore[assignment]
-        if unet.in_channels != 2 * channels or unet.out_channels != channels:
+        self.guidance, self.render = check_guidance(guidance, structure is not None, render)
+        more = 0 if self.render is None else self.render.extra_channels(channels, int(autoencoder.factor))  # type: ignore[arg-type]
+        if unet.in_channels != 2 * channels + more or unet.out_channels != channels:
+            of_renders = f", and {more} of renders" if more else ""
             raise ConfigurationError(
-                f"the autoencoder has {channels} latent channels, so the U-Net needs in_channels={2 * channels} "
-                f"(noise and condition latents) and out_channels={channels}; it has {unet.in_channels} and "
+                f"the autoencoder has {channels} latent channels, so the U-Net needs in_channels={2 * channels + more} "
+                f"(noise and condition latents{of_renders}) and out_channels={channels}; it has {unet.in_channels} and "
                 f"{unet.out_channels}"
+            )
+        if self.render is not None and self.render.residual and (schedule or ScheduleConfig()).prediction != "sample":
+            raise ConfigurationError(
+                "render.residual adds the prediction to the renders, so that it has to be the clean latent: set "
+                "schedule.prediction to sample, or render.residual to false"
             )
         if structure is not None and structure.width != unet.context_dim:
             raise ConfigurationError(
@@ -92,6 +88,9 @@ class ReconXDiffusion(nn.Module):
                 "unet.structure_guidance and the structure encoder go together: set both or neither"
             )
         self.unet = UNet(unet)
+        if more:
+            with torch.no_grad():  # as it was without them, until they are trained
+                self.unet.first_conv.weight[:, 2 * channels :] = 0
         # Any: nn.Module types every attribute as a tensor or a module, and these have methods of their own
         self.autoencoder: Any = autoencoder.requires_grad_(False).eval()
         self.image_tokens: Any = image_tokens
@@ -175,16 +174,19 @@ class ReconXDiffusion(nn.Module):
         second_latent: Tensor,  # [B, C, h, w] of the last frame, or of frame ``second``
         fps: Tensor,  # [B] frames a second
         frames: int,
-        points: Tensor | None = None,  # [B, N, 3] in the first camera's frame, farthest-point order
+        points: Tensor | None = None,  # [B, N, 3] or [B, T, N, 3], ``structure_points`` in farthest-point order
         captions: Sequence[str] | None = None,  # None: no captions
         dropped: Dropped | None = None,
         first_features: Tensor | None = None,  # [B, M, D] what the image encoder gives for the first frame
         end_condition_frame: Tensor | None = None,  # [B] int64, 1 to T - 1: place of the second latent; None: T - 1
+        renders: RenderLatents | None = None,
+        colors: Tensor | None = None,  # [B, N, 3] of the points, with ``structure.color``
     ) -> Conditions:
         """Everything that the U-Net is told about a clip of ``frames`` frames (ReconX, IV-D).
 
         Frames after ``end_condition_frame`` are extrapolated; ``points`` must then hold nothing that only they see
-        (``extrapolation.seen_points``).
+        (``extrapolation.seen_points``). Without ``renders`` a network that is guided by them gets what a sample gets
+        that has lost them: zeros.
         """
         batch, device = first_latent.shape[0], first_latent.device
         own = [""] * batch if captions is None or self.captions == "fixed" else captions
@@ -204,6 +206,14 @@ class ReconXDiffusion(nn.Module):
                 "weights into that, which adapts the queries (docs/weights.md)"
             )
         concat = first_latent.new_zeros(batch, first_latent.shape[1], frames, *first_latent.shape[2:])
+        more, base = self._no_more_latents(concat), None
+        if renders is not None:
+            keep = first_latent.new_ones(batch, 1, 1, 1, 1)
+            if dropped is not None and dropped.render is not None:
+                keep[dropped.render] = 0
+            concat = concat if renders.concat is None else renders.concat * keep
+            more = more if renders.more is None else renders.more * keep
+            base = None if renders.base is None else renders.base * keep
         concat[:, :, 0] = first_latent
         if end_condition_frame is None:
             concat[:, :, -1] = second_latent
@@ -211,7 +221,7 @@ class ReconXDiffusion(nn.Module):
             concat[torch.arange(batch, device=device), :, end_condition_frame.to(device)] = second_latent
         structure_tokens = None
         if self.structure_encoder is not None and points is not None:
-            structure_tokens = self.structure_encoder(points)  # [B, S, D]
+            structure_tokens = self.structure_encoder(points, colors)  # [B, S, D] or [B, T, S, D]
         return Conditions(
             text_tokens=text,
             image_tokens=image,
@@ -219,6 +229,39 @@ class ReconXDiffusion(nn.Module):
             concat_latents=concat,
             structure_tokens=structure_tokens,
             structure_keep=~dropped.structure if dropped is not None and structure_tokens is not None else None,
+            more_latents=more,
+            base_latents=base,
+        )
+
+    def _no_more_latents(self, like: Tensor) -> Tensor | None:
+        """[B, E, T, h, w] zeros where the U-Net has further input channels."""
+        extra = self.unet.config.in_channels - 2 * like.shape[1]
+        return like.new_zeros(like.shape[0], extra, *like.shape[2:]) if extra else None
+
+    def render_latents(
+        self,
+        renders: ClipRenders,
+        photographs: Tensor,  # [B, 2, 3, H, W] in [0, 1]
+        generator: torch.Generator | None = None,
+        end_condition_frame: Tensor | None = None,  # [B] int64, see ``conditions``
+        noise: Tensor | None = None,  # [B T, C, h, w] of the posterior, of one source
+    ) -> RenderLatents:
+        """What renders put into the U-Net, with the photographs in their places.
+
+        Raises:
+            ConfigurationError: the network is not guided by renders, or they do not go with its configuration.
+        """
+        if self.render is None:
+            raise ConfigurationError(f"this network's guidance is {self.guidance!r}: it takes no renders")
+        batch, last = renders.color.shape[0], renders.color.shape[2] - 1
+        places = torch.full((batch,), last) if end_condition_frame is None else end_condition_frame
+        return render_latents(
+            renders,
+            photographs,
+            places.to(renders.color.device),
+            self.render,
+            lambda frames: self.encode(frames, generator, noise),
+            self.autoencoder.factor,
         )
 
     def condition_sets(
@@ -226,28 +269,41 @@ class ReconXDiffusion(nn.Module):
         views: Tensor,  # [B, 2, 3, H, W] first frame, and last frame or frame ``second``, in [0, 1]
         fps: Tensor,  # [B]
         frames: int,
-        points: Tensor | None = None,  # [B, N, 3] in the first camera's frame; None generates without structure
+        points: Tensor | None = None,  # as for ``conditions``; None generates without structure
         captions: Sequence[str] | None = None,
         generator: torch.Generator | None = None,
         end_condition_frame: Tensor | None = None,  # [B] int64, see ``conditions``
+        renders: ClipRenders | None = None,
+        colors: Tensor | None = None,
     ) -> ConditionSets:
-        """What guidance compares: the latents alone, with text and image, with everything (ReconX, IV-D)."""
-        latents, first = self.encode(views, generator), views[:, 0]
+        """What guidance compares: the latents alone, with text and image, with everything (ReconX, IV-D).
+
+        Renders are among the latents: guidance never acts on them.
+        """
+        rendered = None if renders is None else self.render_latents(renders, views, generator, end_condition_frame)
+        if rendered is not None and rendered.concat is not None:  # the photographs are in it
+            at = rendered.concat.shape[2] - 1 if end_condition_frame is None else end_condition_frame.to(views.device)
+            ends = rendered.concat[:, :, 0], rendered.concat[torch.arange(len(views), device=views.device), :, at]
+        else:
+            latents = self.encode(views, generator)
+            ends = latents[:, :, 0], latents[:, :, -1]
+        first = views[:, 0]
         full = self.conditions(
             first,
-            latents[:, :, 0],
-            latents[:, :, -1],
+            *ends,
             fps,
             frames,
             points,
             captions,
             end_condition_frame=end_condition_frame,
+            renders=rendered,
+            colors=colors,
         )
         return ConditionSets.from_full(full, self.text_tokens.null(), self.image_tokens.null(first))
 
     def forward(self, x: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
         """Predict the schedule's target for noisy latents ``x`` [B, C, T, h, w] at ``timesteps`` [B]."""
-        return self.unet(
+        output = self.unet(
             self._with_condition_latents(x, conditions),
             timesteps,
             text_tokens=conditions.text_tokens,
@@ -256,10 +312,20 @@ class ReconXDiffusion(nn.Module):
             structure_tokens=conditions.structure_tokens,
             structure_keep=conditions.structure_keep,
         )
+        return self._with_base(output, timesteps, conditions)
 
     def _with_condition_latents(self, x: Tensor, conditions: Conditions) -> Tensor:
+        parts = [x, conditions.concat_latents.to(x.dtype)]
+        if conditions.more_latents is not None:
+            parts.append(conditions.more_latents.to(x.dtype))
         # a U-Net whose weights are bfloat16 takes bfloat16; the sampler around it stays float32
-        return torch.cat([x, conditions.concat_latents.to(x.dtype)], dim=1).to(self.unet.dtype)
+        return torch.cat(parts, dim=1).to(self.unet.dtype)
+
+    def _with_base(self, output: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+        """The prediction from what the U-Net gives: the clean latent is that of the renders and a residual."""
+        if conditions.base_latents is None:
+            return output
+        return output + self.schedule.scaled(conditions.base_latents.to(output.dtype), timesteps)
 
     def bind(self, conditions: Conditions) -> Denoise:
         """``forward`` with the conditions fixed: their keys and values are computed once, for all steps of a sampler.
@@ -281,13 +347,13 @@ class ReconXDiffusion(nn.Module):
             if bool(keep[without:].all()):
                 structure, keep = structure[without:] if without < len(keep) else None, None
         projections = self.unet.project(conditions.text_tokens, conditions.image_tokens, structure)
-        return lambda x, t: self.unet(
-            self._with_condition_latents(x, conditions),
-            t,
-            fps=conditions.fps,
-            structure_keep=keep,
-            projections=projections,
-        )
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            given = self._with_condition_latents(x, conditions)
+            output = self.unet(given, t, fps=conditions.fps, structure_keep=keep, projections=projections)
+            return self._with_base(output, t, conditions)
+
+        return predict
 
     def loss(
         self,
@@ -299,79 +365,13 @@ class ReconXDiffusion(nn.Module):
         recorded: RecordedDraws | None = None,
         end_condition_frame: Tensor | None = None,
     ) -> DiffusionLoss:
-        """The diffusion objective on a batch of clips (ReconX, IV-D, eq. 12).
-
-        Args:
-            batch: clips on the model's device; frames may still be uint8. Where it has caches, these are used and
-                no frozen encoder runs; the same numbers are drawn.
-            generator: draws condition drops, posterior noise, timesteps and noise, in this order; None where all of
-                them are recorded.
-            structure: False trains without the structure condition (stage 1).
-            drop: False keeps every condition (validation).
-            recorded: numbers that are given instead of drawn.
-            end_condition_frame: [B] int64 frames of the second condition (``ExtrapolationConfig.draw``); None is the
-                last frame of every clip. With structure a clip is then told of the points that its two conditions see,
-                and keeps its last frame where these are fewer than structure tokens.
-
-        Raises:
-            ConfigurationError: the batch's caches were made by other weights.
-        """
-        recorded = recorded or RecordedDraws()
-        moments, features = self._cached(batch)
-        frames = batch["frames"].float() / 255.0 if "frames" in batch else None  # [B, T, 3, H, W]
-        dropped = recorded.dropped
-        if dropped is None and drop:
-            if generator is None:
-                raise ConfigurationError("condition drops need a torch.Generator, or recorded ones")
-            dropped = draw_dropout(len(batch["key"]), generator, self.dropout, batch["fps"].device)
-        latents = self._latents(frames, moments, generator, recorded.posterior)  # [B, C, T, h, w]
-        points = None
-        if structure and self.structure_encoder is not None:
-            points = batch["points"]  # [B, N, 3]
-            if end_condition_frame is not None:
-                factor, tokens = self.autoencoder.factor, self.structure_encoder.config.tokens
-                size = latents.shape[-2] * factor, latents.shape[-1] * factor
-                points, end_condition_frame = seen_in_batch(batch, end_condition_frame, size, tokens)
-            points = relative_to_first(points, batch["world_to_camera"][:, 0])
-        at = latents.shape[2] - 1 if end_condition_frame is None else end_condition_frame.to(latents.device)
-        conditions = self.conditions(
-            None if frames is None else frames[:, 0],
-            latents[:, :, 0],
-            latents[torch.arange(len(latents), device=latents.device), :, at],
-            batch["fps"],
-            latents.shape[2],
-            points,
-            batch["caption"],
-            dropped,
-            features,
-            end_condition_frame,
-        )
-        return diffusion_loss(
-            lambda x, t: self(x, t, conditions),
-            self.schedule,
-            latents,
+        """The diffusion objective on a batch of clips; see ``batch_loss``."""
+        return batch_loss(
+            self,
+            batch,
             generator,
-            t=recorded.t,
-            noise=recorded.noise,
+            structure=structure,
+            drop=drop,
+            recorded=recorded,
+            end_condition_frame=end_condition_frame,
         )
-
-    def _cached(self, batch: ClipBatch) -> tuple[Tensor | None, Tensor | None]:
-        """Moments [B, T, 2 C, h, w] and features of the first frame [B, M, D] of a batch of caches."""
-        if "caches" not in batch:
-            return None, None
-        caches, wanted = batch["caches"], self.cached_inputs()
-        if missing := [name for name in wanted.names if name not in caches]:
-            raise wrong_caches(batch.get("folder", "the batch"), missing, caches)
-        moments = None if wanted.moments is None else caches[wanted.moments]
-        return moments, None if wanted.clip is None else caches[wanted.clip]
-
-    def _latents(
-        self, frames: Tensor | None, moments: Tensor | None, generator: torch.Generator | None, noise: Tensor | None
-    ) -> Tensor:
-        """[B, C, T, h, w] from the posterior's moments where there are any, else from the frames."""
-        if moments is None:
-            if frames is None:
-                raise ConfigurationError("a batch needs frames, or caches that stand in for them")
-            return self.encode(frames, generator, noise)
-        latents = self.autoencoder.sample(moments.flatten(0, 1), generator, noise)  # [B T, C, h, w]
-        return latents.unflatten(0, moments.shape[:2]).transpose(1, 2).contiguous()

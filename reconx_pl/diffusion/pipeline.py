@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,15 +10,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from reconx_pl.diffusion.conditioning.structure import structure_points
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.offload import resident
+from reconx_pl.diffusion.render_sources import clip_renders
 from reconx_pl.diffusion.sampling.ddim import LastStep, Spacing
 from reconx_pl.diffusion.sampling.extrapolation import seen_points
 from reconx_pl.diffusion.sampling.guidance import Guidance
 from reconx_pl.diffusion.sampling.solvers import SamplerName, check_sampler, make_sampler
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.geometry.cameras import relative_to_first
-from reconx_pl.types import Clip, Progress
+from reconx_pl.geometry.rendering.views import DepthViews
+from reconx_pl.types import Clip, ClipRenders, Progress
+
+log = logging.getLogger(__name__)
+SEEN_WARNING = 0.5  # share of the pixels of a clip's frames; if less is covered, somebody should know
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class SamplingConfig:
             the solvers.
         batched: one pass over all guidance branches (False: one after the other, for small GPUs).
         structure: False generates without the structure condition (the ablation).
+        render: False generates without renders, of a network that is guided by them (the ablation).
         precision: "bf16" runs the model in bfloat16 autocast; latents and sampler stay float32.
         offload: keep the encoders, the U-Net and the decoder on the CPU and bring each to the device only while it
             works, for GPUs that cannot hold all of them at once.
@@ -51,6 +58,7 @@ class SamplingConfig:
     spacing: Spacing | None = None
     batched: bool = True
     structure: bool = True
+    render: bool = True
     precision: Literal["32", "bf16"] = "32"
     offload: bool = False
 
@@ -63,7 +71,9 @@ class SamplingConfig:
 class SamplingPipeline:
     """Generates clips from the first and the last frame, the cloud and the first camera, and from nothing else.
 
-    Where the second known view is not the last frame, it looks at that view instead, and at its camera.
+    Where the second known view is not the last frame, it looks at that view instead, and at its camera. A network that
+    is guided by renders also looks at the depth of the two views and at the cameras of all frames: it generates what
+    these cameras see.
 
     Args:
         network: the trained model; put into eval mode.
@@ -97,6 +107,7 @@ class SamplingPipeline:
         progress: Progress | None = None,
         *,
         end_condition_frame: int | None = None,
+        views: DepthViews | None = None,
     ) -> Tensor:
         """Frames [T, 3, H, W] in [0, 1] of a clip of which two are known.
 
@@ -106,27 +117,34 @@ class SamplingPipeline:
             progress: counts steps of the sampler.
             end_condition_frame: the frame, 1 to T - 1, of the second known view; those after it are extrapolated, which
                 takes a model that was trained so (``ExtrapolationConfig``). The model is then told of no points but
-                those that the two views see. None is the last frame and the whole cloud.
+                those that the two views see. None is the last frame and the whole cloud. With ``views`` also 0: the
+                first frame alone is known.
+            views: what renders are made of, of a model that is guided by them; None takes the first and the last frame
+                with the clip's depth.
 
         Raises:
             BadSceneError: the model has a structure branch and the clip, or what the two views see of its cloud, has
-                too few points.
-            ConfigurationError: ``end_condition_frame`` is no frame of the clip.
+                too few points; or it is guided by renders and the clip lacks what they are made of.
+            BadCameraError: a camera that is rendered into is not finite, or not rigid.
+            ConfigurationError: ``end_condition_frame`` is no frame of the clip, or the model cannot extrapolate so.
         """
         count = clip.frames.shape[0]
-        if end_condition_frame is not None and not 0 < end_condition_frame < count:
+        least = 0 if views is not None else 1
+        if end_condition_frame is not None and not least <= end_condition_frame < count:
             raise ConfigurationError(
-                f"the second known view is one of the frames 1 to {count - 1}, got {end_condition_frame}"
+                f"the second known view is one of the frames {least} to {count - 1}, got {end_condition_frame}"
             )
-        views = [0, count - 1 if end_condition_frame is None else end_condition_frame]
-        points = None
+        known = [0, count - 1 if end_condition_frame is None else end_condition_frame]
+        renders = self._renders(clip, views, end_condition_frame)
+        points = colors = None
         if self.uses_structure and clip.cloud is not None:
-            points = clip.cloud.points
+            points, colors = clip.cloud.points, clip.cloud.colors[None]
             if end_condition_frame is not None:
-                points = self._seen(points, clip, views)
-            points = relative_to_first(points[None], clip.cameras.world_to_camera[:1])  # [1, N, 3]
+                points = self._seen(points, clip, known)
+            config = self.network.structure_encoder.config  # type: ignore[union-attr]
+            points = structure_points(points[None], clip.cameras.world_to_camera[None], config)
         generated = self.generate_views(
-            clip.images[views][None],
+            clip.images[known][None],
             torch.tensor([clip.fps]),
             count,
             points,
@@ -135,8 +153,37 @@ class SamplingPipeline:
             generator,
             progress,
             end_condition_frame=None if end_condition_frame is None else torch.tensor([end_condition_frame]),
+            renders=renders,
+            colors=colors,
         )
         return generated[0].cpu()
+
+    def _renders(self, clip: Clip, views: DepthViews | None, end_condition_frame: int | None) -> ClipRenders | None:
+        config = self.network.render
+        if config is None or not self.config.render:
+            if views is not None:
+                raise ConfigurationError(
+                    "generation along a path of cameras needs a model that is guided by renders, and this one's "
+                    f"guidance is {self.network.guidance!r}: take --path interpolated, or another model "
+                    "(docs/guidance.md)"
+                )
+            return None
+        if end_condition_frame is not None and views is None:
+            raise ConfigurationError(
+                "a model that is guided by renders takes no generation.orbit_frames: it follows any path of cameras, "
+                "--path orbit among them"
+            )
+        clip.cameras.check(f"the path of clip {clip.key}")
+        renders = clip_renders(clip, config, self.device, views)
+        covered = float((renders.coverage > 0).any(dim=1).float().mean())
+        if covered < SEEN_WARNING:
+            log.warning(
+                "clip %s: what the input views saw covers %.0f %% of the pixels of its frames; the model invents the "
+                "rest. Let the path stay nearer to the input views",
+                clip.key,
+                100 * covered,
+            )
+        return renders
 
     def _seen(self, points: Tensor, clip: Clip, views: list[int]) -> Tensor:
         tokens = self.network.structure_encoder.config.tokens  # type: ignore[union-attr]
@@ -153,19 +200,31 @@ class SamplingPipeline:
         """Whether generation takes a point cloud."""
         return self.network.structure_encoder is not None and self.config.structure
 
+    @property
+    def follows_cameras(self) -> bool:
+        """Whether it generates what the cameras of a clip see."""
+        return self.uses_render
+
+    @property
+    def uses_render(self) -> bool:
+        """Whether generation takes renders."""
+        return self.network.render is not None and self.config.render
+
     @torch.no_grad()  # sharded weights cannot be gathered in inference mode
     def generate_views(
         self,
         views: Tensor,  # [B, 2, 3, H, W] first frame, and last frame or frame ``second``, in [0, 1]
         fps: Tensor,  # [B] frames a second
         frames: int,
-        points: Tensor | None,  # [B, N, 3] in the first camera's frame, farthest-point order
+        points: Tensor | None,  # [B, N, 3] or [B, T, N, 3], ``structure_points`` in farthest-point order
         keys: Sequence[str],
         captions: Sequence[str],
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
         *,
         end_condition_frame: Tensor | None = None,  # [B] int64, see ``generate``; ``points`` are taken as they are
+        renders: ClipRenders | None = None,
+        colors: Tensor | None = None,  # [B, N, 3] of the points, for a model with ``structure.color``
     ) -> Tensor:
         """As ``generate`` for a batch of clips: [B, T, 3, H, W] in [0, 1] on the model's device.
 
@@ -173,11 +232,13 @@ class SamplingPipeline:
             BadSceneError: the model has a structure branch and there are too few points; names ``keys``.
             ConfigurationError: ``end_condition_frame`` is no frame of the clips.
         """
+        least = 0 if renders is not None else 1
         if end_condition_frame is not None and not bool(
-            ((end_condition_frame > 0) & (end_condition_frame < frames)).all()
+            ((end_condition_frame >= least) & (end_condition_frame < frames)).all()
         ):
             raise ConfigurationError(
-                f"second known views are frames 1 to {frames - 1} of their clips, got {end_condition_frame.tolist()}"
+                f"second known views are frames {least} to {frames - 1} of their clips, got "
+                f"{end_condition_frame.tolist()}"
             )
         network, config = self.network, self.config
         device, home = self.device, "cpu" if config.offload else None
@@ -193,6 +254,8 @@ class SamplingPipeline:
                 captions,
                 generator,
                 end_condition_frame=end_condition_frame,
+                renders=None if renders is None or not self.uses_render else renders.to(device),
+                colors=None if cloud is None or colors is None else colors[:, : cloud.shape[-2]].to(device),
             )
         guidance = Guidance(
             config.guidance_scale, config.structure_guidance_scale, config.guidance_rescale, config.batched
@@ -217,10 +280,10 @@ class SamplingPipeline:
         encoder = self.network.structure_encoder
         if encoder is None or not self.config.structure:
             return None
-        have = 0 if points is None else points.shape[1]
+        have = 0 if points is None else points.shape[-2]
         if points is None or have < encoder.config.tokens:
             raise BadSceneError(
                 f"clip {', '.join(keys)} has {have} cloud points, the structure encoder needs at least "
                 f"{encoder.config.tokens}; pack it with geometry, or sample with structure=False"
             )
-        return points[:, : encoder.config.points].to(device)
+        return points[..., : encoder.config.points, :].to(device)

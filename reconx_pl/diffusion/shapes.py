@@ -53,9 +53,9 @@ def checked_tokens(
         if value is None:
             continue
         rows = structured if name == "structure" and structured is not None else batch
-        per_frame = name == "image" and value.ndim == 4
+        per_frame = name in ("image", "structure") and value.ndim == 4
         if not (value.ndim == 3 or per_frame) or value.shape[0] != rows or value.shape[-1] != config.context_dim:
-            expected = "[B, N, D] or [B, T, Q, D]" if name == "image" else "[B, N, D]"
+            expected = "[B, N, D]" if name == "text" else "[B, N, D] or [B, T, N, D]"
             raise ConfigurationError(
                 f"{name}_tokens must be {expected} with B = {rows}, D = {config.context_dim}, got {tuple(value.shape)}"
             )
@@ -64,7 +64,7 @@ def checked_tokens(
 
 
 def check_frames(image: Tensor, frames: int) -> None:
-    """Tokens, or keys, of each frame's own [B, T, Q, D] have to be those of the clip's T frames.
+    """Tokens, or keys, of the image of each frame's own [B, T, Q, D] have to be those of the clip's T frames.
 
     Raises:
         ConfigurationError: they are those of another number of frames.

@@ -126,6 +126,13 @@ class UNet(nn.Module):
             block.compile(fullgraph=True, dynamic=False, backend=backend)
 
     @property
+    def first_conv(self) -> nn.Conv2d:
+        """The layer that sees the noisy latents and the condition latents."""
+        first = self.input_blocks[0]
+        assert isinstance(first, Stage) and isinstance(first[0], nn.Conv2d)
+        return first[0]
+
+    @property
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
@@ -136,7 +143,7 @@ class UNet(nn.Module):
 
         Args:
             text_tokens, image_tokens: of B samples, as for ``forward``.
-            structure_tokens: [M, S, D] of the last M <= B samples; the others go without structure.
+            structure_tokens: [M, S, D] or [M, T, S, D] of the last M <= B samples; the others go without structure.
 
         Raises:
             ConfigurationError: shapes that do not fit the configuration or each other.
@@ -166,7 +173,7 @@ class UNet(nn.Module):
             text_tokens: [B, L, D].
             image_tokens: [B, T, Q, D], a frame's own tokens, or [B, M, D], shared by all frames.
             fps: [B] frames a second; None means ``config.default_fps``.
-            structure_tokens: [B, S, D], the same for all frames; None skips the structure branch.
+            structure_tokens: [B, S, D], the same for all frames, or [B, T, S, D]; None skips the structure branch.
             structure_keep: [B] bool; False switches the structure branch off for that sample. None keeps all.
             projections: what ``project`` made of the tokens, instead of them.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -167,8 +166,10 @@ class _Evaluation:
     def _sequence(self) -> FrameSequence:
         if not self.config.diffusion or not self.task.clips:
             return input_sequence(self.inputs)
-        sequence = generate_sequence(self.inputs, self.task.clips, self.view_generator, self.config.seed, self.device)
-        return replace(sequence, cameras=self.cameras) if self.config.pose_policy == "dataset" else sequence
+        known = self.cameras if self.config.pose_policy == "dataset" else None  # where frames are asked for
+        return generate_sequence(
+            self.inputs, self.task.clips, self.view_generator, self.config.seed, self.device, cameras=known
+        )
 
     def _fit(self, stage: str, given: FitInput) -> FitResult:
         def within(what: str, done: int, total: int | None) -> None:

@@ -100,8 +100,8 @@ def _whole(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
             if there is None:
                 raise ConfigurationError(f"{file}: its base {base} does not exist (looked for {found})")
             found = there
-        whole = _over(whole, _whole(found, (*above, place)))
-    return _over(whole, content)
+        whole = merged(whole, _whole(found, (*above, place)))
+    return merged(whole, content)
 
 
 def _content(file: Path) -> dict[str, Any]:
@@ -114,19 +114,19 @@ def _content(file: Path) -> dict[str, Any]:
     return renamed(content)
 
 
-def _over(below: Any, above: Any) -> Any:
+def merged(below: Any, above: Any) -> Any:
     """``above`` merged over ``below``."""
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
     if above.get("class_path", below.get("class_path")) != below.get("class_path"):
         return above
-    merged = dict(below)
+    whole = dict(below)
     for key, value in above.items():
         longer = key.removesuffix("+")
         if key != longer:
-            place = longer if longer in merged else key  # of a list that is not here the parser knows
-            merged[place] = [*(merged.get(place) or []), *(value if isinstance(value, list) else [value])]
+            place = longer if longer in whole else key  # of a list that is not here the parser knows
+            whole[place] = [*(whole.get(place) or []), *(value if isinstance(value, list) else [value])]
             continue
-        merged.pop(f"{key}+", None)
-        merged[key] = _over(below[key], value) if key in below else value
-    return merged
+        whole.pop(f"{key}+", None)
+        whole[key] = merged(below[key], value) if key in below else value
+    return whole

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from reconx_pl.files.tensors import to_bytes
-from reconx_pl.geometry.cameras import in_view, interpolate_cameras, with_views
+from reconx_pl.geometry.cameras import in_view, interpolate_cameras
+from reconx_pl.geometry.clip_paths import path_cameras as path_cameras
 from reconx_pl.geometry.estimators.base import KnownDepth
 from reconx_pl.reconstruction.input_views import InputViews
 from reconx_pl.reconstruction.view_generator import with_ends
@@ -54,6 +55,7 @@ def pair_clips(inputs: InputViews, frames: int) -> tuple[Clip, ...]:
                 fps=inputs.fps,
                 caption=inputs.caption,
                 depth=own,
+                confidence=None if own is None or inputs.confidence is None else inputs.confidence[pair],
                 cloud=_pair_cloud(images, cameras, own if len(order) > 2 else None, inputs.cloud),
                 geometry=inputs.geometry,
             )
@@ -73,19 +75,3 @@ def _pair_cloud(images: Tensor, cameras: Cameras, depth: Tensor | None, cloud: P
 def cloud_of_depth(images: Tensor, cameras: Cameras, depth: Tensor) -> PointCloud:
     single = cameras.to(dtype=torch.float32)
     return KnownDepth(depth.float(), points=CLOUD_POINTS).estimate(images, single).cloud
-
-
-def path_cameras(views: Cameras, frames: int) -> Cameras:
-    """Cameras of all frames, interpolated between neighbouring input views, which keep theirs to the last bit.
-
-    Args:
-        views: C >= 2 input views in the order of visiting.
-        frames: T of each clip from one to the next, both included.
-
-    Returns:
-        (C - 1) (T - 1) + 1 cameras; input view i is number i (T - 1).
-    """
-    step = frames - 1
-    input_places = [view * step for view in range(len(views))]
-    positions = torch.linspace(0, len(input_places) - 1, input_places[-1] + 1, dtype=torch.float64)
-    return with_views(interpolate_cameras(views, positions), input_places, views)

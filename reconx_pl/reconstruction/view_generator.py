@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import interpolate_cameras, with_views
+from reconx_pl.geometry.rendering.views import DepthViews
 from reconx_pl.types import Cameras, Clip, Progress
 
 
@@ -22,8 +23,8 @@ class ViewGenerator(Protocol):
     def generate(self, clip: Clip, generator: torch.Generator) -> Tensor:
         """All T frames [T, 3, H, W] in [0, 1].
 
-        The clip comes blind (``blind``): the first and the last frame with their cameras, depth and confidence, and
-        the cloud, are all that it holds.
+        The clip comes blind (``blind``): the first and the last frame with their depth and confidence, the cloud, and
+        the cameras of the frames that are asked for, are all that it holds.
         """
         ...
 
@@ -59,16 +60,24 @@ class RecordedFrames:
         return self.frames[clip.key]
 
 
-def blind(clip: Clip) -> Clip:
+def follows_cameras(view_generator: object) -> bool:
+    """Whether it generates what the cameras of a clip see: a model that is guided by renders says so."""
+    return bool(getattr(view_generator, "follows_cameras", False))
+
+
+def blind(clip: Clip, cameras: Cameras | None = None) -> Clip:
     """The clip with all that a view generator must not see taken out.
 
-    Frames between the first and the last are black, their cameras are interpolated between these two. Depth and
+    Frames between the first and the last are black; their cameras are interpolated between these two, or those of
+    ``cameras``, which are chosen before any frame is there, or known with the data. Depth and
     confidence stay: they belong to the two input views. The cloud stays too: it was made from their depth or, in a clip
     without depth, it is that part of a reconstruction from all photographs, the hidden ones included, that projects
     into an input view (``task.geometry_note`` says so in every result).
     """
     frames = clip.frames.clone()
     frames[1:-1] = 0
+    if cameras is not None:
+        return replace(clip, frames=frames, cameras=with_ends(cameras, clip.cameras))
     count = frames.shape[0]
     cameras = interpolate_cameras(clip.cameras[[0, count - 1]], torch.linspace(0, 1, count, dtype=torch.float64))
     return replace(clip, frames=frames, cameras=with_ends(cameras, clip.cameras))
@@ -80,17 +89,21 @@ def generated_frames(
     seed: int,
     device: torch.device,
     progress: Progress | None = None,
+    cameras: Cameras | None = None,
 ) -> Tensor:
     """Generate and put the input views into their places: [T, 3, H, W] in [0, 1].
 
-    ``progress`` goes to a view generator whose ``generate`` has a parameter for it.
+    ``cameras`` are those of the frames, see ``blind``. ``progress`` goes to a view generator whose ``generate`` has a
+    parameter for it.
 
     Raises:
         BadSceneError: the view generator returned another shape, or values that are not finite.
     """
     tells = progress is not None and "progress" in inspect.signature(view_generator.generate).parameters
     more: dict[str, Any] = {"progress": progress} if tells else {}
-    generated = view_generator.generate(blind(clip), seeded_generator(seed, clip.key, "generate", device), **more)
+    generated = view_generator.generate(
+        blind(clip, cameras), seeded_generator(seed, clip.key, "generate", device), **more
+    )
     generated = checked_frames(generated, clip, device)
     generated[[0, -1]] = clip.images[[0, -1]].to(device)
     return generated
@@ -131,10 +144,11 @@ class ViewGeneratorSource:
     Args:
         identity: what its frames follow from, weights and sampling.
         load: gives the view generator.
+        follows_cameras: see the function.
     """
 
-    def __init__(self, identity: str, load: Callable[[], ViewGenerator]) -> None:
-        self.identity, self.load = identity, load
+    def __init__(self, identity: str, load: Callable[[], ViewGenerator], follows_cameras: bool = False) -> None:
+        self.identity, self.load, self.follows_cameras = identity, load, follows_cameras
         self._loaded: ViewGenerator | None = None
 
     def generate(
@@ -144,11 +158,12 @@ class ViewGeneratorSource:
         progress: Progress | None = None,
         *,
         end_condition_frame: int | None = None,
+        views: DepthViews | None = None,
     ) -> Tensor:
-        """See ``ViewGenerator``; ``progress`` and ``end_condition_frame`` are passed on.
+        """See ``ViewGenerator``; what else is given is passed on.
 
         Raises:
-            ConfigurationError: frames are to be extrapolated, and it cannot.
+            ConfigurationError: frames are to be extrapolated, or to follow a path, and it cannot.
         """
         self._loaded = self._loaded or self.load()
         takes = inspect.signature(self._loaded.generate).parameters
@@ -159,4 +174,10 @@ class ViewGeneratorSource:
                     f"{type(self._loaded).__name__} cannot extrapolate; leave generation.orbit_frames at 0"
                 )
             more["end_condition_frame"] = end_condition_frame
+        if views is not None:
+            if "views" not in takes:
+                raise ConfigurationError(
+                    f"{type(self._loaded).__name__} follows no path of cameras; take --path interpolated"
+                )
+            more["views"] = views
         return self._loaded.generate(clip, generator, **more)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,16 +17,17 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
-from reconx_pl.data.shards.caches import CachedInputs
+from reconx_pl.data.shards.caches import CachedInputs, GuidanceInputs
 from reconx_pl.data.shards.tolerant_loader import FAILED
 from reconx_pl.diffusion.conditioning.frozen import FrozenModule
+from reconx_pl.diffusion.conditioning.structure import structure_points
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.pipeline import SamplingConfig, SamplingPipeline
+from reconx_pl.diffusion.render_sources import batch_renders, guidance_inputs
 from reconx_pl.diffusion.sampling.extrapolation import ExtrapolationConfig
 from reconx_pl.diffusion.sampling.objective import DiffusionLoss
 from reconx_pl.diffusion.weights import Queries
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
-from reconx_pl.geometry.cameras import relative_to_first
 from reconx_pl.renamed import renamed_tensor
 from reconx_pl.training.checkpointing.consolidate import NETWORK
 from reconx_pl.training.checkpointing.network_weights import load_weights
@@ -39,6 +41,7 @@ log = logging.getLogger(__name__)
 VALIDATION_SEED = 20_240_816  # one fixed draw of noise and timesteps, so that validation losses compare
 PREDICTION_SEED = 1
 EXTRAPOLATION_SEED = 2  # a generator of its own: all other draws of a step are those of a run without extrapolation
+DISTURBANCE_SEED = 3  # likewise
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,18 @@ class ReconXModule(L.LightningModule):
         self.queries: Queries = queries
         self.seed = seed
         self.extrapolation = extrapolation
+        encoder = network.structure_encoder
+        ours = encoder is not None and (encoder.config.color or encoder.config.frame == "each")
+        if extrapolation is not None and ours:
+            raise ConfigurationError(
+                "model.extrapolation needs structure.frame 'first' and no structure.color: the points of a second "
+                "condition at another frame come without colours and cameras"
+            )
+        if extrapolation is not None and network.render is not None:
+            raise ConfigurationError(
+                "model.extrapolation moves the second condition to a frame whose depth no shard has, and this network "
+                "is guided by renders of it: set model.extrapolation to null; it follows any path of cameras as it is"
+            )
         self.trained = apply_stage(network, self.stage)
         self.ema_config = ema
         self.ema: WeightAverage | None = None  # made when weights are there and sharded
@@ -199,7 +214,7 @@ class ReconXModule(L.LightningModule):
 
     @property
     def uses_structure(self) -> bool:
-        return self.stage is Stage.structure
+        return self.stage in (Stage.structure, Stage.everything)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -235,20 +250,39 @@ class ReconXModule(L.LightningModule):
             config = replace(config, precision="bf16")
         return SamplingPipeline(self.network, config, device)
 
+    def guidance_inputs(self) -> GuidanceInputs | None:
+        """For the data module: what the network's guidance is made of beside frames and points; None for nothing."""
+        encoder = self.network.structure_encoder
+        colors = self.uses_structure and encoder is not None and encoder.config.color
+        return guidance_inputs(self.network.render, colors)
+
     def cached_inputs(self) -> CachedInputs:
         """For the data module: which members of cached shards stand in for the network's frozen encoders."""
         return self.network.cached_inputs()
 
-    def _generator(self, *parts: int) -> torch.Generator:
+    def _generator(self, *parts: int, device: str | torch.device | None = None) -> torch.Generator:
         """A generator that follows from the seed and ``parts`` alone, so that a resumed run draws the same numbers."""
         value = self.seed
         for part in (*parts, 0):  # 0: the draws of a single process are those of earlier versions
             value = (value * 1_000_003 + part + 1) % (2**63 - 1)
-        return torch.Generator(self.device).manual_seed(value)
+        return torch.Generator(device or self.device).manual_seed(value)
 
     def _number(self, batch_idx: int) -> int:
         """Number of this rank's batch among those of all ranks: 2 ranks draw what 1 rank draws in twice the batches."""
         return batch_idx * self.trainer.world_size + self.global_rank
+
+    def with_renders(self, batch: ClipBatch) -> ClipBatch:
+        """The batch with the renders of its clips, made on its device; in training of disturbed depth."""
+        if self.network.render is None or batch is FAILED:
+            return batch
+        generator = None
+        if self.trainer.training:
+            # of the step and the clips: the data module's hook does not know the number of the batch
+            keys = zlib.crc32(",".join(batch["key"]).encode())
+            generator = self._generator(DISTURBANCE_SEED, self.global_step, keys, device="cpu")
+        with torch.autocast(self.device.type, enabled=False):  # pixels need float32
+            renders = batch_renders(batch, self.network.render, generator)
+        return {**batch, "renders": renders}
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Tensor]:
         number = self._number(batch_idx % self.trainer.accumulate_grad_batches)
@@ -333,11 +367,20 @@ class ReconXModule(L.LightningModule):
         frames = batch["frames"][:, [0, -1]].float() / 255.0
         points = None
         if view_generator.uses_structure:
-            points = relative_to_first(batch["points"], batch["world_to_camera"][:, 0])
+            config = self.network.structure_encoder.config  # type: ignore[union-attr]
+            points = structure_points(batch["points"], batch["world_to_camera"], config)
         count, generator = batch["frames"].shape[1], self._generator(PREDICTION_SEED, self._number(batch_idx))
         with self.averaged():
             return view_generator.generate_views(
-                frames, batch["fps"], count, points, batch["key"], batch["caption"], generator
+                frames,
+                batch["fps"],
+                count,
+                points,
+                batch["key"],
+                batch["caption"],
+                generator,
+                renders=batch.get("renders"),
+                colors=batch.get("colors"),
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

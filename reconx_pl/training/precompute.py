@@ -13,13 +13,17 @@ from torch import Tensor, nn
 from reconx_pl.data.shards.caches import cache_name
 from reconx_pl.data.shards.clouds import CloudPrecomputer, Poses
 from reconx_pl.data.shards.precompute import Precomputer, PrecomputeReport, precompute_shards
-from reconx_pl.data.shards.schema import encode_cache
+from reconx_pl.data.shards.schema import encode_cache, encode_splats
 from reconx_pl.diffusion.autoencoder import PosteriorAutoencoder
 from reconx_pl.diffusion.cached_inputs import cached_inputs
 from reconx_pl.diffusion.conditioning.image_tokens import ClipImageTokens, ClipVisionEncoder
+from reconx_pl.diffusion.conditioning.render_config import RenderConfig
+from reconx_pl.diffusion.render_sources import depth_views
+from reconx_pl.diffusion.splat_renders import splat_renders, splats_fingerprint
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.configs import read_config
 from reconx_pl.files.ranks import process_place
+from reconx_pl.files.tensors import to_bytes
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.types import Clip, Progress
 
@@ -65,6 +69,30 @@ class FirstFramePrecomputer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             tokens = self.encoder(clip.images[:1].to(self.device))
         return _members(self.names[0], tokens[0].float(), clip)
+
+
+class SplatsPrecomputer:
+    """Colour and coverage [T, 4, H, W] of a short fit of the first and the last frame, in the cameras of all.
+
+    Args:
+        steps: of the fit.
+        device: where it runs.
+    """
+
+    def __init__(self, steps: int, device: torch.device) -> None:
+        self.steps, self.device = steps, device
+        self.names = (cache_name("splats", splats_fingerprint(steps)),)
+
+    def __call__(self, clip: Clip) -> dict[str, bytes]:
+        """The member of one clip.
+
+        Raises:
+            BadSceneError: it has no depth.
+        """
+        views = depth_views(clip).to(self.device)
+        color, coverage = splat_renders(views, clip.cameras.to(self.device), self.steps, clip.key)
+        values = to_bytes(torch.cat([color, coverage[:, None]], dim=1).cpu())
+        return {self.names[0]: encode_splats(values, f"clip {clip.key}: {self.names[0]}")}
 
 
 def _members(name: str, values: Tensor, clip: Clip) -> dict[str, bytes]:
@@ -115,6 +143,40 @@ def frozen_parts(config: Path) -> tuple[nn.Module, nn.Module]:
     return built.autoencoder, built.image_tokens
 
 
+def render_config(config: Path) -> RenderConfig | None:
+    """How the network of a training configuration is guided by renders; None where it is not.
+
+    Raises:
+        ConfigurationError: options that do not exist, or contradict each other.
+    """
+    network = read_config(config).get("model", {}).get("network", {})
+    stated = network.get("init_args", network).get("render")
+    if stated is None:
+        return None
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(RenderConfig, "render")
+    try:
+        return parser.instantiate_classes(parser.parse_object({"render": stated})).render
+    except ArgumentError as error:
+        raise ConfigurationError(f"{config}: {error}") from error
+
+
+def config_precomputers(config: Path, device: torch.device, precision: Precision) -> list[Precomputer]:
+    """What a training configuration reads from caches: of its frozen encoders, and renders of short fits.
+
+    Raises:
+        ConfigurationError: it has neither.
+    """
+    render = render_config(config)
+    splats: list[Precomputer] = []
+    if render is not None and "splats" in render.sources:
+        splats.append(SplatsPrecomputer(render.splat_steps, device))
+    parts = frozen_parts(config)
+    if splats and not isinstance(parts[0], PosteriorAutoencoder) and not isinstance(parts[1], ClipImageTokens):
+        return splats
+    return encoder_precomputers(*parts, device, precision) + splats
+
+
 def cache_shards(
     shards: Path,
     out: Path,
@@ -129,7 +191,7 @@ def cache_shards(
     world_size: int | None = None,
     progress: Progress | None = None,
 ) -> PrecomputeReport:
-    """Copy shards into a new folder, with clouds of every clip and what the frozen encoders make of it.
+    """Copy shards into a new folder, with clouds of every clip, and what frozen encoders and short fits make of it.
 
     Run it again to go on after an interruption. Several processes share the work by shards: a Slurm array, torchrun, or
     rank and world_size by hand; the manifest is written when the last shard is there.
@@ -137,7 +199,8 @@ def cache_shards(
     Args:
         shards: folder of the packed shards.
         out: folder of the new ones.
-        config: YAML file of a training run, whose autoencoder and image tokens are used; None runs no frozen encoders.
+        config: YAML file of a training run, whose autoencoder and image tokens are used; where its network is guided by
+            renders of a short fit (render.sources splats), these are made too. None runs neither.
         estimator: makes depth, confidence and cloud of the first and last frame, such as
             reconx_pl.geometry.dust3r.pretrained.PretrainedDust3r; None leaves those of the clips.
         points: most points of a cloud.
@@ -164,7 +227,7 @@ def cache_shards(
     if config is not None:
         local = os.environ.get("LOCAL_RANK", "0")
         chosen = torch.device(device or (f"cuda:{local}" if torch.cuda.is_available() else "cpu"))
-        precomputers += encoder_precomputers(*frozen_parts(config), chosen, precision)
+        precomputers += config_precomputers(config, chosen, precision)
         settings["precision"] = precision
     if not precomputers:
         raise ConfigurationError(

@@ -27,12 +27,15 @@ class Stage(StrEnum):
 
     ``spatial`` is the control of the paper's ablation: stage 2 at equal budget without the structure condition. The
     same layers of the U-Net are tuned, and no structure branch takes part.
+
+    ``everything`` trains all that is not frozen, the structure branch included: small models that start from nothing.
     """
 
     base = "base"
     image_attention = "image_attention"
     structure = "structure"
     spatial = "spatial"
+    everything = "everything"
 
 
 # Names are those of ReconXDiffusion.named_parameters(); the first group whose pattern matches owns the parameter.
@@ -54,6 +57,7 @@ TRAINED: dict[Stage, frozenset[str]] = {
     Stage.image_attention: frozenset({"image_attention"}),
     Stage.structure: frozenset({"structure", "image_attention", "spatial"}),
     Stage.spatial: frozenset({"image_attention", "spatial"}),
+    Stage.everything: frozenset({"structure", "image_attention", "temporal", "spatial", "image_tokens", "text_tokens"}),
 }
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 
 from reconx_pl.data.formats.scene import RawScene, frame_from_file, invert_rigid, log_rescaling, matrix_4x4
 from reconx_pl.errors import BadCameraError, BadDataError
+from reconx_pl.files.json_files import read_object
 from reconx_pl.geometry.estimators.sparse_cloud import sfm_cloud
 from reconx_pl.types import PointCloud
 
@@ -36,23 +37,18 @@ def read_posed(path: Path) -> RawScene:
         BadCameraError: a NaN or non-rigid pose, a focal length of zero.
     """
     file = path if path.suffix == ".json" else path / "cameras.json"
-    content = _load_json(file)
-    entries = content.get("frames") if isinstance(content, dict) else None
+    content = read_object(file)
+    entries = content.get("frames")
     if not isinstance(entries, list) or not entries:
         raise BadDataError(f"{file}: it has no list of frames")
     depth = depth_files(file.parent, len(entries))
     frames, sizes = [], []
     for number, entry in enumerate(entries):
         name = f"{file}, frame {number}"
-        lacking = {"file", "w", "h", "K", "c2w"} - (set(entry) if isinstance(entry, dict) else set())
-        if lacking:
-            raise BadDataError(f"{name}: lacks {', '.join(sorted(lacking))}")
-        try:
-            intrinsics = np.asarray(entry["K"], dtype=np.float64).reshape(3, 3)
-            size = (int(entry["w"]), int(entry["h"]))
-        except (TypeError, ValueError) as error:
-            raise BadCameraError(f"{name} ({entry['file']}): w, h or K are not numbers ({error})") from error
-        pose = invert_rigid(matrix_4x4(entry["c2w"], f"{name} ({entry['file']})"), name)
+        if not isinstance(entry, dict) or "file" not in entry:
+            raise BadDataError(f"{name}: lacks file")
+        intrinsics, size, camera_to_world = read_camera(entry, f"{name} ({entry['file']})")
+        pose = invert_rigid(camera_to_world, name)
         frame = frame_from_file(
             file.parent / str(entry["file"]), intrinsics, size, pose, number, load_depth=depth.get(number)
         )
@@ -70,6 +66,36 @@ def read_posed(path: Path) -> RawScene:
         fps=float(fps) if fps else None,
         caption=str(content.get("caption", "")),
     )
+
+
+def read_camera(entry: object, name: str) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
+    """The camera of one entry of ``frames``.
+
+    Args:
+        entry: has ``w``, ``h``, ``K`` and ``c2w``.
+        name: what messages call it.
+
+    Returns:
+        intrinsics [3, 3] in pixels, (width, height), camera-to-world [4, 4] with OpenCV axes; float64.
+
+    Raises:
+        BadDataError: a key is missing.
+        BadCameraError: something else than numbers, or a NaN pose.
+    """
+    lacking = {"w", "h", "K", "c2w"} - (set(entry) if isinstance(entry, dict) else set())
+    if lacking or not isinstance(entry, dict):
+        raise BadDataError(f"{name}: lacks {', '.join(sorted(lacking))}")
+    try:
+        intrinsics = np.asarray(entry["K"], dtype=np.float64).reshape(3, 3)
+        size = (int(entry["w"]), int(entry["h"]))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadCameraError(f"{name}: w, h or K are not numbers ({error})") from error
+    return intrinsics, size, matrix_4x4(entry["c2w"], name)
+
+
+def camera_entry(intrinsics: np.ndarray, size: tuple[int, int], camera_to_world: np.ndarray) -> dict[str, Any]:
+    """What ``read_camera`` reads."""
+    return {"w": size[0], "h": size[1], "K": intrinsics.tolist(), "c2w": camera_to_world.tolist()}
 
 
 def read_points(file: Path) -> PointCloud:
@@ -119,14 +145,8 @@ def write_posed(scene: RawScene, folder: Path) -> None:
 def posed_content(scene: RawScene, names: Sequence[str]) -> dict[str, Any]:
     """What ``cameras.json`` says about cameras whose images are ``images/<name>``."""
     frames = [
-        {
-            "file": f"images/{name}",
-            "source": Path(frame.name).name,
-            "w": frame.width,
-            "h": frame.height,
-            "K": frame.intrinsics.tolist(),
-            "c2w": invert_rigid(frame.world_to_camera, frame.name).tolist(),
-        }
+        {"file": f"images/{name}", "source": Path(frame.name).name}
+        | camera_entry(frame.intrinsics, (frame.width, frame.height), invert_rigid(frame.world_to_camera, frame.name))
         for frame, name in zip(scene.frames, names, strict=True)
     ]
     content: dict[str, Any] = {"name": scene.name, "dataset": scene.dataset, "caption": scene.caption}
@@ -167,15 +187,6 @@ def depth_files(folder: Path, views: int) -> dict[int, Callable[[], np.ndarray]]
 
 def _clean_depth(depth: np.ndarray) -> np.ndarray:
     return np.maximum(np.nan_to_num(depth.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0), 0.0)
-
-
-def _load_json(file: Path) -> Any:
-    if not file.is_file():
-        raise BadDataError(f"{file}: no such file")
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadDataError(f"{file}: broken JSON ({error})") from error
 
 
 def _load_npz(file: Path) -> dict[str, np.ndarray]:

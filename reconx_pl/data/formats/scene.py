@@ -258,7 +258,7 @@ def matrix_4x4(matrix: object, name: str) -> np.ndarray:
     """
     try:
         pose = np.asarray(matrix, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadCameraError(f"{name}: the pose is not a matrix of numbers") from error
     if pose.shape == (3, 4):
         pose = np.vstack([pose, [0.0, 0.0, 0.0, 1.0]])

@@ -6,10 +6,10 @@ of an image w x h, or as ``camera_angle_x`` in radians.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from reconx_pl.data.formats.scene import (
     scene_name,
 )
 from reconx_pl.errors import BadCameraError, BadDataError
+from reconx_pl.files.json_files import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def read_transforms(
             pose.
     """
     file = path if path.suffix == ".json" else path / "transforms.json"
-    content = _load_json(file)
+    content = read_object(file)
     entries = content.get("frames")
     if not isinstance(entries, list) or not entries:
         raise BadDataError(f"{file}: it has no list of frames")
@@ -70,7 +71,7 @@ def read_transforms(
         if not isinstance(entry, dict) or "file_path" not in entry or "transform_matrix" not in entry:
             raise BadDataError(f"{file}: frame {number} has no file_path or no transform_matrix")
         listed = Path(str(entry["file_path"]))
-        image = _find_image(file.parent if folder is None else folder, str(listed) if folder is None else listed.name)
+        image = find_image(file.parent if folder is None else folder, str(listed) if folder is None else listed.name)
         if not image.is_file() and missing == "skip":
             absent.append(image.name)
             continue
@@ -109,19 +110,8 @@ def _image_folder(file: Path, entries: list[Any], images: Path | str | None) -> 
     return found
 
 
-def _load_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise BadDataError(f"{file}: no such file")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadDataError(f"{file}: broken JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise BadDataError(f"{file}: the top level is not an object")
-    return content
-
-
-def _find_image(folder: Path, file_path: str) -> Path:
+def find_image(folder: Path, file_path: str) -> Path:
+    """The image that an entry names, which may lack its extension; where there is none, the name as it stands."""
     image = folder / file_path
     if image.is_file() or image.suffix.lower() in IMAGE_SUFFIXES:
         return image
@@ -136,6 +126,46 @@ def _frame(
     file: Path, image: Path, values: Mapping[str, Any], number: int, undistort: bool, depth_scale: float
 ) -> tuple[RawFrame, tuple[int, int]]:
     name = f"{file}, frame {values['file_path']}"
+    lens = read_lens(values, image, name)
+    pose = invert_rigid(matrix_4x4(values["transform_matrix"], name) @ OPENGL_TO_OPENCV, name)
+    load_depth = None
+    if values.get("depth_file_path"):
+        load_depth = partial(_read_depth, file.parent / str(values["depth_file_path"]), depth_scale)
+    size = (lens.width, lens.height)
+    distortion = lens.distortion if undistort else None
+    frame = frame_from_file(image, lens.intrinsics, size, pose, number, distortion=distortion, load_depth=load_depth)
+    return frame, size
+
+
+@dataclass(frozen=True)
+class Lens:
+    """The lens of one frame.
+
+    Attributes:
+        intrinsics: [3, 3] pixels of an image ``width`` x ``height``, corner at (0, 0), float64.
+        width: columns, pixels.
+        height: rows, pixels.
+        distortion: OpenCV coefficients (k1, k2, p1, p2, k3), zero where there is none.
+    """
+
+    intrinsics: np.ndarray
+    width: int
+    height: int
+    distortion: tuple[float, ...]
+
+
+def read_lens(values: Mapping[str, Any], image: Path, name: str) -> Lens:
+    """The lens of one frame of ``transforms.json``.
+
+    Args:
+        values: of the frame, over those of the whole file.
+        image: gives the size where ``w`` and ``h`` do not.
+        name: what messages call the frame.
+
+    Raises:
+        BadCameraError: fisheye or equirectangular, coefficients k4 to k6, no focal length, something else than numbers.
+        BadDataError: the size is not given, and the image is missing or unreadable.
+    """
     model = str(values.get("camera_model", "OPENCV")).upper()
     if values.get("is_fisheye") or "FISHEYE" in model or "EQUIRECT" in model or model == "ORTHOPHOTO":
         raise BadCameraError(
@@ -143,31 +173,21 @@ def _frame(
         )
     if any(_number(values, key, name) for key in ("k4", "k5", "k6")):
         raise BadCameraError(f"{name}: the coefficients k4 to k6 are not supported; undistort the images first")
-    width, height = (int(_number(values, key, name)) for key in ("w", "h"))
+    given = [_number(values, key, name) for key in ("w", "h")]
+    if not np.isfinite(given).all():
+        raise BadCameraError(f"{name}: its w or h is not finite")
+    width, height = (int(extent) for extent in given)
     if width <= 0 or height <= 0:
         width, height = image_size(image, str(image))
-    camera_to_world = matrix_4x4(values["transform_matrix"], name) @ OPENGL_TO_OPENCV
-    load_depth = None
-    if values.get("depth_file_path"):
-        load_depth = partial(_read_depth, file.parent / str(values["depth_file_path"]), depth_scale)
-    coefficients = tuple(_number(values, key, name) for key in ("k1", "k2", "p1", "p2", "k3"))
-    frame = frame_from_file(
-        image,
-        _intrinsics(values, width, height, name),
-        (width, height),
-        invert_rigid(camera_to_world, name),
-        number,
-        distortion=coefficients if undistort else None,
-        load_depth=load_depth,
-    )
-    return frame, (width, height)
+    distortion = tuple(_number(values, key, name) for key in ("k1", "k2", "p1", "p2", "k3"))
+    return Lens(_intrinsics(values, width, height, name), width, height, distortion)
 
 
 def _number(values: Mapping[str, Any], key: str, name: str, default: float = 0.0) -> float:
     value = values.get(key, default)
     try:
         return float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadCameraError(f"{name}: {key} is {value!r}, not a number") from error
 
 

@@ -92,7 +92,8 @@ def procedural_clip(
         samples: colour rays along each side of a pixel.
 
     Returns:
-        A clip with exact depth, a DUSt3R-like confidence, and a cloud in farthest-point order; metres.
+        A clip with exact depth, infinite where a ray meets nothing (the sky), a DUSt3R-like confidence, and a cloud in
+        farthest-point order; metres.
     """
     if frames < 2:
         raise ConfigurationError(f"a clip needs a first and a last frame, got frames = {frames}")
@@ -115,7 +116,7 @@ def procedural_clip(
         frame_indices=tuple(range(frames)),
         fps=fps,
         caption=made.scene.caption,
-        depth=depth,
+        depth=torch.where(depth > 0, depth, torch.inf),
         confidence=confidence,
         cloud=cloud,
     )

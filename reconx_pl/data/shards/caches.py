@@ -4,6 +4,9 @@
 each visit of a clip draws its own sample, as if the encoder had run. ``clip-<hash>.npy`` is [M, D] float16, the tokens
 that the frozen image encoder gives for the first frame. The hash is the beginning of the encoder's fingerprint,
 so that a reader that looks for other weights does not find them.
+
+``splats-<hash>.npy`` is [T, 4, H, W] uint8, colour and coverage of a short fit of the first and the last frame,
+rendered into the cameras of all: a source of guidance by rendering. Its hash is that of the fit's settings.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from typing import Literal
 from reconx_pl.data.shards.manifest import Manifest
 from reconx_pl.errors import ConfigurationError
 
-Kind = Literal["moments", "clip"]
-CACHE_NAME = re.compile(r"(moments|clip)-[0-9a-f]{12}\.npy")
+Kind = Literal["moments", "clip", "splats"]
+CACHE_NAME = re.compile(r"(moments|clip|splats)-[0-9a-f]{12}\.npy")
 CACHES = "caches"  # setting of a manifest: names of the members that every clip has
 
 
@@ -71,6 +74,37 @@ class CachedInputs:
         found = manifest.settings.get(CACHES, ())
         if missing := [name for name in self.names if name not in found]:
             raise wrong_caches(str(manifest.folder), missing, found)
+
+
+@dataclass(frozen=True)
+class GuidanceInputs:
+    """What guidance reads of a clip, beside frames and points.
+
+    Args:
+        views: the first and the last frame, where caches stand in for frames.
+        depth: depth and confidence of the first and the last frame.
+        colors: those of the cloud's points.
+        splats: member with the renders of a short fit; None reads none.
+    """
+
+    views: bool = False
+    depth: bool = False
+    colors: bool = False
+    splats: str | None = None
+
+    def require(self, manifest: Manifest) -> None:
+        """Check that a folder of shards has the member.
+
+        Raises:
+            ConfigurationError: it has not; names the folder and the command.
+        """
+        found = manifest.settings.get(CACHES, ())
+        if self.splats is not None and self.splats not in found:
+            raise ConfigurationError(
+                f"{manifest.folder}: has {', '.join(sorted(found)) or 'no caches'}, and guidance by renders of a short "
+                f"fit needs {self.splats}. Make it with `reconx cache {manifest.folder} OUT --config <this run's "
+                "config>` and train on OUT, or leave splats out of render.sources"
+            )
 
 
 def wrong_caches(folder: str, wanted: Iterable[str], found: Iterable[str]) -> ConfigurationError:

@@ -16,17 +16,24 @@ import torch
 from torch import Tensor
 from webdataset import tariterators
 
-from reconx_pl.data.shards.caches import CachedInputs, is_cache
+from reconx_pl.data.shards.caches import CachedInputs, GuidanceInputs, is_cache
 from reconx_pl.data.shards.manifest import Shard
 from reconx_pl.data.shards.schema import (
     CLOUD,
+    CLOUD_RGB,
+    CONFIDENCE,
+    DEPTH,
     FRAMES,
     HEADER,
     MEMBERS,
+    ClipHeader,
     decode_cache,
+    decode_colors,
+    decode_depth,
     decode_header,
     decode_images,
     decode_points,
+    decode_splats,
 )
 from reconx_pl.errors import BadCameraError, BadDataError, ConfigurationError, SchemaVersionError
 from reconx_pl.types import ClipBatch
@@ -57,6 +64,7 @@ class Sample(NamedTuple):
     fps: float
     points: Tensor  # [N, 3] float32
     caches: dict[str, Tensor]  # by member name
+    renders: dict[str, Tensor]  # what renders are made of, by the name in a batch
 
 
 def read_shard(path: Path, shard: Shard, members: frozenset[str] | None = MEMBERS) -> Iterator[RawClip]:
@@ -116,21 +124,30 @@ def read_shards(
         first += shard.clips
 
 
-def training_members(cached: CachedInputs | None) -> frozenset[str]:
+def training_members(cached: CachedInputs | None, renders: GuidanceInputs | None = None) -> frozenset[str]:
     """The members that :func:`decode_sample` reads."""
-    if cached is None:
-        return TRAINING_MEMBERS
-    without = frozenset() if cached.frames(1) else frozenset({FRAMES})
-    return (TRAINING_MEMBERS | set(cached.names)) - without
+    members = set(TRAINING_MEMBERS)
+    if cached is not None:
+        members |= set(cached.names)
+        if not cached.frames(1) and (renders is None or not renders.views):
+            members.discard(FRAMES)
+    if renders is not None:
+        members |= {DEPTH, CONFIDENCE} if renders.depth else set()
+        members |= {CLOUD_RGB} if renders.colors else set()
+        members |= {renders.splats} if renders.splats is not None else set()
+    return frozenset(members)
 
 
-def decode_sample(raw: RawClip, points: int, cached: CachedInputs | None = None) -> Sample:
+def decode_sample(
+    raw: RawClip, points: int, cached: CachedInputs | None = None, renders: GuidanceInputs | None = None
+) -> Sample:
     """Decode what training needs; raises as :func:`reconx_pl.data.shards.schema.decode_clip`.
 
     Args:
         raw: the clip.
         points: of its cloud.
         cached: caches to read, and to leave out the frames for which they stand in.
+        renders: what guidance by rendering is made of.
     """
     header = decode_header(raw.members, raw.source)
     wanted, caches = range(header.frames), {}
@@ -148,7 +165,23 @@ def decode_sample(raw: RawClip, points: int, cached: CachedInputs | None = None)
         header.fps,
         decode_points(raw.members, raw.source, header.key, header.cameras.world_to_camera[0], points),
         caches,
+        {} if renders is None else _guidance_inputs(raw, header, points, wanted, renders),
     )
+
+
+def _guidance_inputs(
+    raw: RawClip, header: ClipHeader, points: int, decoded: range, renders: GuidanceInputs
+) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    if renders.depth:
+        found["depth"], found["confidence"] = decode_depth(raw.members, raw.source, header)
+    if renders.colors:
+        found["colors"] = decode_colors(raw.members, raw.source, header.key, points)
+    if renders.splats is not None:
+        found["splats"] = decode_splats(raw.members, renders.splats, raw.source, header)
+    if renders.views and len(decoded) < header.frames:  # caches stand in for the others
+        found["views"] = decode_images(raw.members, header, raw.source, [0, header.frames - 1])
+    return found
 
 
 @dataclass
@@ -175,7 +208,11 @@ class BadClips:
             raise ConfigurationError(f"max_bad_share must lie in 0..1, got {self.max_share}")
 
     def decode(
-        self, raws: Iterable[RawClip], points: int, cached: CachedInputs | None = None
+        self,
+        raws: Iterable[RawClip],
+        points: int,
+        cached: CachedInputs | None = None,
+        renders: GuidanceInputs | None = None,
     ) -> Iterator[Sample | None]:
         """Samples in order, None in the place of a clip that cannot be read.
 
@@ -187,7 +224,7 @@ class BadClips:
             self.seen += 1
             sample: Sample | None = None
             try:
-                sample = decode_sample(raw, points, cached)
+                sample = decode_sample(raw, points, cached, renders)
             except SchemaVersionError:
                 raise
             except (BadDataError, BadCameraError) as error:
@@ -269,6 +306,8 @@ def collate(samples: Sequence[Sample], folder: Path) -> ClipBatch:
     if first.caches:
         batch["caches"] = {name: torch.stack([sample.caches[name] for sample in samples]) for name in first.caches}
         batch["folder"] = str(folder)
+    for name in first.renders:
+        batch[name] = torch.stack([sample.renders[name] for sample in samples])  # type: ignore[literal-required]
     return batch
 
 

@@ -3,7 +3,8 @@
 ==========================  ==========================================================================================
 ``<key>.json``              schema version, names, frame rate, caption, size, cameras, sizes of the JPEG files
 ``<key>.jpgs``              the T frames, JPEG files end to end
-``<key>.depth.npy``         optional [2, H, W] float32 or float16, z of the first and last frame, world units, 0 = none
+``<key>.depth.npy``         optional [2, H, W] float32 or float16, z of the first and last frame, world units, 0 = not
+                            known, infinity = known to be far, as the sky (schema 1 had 0 for both)
 ``<key>.confidence.npy``    optional [2, H, W] float32 or float16, >= 1, of the same two frames
 ``<key>.cloud.npy``         optional [N, 3] in farthest-point order: float32 in world coordinates, or float16 in those
                             of the first camera, since far from the origin too few digits would be left
@@ -11,6 +12,7 @@
 ``<key>.cloud_confidence.npy``  [N] float32 or float16, with the cloud
 ``<key>.moments-<hash>.npy``  optional [T, 2 C, h, w] float16, see :mod:`reconx_pl.data.shards.caches`
 ``<key>.clip-<hash>.npy``   optional [M, D] float16, likewise
+``<key>.splats-<hash>.npy``  optional [T, 4, H, W] uint8, likewise
 ==========================  ==========================================================================================
 
 Arrays are raw ``.npy``: deflating them costs more time than it saves. Nothing here unpickles, and members whose suffix
@@ -36,7 +38,7 @@ from reconx_pl.data.shards.jpeg import decode_frames, encode_frames
 from reconx_pl.errors import BadDataError, ConfigurationError, SchemaVersionError
 from reconx_pl.types import Cameras, Clip, PointCloud
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 HEADER, FRAMES, DEPTH, CONFIDENCE = "json", "jpgs", "depth.npy", "confidence.npy"
 CLOUD, CLOUD_RGB, CLOUD_CONFIDENCE = "cloud.npy", "cloud_rgb.npy", "cloud_confidence.npy"
 MEMBERS = frozenset({HEADER, FRAMES, DEPTH, CONFIDENCE, CLOUD, CLOUD_RGB, CLOUD_CONFIDENCE})
@@ -134,8 +136,10 @@ def encode_geometry(clip: Clip, half: bool = False) -> dict[str, bytes]:
     for name, values in ((DEPTH, clip.depth), (CONFIDENCE, clip.confidence)):
         if values is not None:
             small = values.clamp(max=_LARGEST) if name == CONFIDENCE else values
-            dtype = "<f2" if half and _holds(small, small) else "<f4"
-            members[name] = _npy(small if dtype == "<f2" else values, size, f"{source}: {name}", dtype)
+            finite = torch.where(small == torch.inf, 0.0, small)
+            dtype = "<f2" if half and _holds(finite, finite) else "<f4"
+            chosen = small if dtype == "<f2" else values
+            members[name] = _npy(chosen, size, f"{source}: {name}", dtype, far=name == DEPTH)
     if clip.cloud is not None:
         points, pose = len(clip.cloud), clip.cameras.world_to_camera[0].double()
         local = clip.cloud.points.double() @ pose[:3, :3].T + pose[:3, 3]
@@ -302,6 +306,54 @@ def decode_points(
     return points
 
 
+def decode_depth(members: Mapping[str, Any], source: str, header: ClipHeader) -> tuple[Tensor, Tensor]:
+    """Depth and confidence [2, H, W] float32 of the first and the last frame, see ``Clip``.
+
+    Raises:
+        BadDataError: the clip has none.
+    """
+    where = _where(source, header.key)
+    if DEPTH not in members:
+        raise BadDataError(
+            f"{where}: has no depth, and guidance by rendering asks for it: pack a data set with depth, let `reconx "
+            "cache --estimator` make some, or train with guidance 'structure' or render.sources [cloud]"
+        )
+    shape = (2, header.cameras.height, header.cameras.width)
+    depth = _floats(members, DEPTH, where, shape)
+    if CONFIDENCE not in members:
+        return depth, torch.full_like(depth, 2.0)
+    return depth, _floats(members, CONFIDENCE, where, shape)
+
+
+def decode_colors(members: Mapping[str, Any], source: str, key: str, count: int) -> Tensor:
+    """Colours [N, 3] float32 in [0, 1] of the first ``count`` points of the cloud.
+
+    Raises:
+        BadDataError: there are none, or fewer.
+    """
+    colors = _array(members, CLOUD_RGB, _where(source, key), "uint8", (None, 3))[:count]
+    if len(colors) < count:
+        raise BadDataError(f"{_where(source, key)}: {len(colors)} colours do not go with {count} points; {REMEDY}")
+    return colors.float() / 255.0
+
+
+def decode_splats(members: Mapping[str, Any], name: str, source: str, header: ClipHeader) -> Tensor:
+    """Colour and coverage [T, 4, H, W] uint8 of a short fit, see ``caches``.
+
+    Raises:
+        BadDataError: it is missing, or not such an array.
+    """
+    where = _where(source, header.key)
+    if name not in members:
+        raise BadDataError(f"{where}: member .{name} is missing: make it with `reconx cache` and this run's config")
+    return _array(members, name, where, "uint8", (header.frames, 4, header.cameras.height, header.cameras.width))
+
+
+def encode_splats(values: Tensor, where: str) -> bytes:
+    """The member of ``decode_splats``, from [T, 4, H, W] uint8."""
+    return _npy(values, tuple(values.shape), where)
+
+
 def encode_cache(values: Tensor, where: str) -> bytes:
     """A cache member from a tensor, kept as float16.
 
@@ -349,24 +401,35 @@ def _member(members: Mapping[str, Any], name: str, where: str) -> bytes:
     return members[name]
 
 
-def _npy(values: Tensor, shape: tuple[int, ...], where: str, dtype: str = "<f4") -> bytes:
+def _npy(values: Tensor, shape: tuple[int, ...], where: str, dtype: str = "<f4", *, far: bool = False) -> bytes:
+    """The bytes of an array of finite numbers; with ``far`` infinity may be among them."""
     array = np.ascontiguousarray(values.detach().cpu().numpy())
     if array.dtype != np.uint8:
         with np.errstate(over="ignore"):  # told below, by name
             array = array.astype(dtype, copy=False)
-    if array.shape != shape or not np.isfinite(array).all():
+    if array.shape != shape or not _usable(array, far):
         raise ConfigurationError(f"{where} must be {shape} finite numbers, got {array.shape}")
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
     return buffer.getvalue()
 
 
+def _usable(array: np.ndarray, far: bool) -> bool:
+    return bool((np.isfinite(array) | (far & (array == np.inf))).all())
+
+
 def _floats(members: Mapping[str, Any], name: str, where: str, shape: tuple[int | None, ...]) -> Tensor:
-    return _array(members, name, where, ("float32", "float16"), shape).float()
+    return _array(members, name, where, ("float32", "float16"), shape, far=name == DEPTH).float()
 
 
 def _array(
-    members: Mapping[str, Any], name: str, where: str, dtype: str | tuple[str, ...], shape: tuple[int | None, ...]
+    members: Mapping[str, Any],
+    name: str,
+    where: str,
+    dtype: str | tuple[str, ...],
+    shape: tuple[int | None, ...],
+    *,
+    far: bool = False,
 ) -> Tensor:
     data = _member(members, name, where)
     try:
@@ -382,6 +445,6 @@ def _array(
         raise BadDataError(
             f"{where}: .{name} is {array.dtype} {array.shape}, it must be {' or '.join(dtypes)} ({wanted}); {REMEDY}"
         )
-    if not np.isfinite(array).all():
+    if not _usable(array, far):
         raise BadDataError(f"{where}: .{name} has NaN or infinite values; {REMEDY}")
     return torch.from_numpy(array)

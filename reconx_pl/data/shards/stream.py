@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from reconx_pl.data.shards.caches import CachedInputs
+from reconx_pl.data.shards.caches import CachedInputs, GuidanceInputs
 from reconx_pl.data.shards.manifest import Manifest, Shard
 from reconx_pl.data.shards.reader import BadClips, RawClip, batches, read_shards, training_members
 from reconx_pl.data.shards.schema import decode_clip
@@ -67,6 +67,7 @@ class ClipStream(IterableDataset[ClipBatch]):
         shuffle_buffer: undecoded clips that a worker holds to shuffle among; 1 shuffles only the shards.
         max_bad_share: stop when a larger share of the clips cannot be read (``reader.BadClips``).
         cached: read these caches instead of the frames for which they stand in. The order is the same.
+        renders: read what guidance by rendering is made of.
 
     Raises:
         BadDataError, SchemaVersionError: from the manifest; while reading, damaged shards and too many bad clips.
@@ -88,6 +89,7 @@ class ClipStream(IterableDataset[ClipBatch]):
         max_bad_share: float = 0.01,
         cached: CachedInputs | None = None,
         first_epoch: int = 0,
+        renders: GuidanceInputs | None = None,
     ) -> None:
         _check_counts(batch_size, rank, world, points)
         if min(seed, start_batch, first_epoch) < 0 or shuffle_buffer < 1:
@@ -95,8 +97,8 @@ class ClipStream(IterableDataset[ClipBatch]):
                 f"seed, start_batch and first_epoch must not be negative and shuffle_buffer must be positive, "
                 f"got {seed}, {start_batch}, {first_epoch}, {shuffle_buffer}"
             )
-        self.manifest = _manifest(folder, cached)
-        self.cached = cached
+        self.manifest = _manifest(folder, cached, renders)
+        self.cached, self.renders = cached, renders
         self.seed, self.batch_size, self.rank, self.world = seed, batch_size, rank, world
         self.first_epoch = first_epoch
         self.points, self.shuffle, self.shuffle_buffer = points, shuffle, shuffle_buffer
@@ -139,7 +141,9 @@ class ClipStream(IterableDataset[ClipBatch]):
         turn = (worker + start) % workers
         before = len(range(turn, start, workers))  # batches of this lane that are already consumed
         raws = self._lane(self.rank * workers + turn, self.world * workers, before * self.batch_size)
-        return batches(self._bad.decode(raws, self.points, self.cached), repeat(self.batch_size), self._bad)
+        return batches(
+            self._bad.decode(raws, self.points, self.cached, self.renders), repeat(self.batch_size), self._bad
+        )
 
     def _lane(self, lane: int, lanes: int, skip: int) -> Iterator[RawClip]:
         """The endless raw sequence of one lane from its clip number ``skip`` on."""
@@ -155,7 +159,7 @@ class ClipStream(IterableDataset[ClipBatch]):
     def _epoch(self, shards: list[Shard], order: list[int], skip: int) -> Iterator[RawClip]:
         """Clips in the given order while the shards are read in theirs; ``order`` decides how many must wait."""
         skipped = set(order[:skip])
-        members = training_members(self.cached)
+        members = training_members(self.cached, self.renders)
         incoming = read_shards(self.manifest.folder, shards, lambda n: n not in skipped, members)
         waiting: dict[int, RawClip] = {}
         for number in order[skip:]:
@@ -206,10 +210,11 @@ class ClipPass(IterableDataset[ClipBatch]):
         points: int = 16384,
         max_bad_share: float = 0.01,
         cached: CachedInputs | None = None,
+        renders: GuidanceInputs | None = None,
     ) -> None:
         _check_counts(batch_size, rank, world, points)
-        self.manifest = _manifest(folder, cached)
-        self.points, self.cached = points, cached
+        self.manifest = _manifest(folder, cached, renders)
+        self.points, self.cached, self.renders = points, cached, renders
         self._bad = BadClips(self.manifest.folder, self.manifest.clips, max_bad_share)
         clips = self.manifest.clips
         numbers = np.array_split(np.arange(clips), world)[rank].tolist() or [rank % clips]
@@ -224,7 +229,7 @@ class ClipPass(IterableDataset[ClipBatch]):
         info = get_worker_info()
         own = self._batches[info.id :: info.num_workers] if info else self._batches
         raws = self._raws([number for batch in own for number in batch])
-        samples = self._bad.decode(raws, self.points, self.cached)
+        samples = self._bad.decode(raws, self.points, self.cached, self.renders)
         return batches(samples, [len(batch) for batch in own], self._bad)
 
     def _raws(self, numbers: list[int]) -> Iterator[RawClip]:
@@ -232,14 +237,16 @@ class ClipPass(IterableDataset[ClipBatch]):
         times = Counter(numbers)
         folder, shards = self.manifest.folder, self.manifest.shards
         while True:
-            for number, raw in read_shards(folder, shards, times.__contains__, training_members(self.cached)):
+            members = training_members(self.cached, self.renders)
+            for number, raw in read_shards(folder, shards, times.__contains__, members):
                 yield from repeat(raw, times[number])
 
 
-def _manifest(folder: str | Path, cached: CachedInputs | None) -> Manifest:
+def _manifest(folder: str | Path, cached: CachedInputs | None, renders: GuidanceInputs | None) -> Manifest:
     manifest = Manifest.load(folder)
-    if cached is not None:
-        cached.require(manifest)
+    for needed in (cached, renders):
+        if needed is not None:
+            needed.require(manifest)
     return manifest
 
 

@@ -19,8 +19,11 @@ class Conditions:
         text_tokens: [B, 77, D].
         image_tokens: [B, T, Q, D], Q tokens for each frame, or [B, M, D] shared by all frames.
         fps: [B] frames a second.
-        concat_latents: [B, C, T, h, w] latents of the condition frames, zero where there is none; never dropped.
-        structure_tokens: [B, S, D] from the structure encoder, or None for no structure condition.
+        concat_latents: [B, C, T, h, w] latents of the condition frames: of the photographs, and between them of the
+            renders, or zero; those of the photographs are never dropped.
+        more_latents: [B, E, T, h, w] further input channels of renders, or None.
+        base_latents: [B, C, T, h, w] what the prediction is added to (``RenderConfig.residual``), or None.
+        structure_tokens: [B, S, D] or [B, T, S, D] from the structure encoder, or None for no structure condition.
         structure_keep: [B] bool, False where a sample goes without structure; None means all keep it.
     """
 
@@ -30,6 +33,8 @@ class Conditions:
     concat_latents: Tensor
     structure_tokens: Tensor | None = None
     structure_keep: Tensor | None = None
+    more_latents: Tensor | None = None
+    base_latents: Tensor | None = None
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -54,14 +59,9 @@ class Conditions:
         moved = self._map(lambda value: value.to(device))
         if dtype is None:
             return moved
-        tokens = moved.structure_tokens
-        return replace(
-            moved,
-            text_tokens=moved.text_tokens.to(dtype),
-            image_tokens=moved.image_tokens.to(dtype),
-            concat_latents=moved.concat_latents.to(dtype),
-            structure_tokens=None if tokens is None else tokens.to(dtype),
-        )
+        names = ("text_tokens", "image_tokens", "concat_latents", "structure_tokens", "more_latents", "base_latents")
+        values = {name: getattr(moved, name) for name in names}
+        return replace(moved, **{name: value.to(dtype) for name, value in values.items() if value is not None})
 
     def select(self, mask: Tensor) -> Conditions:
         """The samples where ``mask`` [B] (bool) is True, or those with the given indices [M] (int64)."""
@@ -95,9 +95,21 @@ class Conditions:
                 concat_latents=torch.cat([part.concat_latents for part in parts]),
                 structure_tokens=tokens,
                 structure_keep=keep,
+                more_latents=_stack_optional([part.more_latents for part in parts]),
+                base_latents=_stack_optional([part.base_latents for part in parts]),
             )
         except RuntimeError as error:
             raise ConfigurationError(f"conditions of different shapes cannot be stacked: {error}") from error
+
+
+def _stack_optional(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """All of them, or None where none has it."""
+    like = next((part for part in parts if part is not None), None)
+    if like is None:
+        return None
+    if any(part is None for part in parts):
+        raise ConfigurationError("conditions with and without latents of renders cannot be stacked")
+    return torch.cat([part for part in parts if part is not None])
 
 
 def _stack_structure(parts: Sequence[Conditions]) -> tuple[Tensor | None, Tensor | None]:

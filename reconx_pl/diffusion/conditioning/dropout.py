@@ -3,7 +3,7 @@
 (base) One uniform number r per sample and p = 0.05: the text is replaced by the null text where r < 2p, the image
 by a mid-grey one where p <= r < 3p; so 5 % lose only the text, 5 % both, 5 % only the image. The concatenated
 latents are never dropped. (ours) The structure condition is dropped independently of both, with probability 0.1:
-the paper does not say.
+the paper does not say. Renders are dropped independently of all; ViewCrafter keeps them always, as is the default.
 """
 
 from __future__ import annotations
@@ -26,25 +26,30 @@ class DropoutConfig:
     Args:
         probability: p above; text and image are each dropped with 2p in all (base model: 0.05).
         structure: probability that a sample goes without structure tokens (ours: 0.1).
+        render: probability that a sample goes without renders.
     """
 
     probability: float = 0.05
     structure: float = 0.1
+    render: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1 / 3:
             raise ConfigurationError(f"dropout probability lies in [0, 1/3] (3p <= 1), got {self.probability}")
         if not 0 <= self.structure <= 1:
             raise ConfigurationError(f"structure dropout lies in [0, 1], got {self.structure}")
+        if not 0 <= self.render <= 1:
+            raise ConfigurationError(f"render dropout lies in [0, 1], got {self.render}")
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """True where a sample loses the condition; each [B] bool."""
+    """True where a sample loses the condition; each [B] bool. None keeps all renders."""
 
     text: Tensor
     image: Tensor
     structure: Tensor
+    render: Tensor | None = None
 
 
 def dropped_at(r: Tensor, structure_r: Tensor, config: DropoutConfig) -> Dropped:
@@ -59,12 +64,16 @@ def draw_dropout(
     config: DropoutConfig | None = None,
     device: torch.device | str | None = None,
 ) -> Dropped:
-    """Draw the masks of a batch: first r, then the structure's numbers, on the generator's device."""
+    """Draw the masks of a batch on the generator's device: r, the structure's numbers, the renders' if any drop."""
+    config = config or DropoutConfig()
     r = torch.rand(batch, generator=generator, device=generator.device)
     structure_r = torch.rand(batch, generator=generator, device=generator.device)
-    dropped = dropped_at(r, structure_r, config or DropoutConfig())
+    dropped = dropped_at(r, structure_r, config)
     target = generator.device if device is None else device
-    return Dropped(dropped.text.to(target), dropped.image.to(target), dropped.structure.to(target))
+    render = None
+    if config.render:  # else no number is drawn: the draws after it are those of a model without renders
+        render = (torch.rand(batch, generator=generator, device=generator.device) < config.render).to(target)
+    return Dropped(dropped.text.to(target), dropped.image.to(target), dropped.structure.to(target), render)
 
 
 def drop_images(images: Tensor, dropped: Tensor) -> Tensor:

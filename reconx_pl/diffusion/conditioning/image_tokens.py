@@ -173,6 +173,8 @@ class ClipImageTokens(nn.Module):
         weights: of the frozen encoder, see ``ClipVisionEncoder``; the resampler is loaded separately
             (``image_proj_model.*``).
         random_init: see ``ClipVisionEncoder``.
+        shared: every frame sees the tokens of all frames, [B, T Q, D], so that there may be any number of frames. The
+            25-frame models of ViewCrafter were trained so, with queries for 16.
     """
 
     def __init__(
@@ -181,8 +183,10 @@ class ClipImageTokens(nn.Module):
         resampler: ResamplerConfig | None = None,
         weights: str | Path | None = None,
         random_init: bool = False,
+        shared: bool = False,
     ) -> None:
         super().__init__()
+        self.shared = shared
         vision, resampler = vision or ClipVisionConfig(), resampler or ResamplerConfig()
         if resampler.embedding_dim != vision.width:
             raise ConfigurationError(
@@ -197,10 +201,11 @@ class ClipImageTokens(nn.Module):
             "vision": asdict(self.encoder.config),
             "resampler": asdict(self.resampler.config),
             "random_init": True,
+            "shared": self.shared,
         }
 
     def forward(self, images: Tensor) -> Tensor:
-        """images [B, 3, H, W] in [0, 1], the first condition view -> [B, T, Q, D]."""
+        """images [B, 3, H, W] in [0, 1], the first condition view -> [B, T, Q, D], or [B, T Q, D] where shared."""
         return self.project(self.encoder(images))
 
     def project(self, features: Tensor, dropped: Tensor | None = None) -> Tensor:
@@ -211,15 +216,16 @@ class ClipImageTokens(nn.Module):
             dropped: [B] bool, samples that get the tokens of the mid-grey image instead.
 
         Returns:
-            [B, T, Q, D].
+            [B, T, Q, D], or [B, T Q, D] where shared.
         """
         features = features.to(self.resampler.proj_in.weight.dtype)
         if dropped is not None:
             features = drop_tokens(features, self.encoder.null(), dropped)
-        return self.resampler(features)
+        tokens = self.resampler(features)
+        return tokens.flatten(1, 2) if self.shared else tokens
 
     def null(self, images: Tensor) -> Tensor:
-        """Tokens of no image, one for the whole batch: [1, T, Q, D], whatever the size of ``images``."""
+        """Tokens of no image, one for the whole batch: [1, T, Q, D] or [1, T Q, D], whatever the size of ``images``."""
         return self.project(self.encoder.null())
 
 

@@ -78,7 +78,9 @@ def network_config(network: ReconXDiffusion) -> dict[str, Any]:
     if network.structure_encoder is not None:
         arguments["structure"] = asdict(network.structure_encoder.config)
     arguments |= {"schedule": asdict(network.schedule.config), "dropout": asdict(network.dropout)}
-    arguments |= {"caption": network.caption, "captions": network.captions}
+    arguments |= {"caption": network.caption, "captions": network.captions, "guidance": network.guidance}
+    if network.render is not None:
+        arguments["render"] = asdict(network.render)
     return {"class_path": _path(network), "init_args": arguments}
 
 

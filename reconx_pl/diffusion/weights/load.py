@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from reconx_pl.diffusion.conditioning.frozen import frozen_encoders
 from reconx_pl.diffusion.conditioning.resampler import adapt_latents
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Queries = Literal["interpolate", "repeat"]
 PREFIX = "network."  # of ReconXDiffusion in a checkpoint of Lightning
+FIRST_CONV = "unet.input_blocks.0.0.weight"  # [model_channels, in_channels, 3, 3]
 LATENTS = "image_tokens.resampler.latents"  # [1, frames * queries, dim]
 
 
@@ -62,9 +64,9 @@ def fitting_state(
 ) -> dict[str, Tensor]:
     """The tensors of a file that fit ``network``, after a comparison both ways.
 
-    Two things may be absent: the whole structure branch, and, unless ``with_frozen_encoders``, a whole frozen encoder,
-    which has a file of its own. Nothing may be left over but what ``released`` names as unused; the stored schedule is
-    compared.
+    Three things may be absent: the whole structure branch, the input channels of renders, which then start at zero,
+    and, unless ``with_frozen_encoders``, a whole frozen encoder, which has a file of its own. Nothing may be left over
+    but what ``released`` names as unused; the stored schedule is compared.
 
     Args:
         network: on any device, meta included.
@@ -86,6 +88,7 @@ def fitting_state(
     if file.unused or file.schedule:
         check_schedule(network.schedule.config, file.schedule, source)
     _fit_queries(network, state, own, source, queries)
+    _fit_first_conv(network, state, own, source)
     absent = {name for name in own if is_structure(name)}
     if absent & state.keys():
         absent = set()
@@ -159,6 +162,16 @@ def _fit_queries(
     if theirs.ndim == 3 and theirs.shape[2] == own[LATENTS].shape[2] and not theirs.shape[1] % each:
         log.warning("%s: queries for %d frames, %s for %d", source, theirs.shape[1] // each, mode, ours // each)
         state[LATENTS] = adapt_latents(theirs, each, ours // each, mode)
+
+
+def _fit_first_conv(network: ReconXDiffusion, state: dict[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
+    """Give the weights of a model without input channels of renders zeros for them."""
+    if network.render is None or FIRST_CONV not in state or FIRST_CONV not in own:
+        return
+    theirs, ours = state[FIRST_CONV], own[FIRST_CONV].shape[1]
+    if theirs.ndim == 4 and theirs.shape[1] == 2 * network.autoencoder.latent_channels < ours:
+        log.info("%s has no input channels of renders: the %d start at zero", source, ours - theirs.shape[1])
+        state[FIRST_CONV] = functional.pad(theirs, (0, 0, 0, 0, 0, ours - theirs.shape[1]))
 
 
 def _bear_structure(network: ReconXDiffusion, dtype: torch.dtype) -> None:

@@ -21,7 +21,7 @@ from reconx_pl.diffusion.model import ReconXDiffusion, RecordedDraws
 from reconx_pl.diffusion.weights.building import build_network, network_config
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.training.stages import Stage, apply_stage
-from reconx_pl.types import ClipBatch
+from reconx_pl.types import ClipBatch, ClipRenders
 
 NO_WEIGHTS = "0" * 64  # stands for the fingerprint of weights that are not there
 
@@ -108,6 +108,12 @@ def blank_batch(network: ReconXDiffusion, shape: BatchShape) -> ClipBatch:
         if wanted.clip is not None:
             vision = network.image_tokens.encoder.config
             caches[wanted.clip] = torch.empty(b, vision.tokens, vision.width, dtype=torch.float16, device="meta")
+    if network.render is not None:
+        pooled = 1 if network.render.views == "pooled" else 0  # of two views
+        count = len(network.render.sources) + pooled
+        color = torch.empty(b, count, t, 3, h, w, device="meta")
+        batch["renders"] = ClipRenders(color, torch.empty(b, count, t, h, w, device="meta"))
+        batch["views"] = torch.empty(b, 2, 3, h, w, dtype=torch.uint8, device="meta")
     if seen:
         batch["frames"] = torch.empty(b, seen, 3, h, w, dtype=torch.uint8, device="meta")
     return batch

@@ -202,7 +202,7 @@ def make_plan(config: Mapping[str, Any], options: PlanOptions) -> Plan:
     optimizer = OptimizerConfig(**(model.get("optimizer") or {}))
     born = optimizer.structure_multiplier
     shape, manifest = _shape(network, data, options, ranks, said)
-    batch, structure = blank_batch(network, shape), stage is Stage.structure
+    batch, structure = blank_batch(network, shape), stage in (Stage.structure, Stage.everything)
     flops = count_step(network, batch, structure, kinds)
     stored, recomputing = kept_for_backward(
         network, batch, structure, AUTOCAST[precision], kinds or frozenset(BLOCK_KINDS)

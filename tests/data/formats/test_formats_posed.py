@@ -109,7 +109,7 @@ def test_bad_frames(tmp_path: Path, change: dict, error: type[Exception], messag
 def test_missing_keys_and_broken_files(tmp_path: Path) -> None:
     write_posed(tmp_path)
     edit_json(tmp_path / "cameras.json", lambda content: content["frames"][1].pop("K"))
-    with pytest.raises(BadDataError, match=r"cameras\.json, frame 1: lacks K"):
+    with pytest.raises(BadDataError, match=r"cameras\.json, frame 1 \(images/001\.png\): lacks K"):
         read_posed(tmp_path)
     write_posed(tmp_path)
     np.savez(tmp_path / "points.npz", xyz=np.array([{"a": 1}], dtype=object))

@@ -19,6 +19,8 @@ def _conditions(batch: int, structure: bool, seed: int = 0) -> Conditions:
         fps=25.5 + torch.arange(batch),
         concat_latents=torch.randn(batch, 4, 3, 2, 2, generator=g),
         structure_tokens=torch.randn(batch, 6, 4, generator=g) if structure else None,
+        more_latents=torch.randn(batch, 5, 3, 2, 2, generator=g),
+        base_latents=torch.randn(batch, 4, 3, 2, 2, generator=g),
     )
 
 
@@ -46,10 +48,16 @@ def test_select_undoes_cat_and_repeat_tiles() -> None:
         assert torch.equal(getattr(twice, item.name), torch.cat([getattr(a, item.name)] * 2))
 
 
+def test_latents_of_renders_are_in_all_parts_or_in_none() -> None:
+    with pytest.raises(ConfigurationError, match="with and without latents of renders"):
+        Conditions.cat([_conditions(1, False), replace(_conditions(1, False), base_latents=None)])
+
+
 def test_casting_spares_frame_rate_and_mask() -> None:
     conditions = replace(_conditions(2, True), structure_keep=torch.tensor([True, False]))
     half = conditions.to("cpu", torch.bfloat16)
     assert half.text_tokens.dtype == half.concat_latents.dtype == torch.bfloat16
+    assert half.more_latents is not None and half.more_latents.dtype == torch.bfloat16
     assert half.structure_tokens is not None and half.structure_tokens.dtype == torch.bfloat16
     assert torch.equal(half.fps, conditions.fps)
     assert half.structure_keep is not None and half.structure_keep.dtype == torch.bool

@@ -1,0 +1,212 @@
+"""Renders of clips, the condition of guidance by rendering, from depth, from a cloud, and from a short fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from reconx_pl.data.shards.caches import GuidanceInputs, cache_name
+from reconx_pl.diffusion.conditioning.render_config import RenderConfig
+from reconx_pl.diffusion.splat_renders import splat_renders, splats_fingerprint
+from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.geometry.cameras import resize_cameras, unproject
+from reconx_pl.geometry.rendering.points import render_points
+from reconx_pl.geometry.rendering.rendered import Rendered
+from reconx_pl.geometry.rendering.sky import finite_depth
+from reconx_pl.geometry.rendering.surface import render_surface
+from reconx_pl.geometry.rendering.views import DepthViews
+from reconx_pl.types import Cameras, Clip, ClipBatch, ClipRenders, PointCloud
+
+NOISE_CELLS = 8  # along the longer side of a depth map: how smooth its noise is (ours)
+
+
+def clip_renders(
+    clip: Clip, config: RenderConfig, device: torch.device | str = "cpu", views: DepthViews | None = None
+) -> ClipRenders:
+    """Renders of one clip, B = 1.
+
+    Args:
+        clip: the cameras of its frames are those that are rendered into.
+        config: what is rendered.
+        device: where.
+        views: the input views with depth; None takes the first and the last frame of the clip.
+
+    Raises:
+        BadSceneError: the clip lacks a source; names it.
+    """
+    if "depth" in config.sources or "splats" in config.sources:
+        views = (depth_views(clip) if views is None else views).to(device)
+    cameras = clip.cameras.to(device)
+    made = [_source(source, views, clip.cloud, cameras, config, clip.key) for source in config.sources]
+    return _stacked([[render for renders in made for render in renders]])
+
+
+def depth_views(clip: Clip) -> DepthViews:
+    """The first and the last frame of a clip with their depth.
+
+    Raises:
+        BadSceneError: it has none.
+    """
+    if clip.depth is None:
+        raise BadSceneError(
+            f"clip {clip.key} has no depth to render, and the model is guided by it: pack it with depth, name an "
+            "estimator that gives every pixel one, or take a model with render.sources [cloud]"
+        )
+    return DepthViews(clip.images[[0, -1]], clip.depth, clip.cameras[[0, -1]], clip.confidence)
+
+
+def batch_renders(batch: ClipBatch, config: RenderConfig, generator: torch.Generator | None = None) -> ClipRenders:
+    """Renders of a batch of clips, on its device.
+
+    Args:
+        batch: with what ``GuidanceInputs`` names.
+        config: what is rendered.
+        generator: on the CPU; draws the disturbances of the depth in training. None disturbs nothing.
+
+    Raises:
+        ConfigurationError: the batch lacks what a source needs.
+    """
+    needed = {"depth": "depth", "cloud": "colors", "splats": "splats"}
+    if missing := [needed[source] for source in config.sources if needed[source] not in batch]:
+        raise ConfigurationError(
+            f"the batch lacks {', '.join(missing)}, of which renders are made (render.sources {list(config.sources)}); "
+            "does the data module know the network (GuidanceInputs)?"
+        )
+    whole = batch.get("frames")
+    if whole is not None and whole.shape[1] == batch["world_to_camera"].shape[1]:
+        pixels = whole[:, [0, -1]]
+    else:  # caches stand in for frames
+        pixels = batch["views"]
+    images = pixels.float() / 255.0  # [B, 2, 3, H, W]
+    made = []
+    for clip, key in enumerate(batch["key"]):
+        cameras = Cameras(batch["world_to_camera"][clip], batch["intrinsics"][clip], *images.shape[-2:])
+        views = cloud = None
+        if "depth" in config.sources:
+            views = DepthViews(images[clip], batch["depth"][clip], cameras[[0, -1]], batch["confidence"][clip])
+            views = replace(views, depth=disturbed(views.depth, config, generator))
+        if "cloud" in config.sources:
+            points = batch["points"][clip]
+            cloud = PointCloud(points, batch["colors"][clip], torch.ones_like(points[:, 0]))
+        splats = batch["splats"][clip] if "splats" in config.sources else None
+        made.append(
+            [
+                render
+                for source in config.sources
+                for render in _source(source, views, cloud, cameras, config, key, splats)
+            ]
+        )
+    return _stacked(made)
+
+
+def guidance_inputs(config: RenderConfig | None, colors: bool = False) -> GuidanceInputs | None:
+    """What a data loader has to read for ``batch_renders``, and the ``colors`` of points; None for nothing."""
+    if config is None:
+        return GuidanceInputs(colors=True) if colors else None
+    splats = None
+    if "splats" in config.sources:
+        splats = cache_name("splats", splats_fingerprint(config.splat_steps))
+    return GuidanceInputs(
+        views=True, depth="depth" in config.sources, colors=colors or "cloud" in config.sources, splats=splats
+    )
+
+
+def disturbed(depth: Tensor, config: RenderConfig, generator: torch.Generator | None) -> Tensor:
+    """Depth [V, H, W] with the errors of an estimator: a smooth factor on every map, and patches that are missing.
+
+    A network that sees perfect depth alone passes its errors on (ours).
+    """
+    if generator is None or not (config.depth_noise or config.point_dropout):
+        return depth
+    views, height, width = depth.shape
+    cells = [max(2, round(NOISE_CELLS * side / max(height, width))) for side in (height, width)]
+
+    def smooth(values: Tensor) -> Tensor:  # [V, ch, cw] -> [V, H, W]
+        size = (height, width)
+        return functional.interpolate(values[:, None], size, mode="bicubic", align_corners=False)[:, 0].to(depth)
+
+    if config.depth_noise:
+        factor = smooth(torch.randn(views, *cells, generator=generator)).mul(config.depth_noise).exp()
+        depth = torch.where(torch.isfinite(depth), depth * factor, depth)
+    if config.point_dropout:
+        field = smooth(torch.randn(views, *cells, generator=generator)).flatten(1)
+        limit = field.quantile(config.point_dropout, dim=1, keepdim=True)
+        depth = torch.where((field < limit).view_as(depth), 0.0, depth)
+    return depth
+
+
+def _source(
+    source: str,
+    views: DepthViews | None,
+    cloud: PointCloud | None,
+    cameras: Cameras,
+    config: RenderConfig,
+    key: str,
+    splats: Tensor | None = None,
+) -> list[tuple[Tensor, Tensor]]:
+    """Colour [T, 3, H, W] and coverage [T, H, W] of the renders of one source: one, or one of each view."""
+    if source == "cloud":
+        if cloud is None or len(cloud) == 0:
+            raise BadSceneError(f"clip {key} has no points to render; pack it with a cloud")
+        kept = cloud[cloud.confidence >= config.min_confidence].to(cameras.world_to_camera.device, torch.float32)
+        if len(kept) == 0:
+            raise BadSceneError(f"clip {key}: no point has a confidence of {config.min_confidence:g}; lower it")
+        return [_enlarged(lambda small: _points(kept, small, config), cameras, config)]
+    if source == "splats" and splats is not None:
+        values = splats.float() / 255.0
+        return [(values[:, :3], values[:, 3])]
+    assert views is not None
+    if source == "splats":
+        return [splat_renders(views, cameras, config.splat_steps, key)]
+    known = views.known(config.min_confidence)
+    groups = [known] if config.views == "fused" else [_only(known, view) for view in range(len(known.depth))]
+    return [_enlarged(_renderer(group, config), cameras, config) for group in groups]
+
+
+def _renderer(views: DepthViews, config: RenderConfig) -> Callable[[Cameras], Rendered]:
+    if config.mode == "surface":
+        return lambda cameras: render_surface(views, cameras)
+    cloud = cloud_of_views(views)
+    return lambda cameras: _points(cloud, cameras, config)
+
+
+def _points(cloud: PointCloud, cameras: Cameras, config: RenderConfig) -> Rendered:
+    """Points, with the darkening by partial coverage taken back: colour and coverage are told apart."""
+    seen = render_points(cloud, cameras, radius=config.radius, points_per_pixel=config.points_per_pixel)
+    return replace(seen, color=seen.color / seen.coverage.clamp(min=1e-6)[:, None])
+
+
+def cloud_of_views(views: DepthViews) -> PointCloud:
+    """Every pixel with depth as a point; one that is known to be far lies far away (``finite_depth``)."""
+    depth = finite_depth(views.depth)
+    there = torch.isfinite(depth) & (depth > 0)
+    points = unproject(torch.where(there, depth, 0.0), views.cameras)[there]
+    colors = views.images.permute(0, 2, 3, 1)[there]
+    return PointCloud(points.float(), colors.float(), torch.ones_like(points[:, 0], dtype=torch.float32))
+
+
+def _only(views: DepthViews, view: int) -> DepthViews:
+    confidence = None if views.confidence is None else views.confidence[[view]]
+    return DepthViews(views.images[[view]], views.depth[[view]], views.cameras[[view]], confidence)
+
+
+def _enlarged(render: Callable[[Cameras], Rendered], cameras: Cameras, config: RenderConfig) -> tuple[Tensor, Tensor]:
+    if config.shrink == 1:
+        seen = render(cameras)
+        return seen.color, seen.coverage
+    small = resize_cameras(cameras, cameras.height // config.shrink, cameras.width // config.shrink)
+    seen = render(small)
+    dark = torch.cat([seen.color * seen.coverage[:, None], seen.coverage[:, None]], dim=1)
+    large = functional.interpolate(dark, (cameras.height, cameras.width), mode="bilinear", align_corners=False)
+    coverage = large[:, 3]
+    return large[:, :3] / coverage.clamp(min=1e-6)[:, None], coverage
+
+
+def _stacked(clips: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> ClipRenders:
+    color = torch.stack([torch.stack([color for color, _ in renders]) for renders in clips])
+    coverage = torch.stack([torch.stack([coverage for _, coverage in renders]) for renders in clips])
+    return ClipRenders(color.float().clamp(0, 1), coverage.float())

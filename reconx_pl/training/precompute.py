@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from reconx_pl.data.shards.caches import cache_name
 from reconx_pl.data.shards.clouds import CloudPrecomputer, Poses
+from reconx_pl.data.shards.guidance_members import encode_splats
 from reconx_pl.data.shards.precompute import Precomputer, PrecomputeReport, precompute_shards
-from reconx_pl.data.shards.schema import encode_cache, encode_splats
+from reconx_pl.data.shards.schema import encode_cache
 from reconx_pl.diffusion.autoencoder import PosteriorAutoencoder
 from reconx_pl.diffusion.cached_inputs import cached_inputs
 from reconx_pl.diffusion.conditioning.image_tokens import ClipImageTokens, ClipVisionEncoder

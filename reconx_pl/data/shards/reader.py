@@ -17,6 +17,12 @@ from torch import Tensor
 from webdataset import tariterators
 
 from reconx_pl.data.shards.caches import CachedInputs, GuidanceInputs, is_cache
+from reconx_pl.data.shards.guidance_members import (
+    decode_colors,
+    decode_depth,
+    decode_point_confidence,
+    decode_splats,
+)
 from reconx_pl.data.shards.manifest import Shard
 from reconx_pl.data.shards.schema import (
     CLOUD,
@@ -29,13 +35,9 @@ from reconx_pl.data.shards.schema import (
     MEMBERS,
     ClipHeader,
     decode_cache,
-    decode_colors,
-    decode_depth,
     decode_header,
     decode_images,
-    decode_point_confidence,
     decode_points,
-    decode_splats,
 )
 from reconx_pl.errors import BadCameraError, BadDataError, ConfigurationError, SchemaVersionError
 from reconx_pl.types import ClipBatch

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from reconx_pl.diffusion.weights.generation import ClipDefaults
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import interpolate_cameras, with_views
 from reconx_pl.types import Cameras, Clip, Progress
@@ -138,10 +139,12 @@ class ViewGeneratorSource:
     Args:
         identity: what its frames follow from, weights and sampling.
         load: gives the view generator.
+        clip: frames, size and frame rate that it generates unless told otherwise; None knows none.
     """
 
-    def __init__(self, identity: str, load: Callable[[], ViewGenerator]) -> None:
+    def __init__(self, identity: str, load: Callable[[], ViewGenerator], clip: ClipDefaults | None = None) -> None:
         self.identity, self.load = identity, load
+        self.clip = clip or ClipDefaults()
         self._loaded: ViewGenerator | None = None
 
     def generate(

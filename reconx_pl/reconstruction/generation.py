@@ -49,10 +49,11 @@ def generate(
         ConfigurationError: frames or a size that the model does not generate; with ``orbit_frames`` photographs that
             no circle passes through, or a model that cannot extrapolate.
     """
+    _, height, width, fps = config.clip
     inputs = replace(
-        input_views(views, config.height, config.width),
+        input_views(views, height, width),
         closed=is_loop(views, config),
-        fps=config.fps,
+        fps=fps,
         caption=config.caption,
     )
     work = _Work(inputs, config, source, seed, device, folder, progress)
@@ -61,7 +62,7 @@ def generate(
     frames = to_bytes(made.images)
     save_tensors({"frames": frames, **camera_tensors(made.cameras)}, folder / SEQUENCE)
     write_json(folder / PLACES, {"input_places": made.input_places})
-    write_mp4(frames.movedim(1, -1), folder / VIDEO, max(config.fps, _SLOWEST))
+    write_mp4(frames.movedim(1, -1), folder / VIDEO, max(fps, _SLOWEST))
     return [note]
 
 
@@ -87,8 +88,8 @@ class _Work:
 
 def _between(work: _Work) -> tuple[FrameSequence, str]:
     """From each photograph to the next. What is there is not generated again."""
-    inputs, config = work.inputs, work.config
-    clips = pair_clips(inputs, config.frames)
+    inputs, frames = work.inputs, work.config.clip.frames
+    clips = pair_clips(inputs, frames)
 
     def keep(number: int, make: Callable[[], Tensor]) -> Tensor:
         file = work.folder / f"clip-{number:02d}.safetensors"
@@ -97,7 +98,7 @@ def _between(work: _Work) -> tuple[FrameSequence, str]:
         return load_tensors(file)["frames"]
 
     made = generate_sequence(inputs, clips, work.source, work.seed, work.device, keep=keep, progress=work.progress)
-    note = f"{config.frames - 2} frames generated between each of {len(clips)} pairs of photographs"
+    note = f"{frames - 2} frames generated between each of {len(clips)} pairs of photographs"
     return made, note + (", in a loop" if inputs.closed else "")
 
 
@@ -120,7 +121,8 @@ def _orbit(work: _Work) -> tuple[FrameSequence, str]:
     inputs, config, cloud = work.inputs, work.config, work.inputs.cloud
     assert cloud is not None
     path, places = path_through(orbit_path(inputs.cameras, config.orbit_frames, cloud.points), inputs.cameras)
-    settings = OrbitConfig(config.frames, config.end_condition_frame, config.fps, config.caption, work.seed)
+    clip = config.clip
+    settings = OrbitConfig(clip.frames, config.end_condition_frame, clip.fps, config.caption, work.seed)
     windows = _KeptWindows(work.source, work.folder)
     frames = generate_orbit(inputs.images, places, path, cloud, windows, settings, work.device, work.progress)
     frames[places] = inputs.images

@@ -80,6 +80,8 @@ CLASSES = {
     "diffusion.caching.MomentsAnnotator": "training.precompute.MomentsPrecomputer",
     "diffusion.model.RecordedDraws": "diffusion.batch_loss.RecordedDraws",
     "diffusion.painter.DiffusionPainter": "diffusion.pipeline.SamplingPipeline",
+    "diffusion.painter.SamplingConfig": "diffusion.sampling.config.SamplingConfig",
+    "diffusion.pipeline.SamplingConfig": "diffusion.sampling.config.SamplingConfig",
     "evaluation.all_around.AroundConfig": "reconstruction.orbit_windows.OrbitConfig",
     "evaluation.all_around.WindowPainter": "reconstruction.orbit_windows.WindowGenerator",
     "evaluation.benchmark_index.BenchmarkEntry": "evaluation.protocols.index.ProtocolEntry",

@@ -220,9 +220,7 @@ def _nothing(cameras: Cameras, like: Tensor) -> Rendered:
 
 
 def _points(cloud: PointCloud, cameras: Cameras, config: RenderConfig) -> Rendered:
-    """Points, with the darkening by partial coverage taken back: colour and coverage are told apart."""
-    seen = render_points(cloud, cameras, radius=config.radius, points_per_pixel=config.points_per_pixel)
-    return replace(seen, color=seen.color / seen.coverage.clamp(min=1e-6)[:, None])
+    return render_points(cloud, cameras, radius=config.radius, points_per_pixel=config.points_per_pixel)
 
 
 def cloud_of_views(views: DepthViews) -> PointCloud:
@@ -240,15 +238,23 @@ def _only(views: DepthViews, view: int) -> DepthViews:
 
 
 def _enlarged(render: Callable[[Cameras], Rendered], cameras: Cameras, config: RenderConfig) -> tuple[Tensor, Tensor]:
-    if config.shrink == 1:
-        seen = render(cameras)
-        return seen.color, seen.coverage
-    small = resize_cameras(cameras, cameras.height // config.shrink, cameras.width // config.shrink)
-    seen = render(small)
-    dark = torch.cat([seen.color * seen.coverage[:, None], seen.coverage[:, None]], dim=1)
-    large = functional.interpolate(dark, (cameras.height, cameras.width), mode="bilinear", align_corners=False)
-    coverage = large[:, 3]
-    return large[:, :3] / coverage.clamp(min=1e-6)[:, None], coverage
+    small = cameras
+    if config.shrink > 1:
+        small = resize_cameras(cameras, cameras.height // config.shrink, cameras.width // config.shrink)
+    return told_apart(render(small), cameras.height, cameras.width)
+
+
+def told_apart(seen: Rendered, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Colour [T, 3, H, W] and coverage [T, H, W] of a render, enlarged to ``height`` x ``width`` pixels.
+
+    A render is dark where it covers a pixel in part, and is enlarged so, bilinearly, corners not aligned (ViewCrafter).
+    Then the darkening is taken back: colour times coverage is the enlarged render.
+    """
+    dark = torch.cat([seen.color, seen.coverage[:, None]], dim=1)  # [T, 4, h, w]
+    if dark.shape[-2:] != (height, width):
+        dark = functional.interpolate(dark, (height, width), mode="bilinear", align_corners=False)
+    coverage = dark[:, 3]
+    return dark[:, :3] / coverage.clamp(min=1e-6)[:, None], coverage
 
 
 def _stacked(clips: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> ClipRenders:

@@ -20,7 +20,7 @@ from reconx_pl.files.tensors import to_bytes
 from reconx_pl.geometry.cameras import with_views
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.geometry.point_maps import point_map_from_depth, with_unexplained
-from reconx_pl.geometry.rendering.limits import FAR
+from reconx_pl.geometry.rendering.sky import finite_depth
 from reconx_pl.metrics.lpips import LpipsDistance
 from reconx_pl.reconstruction.alignment import AligningEstimator, aligned_frames, holds_fixed_views
 from reconx_pl.reconstruction.frame_confidence import frame_confidence
@@ -295,23 +295,12 @@ def start_points(inputs: InputViews, sequence: FrameSequence, maps: PointMap | N
 
     Those of the alignment, where frames were aligned and depth did not come with the data: of the input views, or of
     all frames (``PointsConfig.views``). Else those of every input pixel with depth, of the sky far away
-    (``sky_placed``), and beside them those of the cloud that tell what no depth map does. Without depth those of the
+    (``finite_depth``), and beside them those of the cloud that tell what no depth map does. Without depth those of the
     cloud, filled where many views tell gaps from surfaces.
     """
     generator = seeded_generator(config.seed, inputs.key, "points")
     start = _geometric_points(inputs, sequence, maps, config.points, generator)
     return random_points(inputs.cameras, len(start), generator) if config.points.random else start
-
-
-def sky_placed(depth: Tensor) -> Tensor:
-    """Depth [C, H, W] with that of the sky, which is infinite, at ``FAR`` times the largest finite one.
-
-    A fit without points there has to move near ones into the sky. Where nothing is finite nothing is placed.
-    """
-    sky, finite = depth == torch.inf, torch.isfinite(depth) & (depth > 0)
-    if not bool(sky.any() and finite.any()):
-        return depth
-    return torch.where(sky, FAR * depth[finite].max(), depth)
 
 
 def _geometric_points(
@@ -327,7 +316,7 @@ def _geometric_points(
         part = PointMap(maps.points[chosen], maps.confidence[chosen], maps.valid[chosen])
         return points_from_maps(part, sequence.images[chosen], every, generator)
     if inputs.depth is not None:
-        own = point_map_from_depth(sky_placed(inputs.depth), inputs.cameras, inputs.confidence)
+        own = point_map_from_depth(finite_depth(inputs.depth), inputs.cameras, inputs.confidence)
         dense = points_from_maps(own, inputs.images, every, generator)
         return dense if inputs.cloud is None else with_unexplained(dense, inputs.cloud, own, inputs.cameras)
     assert inputs.cloud is not None

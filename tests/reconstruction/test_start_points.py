@@ -13,7 +13,7 @@ from reconx_pl.evaluation.task import clip_task
 from reconx_pl.geometry.cameras import project, unproject
 from reconx_pl.geometry.rendering.limits import FAR
 from reconx_pl.reconstruction.input_views import InputViews
-from reconx_pl.reconstruction.scene_builder import SceneConfig, input_sequence, sky_placed, start_points
+from reconx_pl.reconstruction.scene_builder import SceneConfig, input_sequence, start_points
 from reconx_pl.types import PointCloud
 
 
@@ -58,10 +58,3 @@ def test_a_point_before_the_sky_hangs_in_the_air(inputs: InputViews) -> None:
     other = replace(inputs, depth=torch.stack([inputs.depth[0], torch.zeros(32, 32)]), cloud=cloud)
     assert len(points_of(other)) == int((other.depth > 0).sum()) + 1
     assert torch.equal(points_of(other).points[-1], rays[20, 1])
-
-
-def test_without_sky_or_without_a_surface_depth_stays_as_it_is() -> None:
-    for depth in (torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[torch.inf, 0.0]]])):
-        assert torch.equal(sky_placed(depth), depth)
-    mixed = torch.tensor([[[2.0, 0.0, torch.inf, -1.0]], [[4.0, torch.inf, 1.0, 0.0]]])
-    assert sky_placed(mixed).tolist() == [[[2.0, 0.0, 4 * FAR, -1.0]], [[4.0, 4 * FAR, 1.0, 0.0]]]

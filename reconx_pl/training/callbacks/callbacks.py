@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from reconx_pl.data.datamodule import ShardDataModule
-from reconx_pl.diffusion.pipeline import SamplingPipeline
 from reconx_pl.errors import ConfigurationError, ReconXError
 from reconx_pl.evaluation.coverage import HALVES
 from reconx_pl.evaluation.records import scene_folder
@@ -210,7 +209,7 @@ class EvaluationCallback(L.Callback):
             if is_sharded(module.network):
                 with all_or_none():
                     clips = list(clips)
-                view_generator = generate_together(clips, own, self.config.seed, module.device)
+                view_generator = generate_together(clips, own, self.config, module.device)
             results = evaluate_scenes(
                 clips,
                 view_generator,
@@ -244,17 +243,19 @@ def validations_so_far(trainer: L.Trainer) -> int:
 
 
 def generate_together(
-    clips: Iterable[Clip], view_generator: SamplingPipeline, seed: int, device: torch.device
+    clips: Iterable[Clip], view_generator: ViewGenerator, config: EvaluationConfig, device: torch.device
 ) -> RecordedFrames:
     """Generate every clip with a sharded model, all ranks the same one at the same time, as an evaluation would.
 
-    A clip that cannot be generated is left out, and fails when its turn in the evaluation comes.
+    Frames are asked for at the cameras at which it would ask for them (``config.pose_policy``). A clip that cannot be
+    generated is left out, and fails when its turn in the evaluation comes.
     """
     frames: dict[str, Tensor] = {}
     for clip in clips:
         try:
+            cameras = clip.cameras if config.pose_policy == "dataset" else None
             frames[clip.key] = view_generator.generate(
-                blind(clip), seeded_generator(seed, clip.key, "generate", device)
+                blind(clip, cameras), seeded_generator(config.seed, clip.key, "generate", device)
             )
         except ReconXError as error:  # about the clip, and thus the same on every rank
             log.error("clip %s cannot be generated: %s", clip.key, error)

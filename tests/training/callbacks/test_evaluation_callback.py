@@ -18,11 +18,20 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_run import logged, tiny_config
 
 from reconx_pl.cli.train import main
-from reconx_pl.data.procedural import write_procedural
+from reconx_pl.data.procedural import procedural_clip, write_procedural
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.evaluation.coverage import HALVES
+from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scene
 from reconx_pl.files.json_files import read_json
-from reconx_pl.training.callbacks.callbacks import EvaluationCallback, flatten_scores, validations_so_far
+from reconx_pl.splatting.fit import FitConfig
+from reconx_pl.splatting.losses import LossWeights
+from reconx_pl.training.callbacks.callbacks import (
+    EvaluationCallback,
+    flatten_scores,
+    generate_together,
+    validations_so_far,
+)
+from reconx_pl.types import Clip
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +151,27 @@ def test_a_run_is_evaluated_where_that_is_asked_for(monkeypatch: pytest.MonkeyPa
         trainer = trainer_at(step, **options)
         callback.on_validation_end(trainer, torch.nn.Module())  # type: ignore[arg-type]
     assert seen == [4, 8, 12, 20]
+
+
+def test_a_sharded_model_is_asked_for_the_frames_that_an_evaluation_asks_for() -> None:
+    clip = procedural_clip(1, frames=4, size=(32, 32), points=64)
+    seen: list[Clip] = []
+
+    class Watched:
+        def generate(self, clip: Clip, generator: torch.Generator) -> torch.Tensor:
+            seen.append(clip)
+            return torch.rand(clip.frames.shape, generator=generator)
+
+    for policy in ("dataset", "interpolated"):
+        config = EvaluationConfig(
+            FitConfig(steps=1, loss=LossWeights(lpips=0.0)), pose_policy=policy, metrics=("psnr",), two_views=False
+        )
+        apart = generate_together([clip], Watched(), config, torch.device("cpu"))
+        result = evaluate_scene(clip, Watched(), config)
+        together, alone = seen[-2:]
+        assert torch.allclose(together.cameras.world_to_camera, alone.cameras.world_to_camera, atol=1e-6)
+        assert torch.allclose(apart.frames[clip.key][1:-1], result.given.images[1:-1], atol=0.51 / 255)
+    assert not torch.allclose(seen[0].cameras.world_to_camera, seen[2].cameras.world_to_camera, atol=1e-3)
 
 
 def test_parts_have_tags_of_their_own() -> None:

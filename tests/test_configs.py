@@ -203,7 +203,7 @@ def test_the_scenes_of_procedural_v1_never_overlap() -> None:
 def test_demo_is_one_network() -> None:
     networks = [fit_config(name).model.network for name in DEMO]
     assert networks[0] == networks[1] == networks[2]
-    assert unet(fit_config("demo/base")) == UNetConfig.demo()
+    assert unet(fit_config("demo/base")) == UNetConfig.demo(more_channels=192 + 64)
     assert [fit_config(name).model.stage.value for name in DEMO] == ["base", "image_attention", "structure"]
 
 

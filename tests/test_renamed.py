@@ -120,7 +120,7 @@ def test_a_class_path_of_today_stays() -> None:
             {
                 "model": {
                     "sampling": {
-                        "class_path": "reconx_pl.diffusion.pipeline.SamplingConfig",
+                        "class_path": "reconx_pl.diffusion.sampling.config.SamplingConfig",
                         "init_args": {"num_inference_steps": 1},
                     }
                 }

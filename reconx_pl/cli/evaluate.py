@@ -165,7 +165,7 @@ def chosen_model(
             " or leave generation out: --no-diffusion"
         )
     found = find_model(name)
-    settings = ablation.sampling(sampling or found.sampling)
+    settings = ablation.sampling(found.settings(sampling))
     return found.load(settings, device), found.identity(settings)
 
 

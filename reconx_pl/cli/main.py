@@ -16,6 +16,7 @@ from rich.progress import TaskProgressColumn
 from reconx_pl.cli.arguments import ArgumentParser, renamed_arguments, renamed_command
 from reconx_pl.cli.config_option import ConfigOption
 from reconx_pl.cli.console import console, progress_bar
+from reconx_pl.cli.model_weights import provide_model
 from reconx_pl.cli.protocols import COMMANDS as PROTOCOL_COMMANDS
 from reconx_pl.cli.protocols import add_actions as add_protocol_actions
 from reconx_pl.cli.protocols import report_missing
@@ -25,6 +26,7 @@ from reconx_pl.cli.scenes import COMMANDS as SCENE_COMMANDS
 from reconx_pl.cli.weights import COMMANDS as MACHINE_COMMANDS
 from reconx_pl.cli.weights import WEIGHTS_COMMANDS as MORE_WEIGHTS_COMMANDS
 from reconx_pl.data.packing.packing import pack_command
+from reconx_pl.diffusion.conditioning.render_config import GuidanceName
 from reconx_pl.diffusion.weights.pretrained import convert
 from reconx_pl.diffusion.weights.releases import ReleaseName
 from reconx_pl.errors import ConfigurationError, ReconXError
@@ -116,14 +118,7 @@ def cache(shards: Path, out: Path, **options: Any) -> None:
 
 
 def fetch(
-    name: Literal[
-        "lpips",
-        "dust3r-512-dpt",
-        "dynamicrafter-512",
-        "dynamicrafter-512-interp",
-        "dynamicrafter-1024",
-        "viewcrafter-25",
-    ],
+    name: Literal["lpips", "dust3r-512-dpt", ReleaseName],
     folder: Path | None = None,
     sha256: str | None = None,
     revision: str = "main",
@@ -335,9 +330,12 @@ def build_evaluate_parser(protocol: bool = False, prog: str = "evaluate.py") -> 
     parser = ArgumentParser(prog=prog, description=_summary(function) + other)
     parser.add_argument("--config", action=ConfigOption, help="YAML file with any of these options")
     parser.add_function_arguments(function, skip={"progress", "ablation"})
+    parser.add_argument("--yes", action="store_true", help="fetch the weights of a release without asking")
     without = parser.add_argument_group("Ablation: go without a part (ReconX, table V)")
     for flag, meaning in ABLATIONS.items():
         without.add_argument(f"--{flag.replace('_', '-')}", action="store_true", help=meaning)
+    guidance = "generate with no other guidance than this one; of what the model was trained with (docs/guidance.md)"
+    without.add_argument("--guidance", type=GuidanceName | None, default=None, help=guidance)
     if protocol:
         parser.add_argument(
             "--allow_failed", type=int, default=0, help="entries that may fail or be missing without an exit code of 1"
@@ -371,7 +369,10 @@ def evaluate_main(args: list[str] | None = None, prog: str = "evaluate.py") -> N
         chosen = vars(parser.instantiate_classes(parser.parse_args(arguments)))
         chosen.pop("config")
         allowed = chosen.pop("allow_failed", None)
-        ablation = Ablation(**{flag: chosen.pop(flag) for flag in ABLATIONS})
+        ablation = Ablation(**{flag: chosen.pop(flag) for flag in ABLATIONS}).guided_by(chosen.pop("guidance"))
+        yes = chosen.pop("yes")
+        if not ablation.no_diffusion:
+            provide_model(chosen["model"], yes)
         with progress_bar("loading the model", TaskProgressColumn()) as progress:
             results = _evaluation(protocol)(**chosen, ablation=ablation, progress=progress)
         out = ablation.out(Path(chosen["out"]))

@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 from reconx_pl.cli.arguments import ArgumentParser
 from reconx_pl.cli.config_option import ConfigOption
 from reconx_pl.cli.console import console, progress_bar
+from reconx_pl.cli.model_weights import provide_model
 from reconx_pl.devices import chosen_device
 from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
@@ -58,8 +59,9 @@ def reconstruct_parser() -> ArgumentParser:
         "--model",
         type=str | None,
         default=None,
-        help="who generates: folder of a training run, or of converted weights",
+        help="who generates: folder of a training run, or of converted weights, or a release (reconx weights list)",
     )
+    parser.add_argument("--yes", action="store_true", help="fetch the weights of a release without asking")
     parser.add_argument("--no-diffusion", action="store_true", help="generate nothing: fit to the photographs alone")
     parser.add_class_arguments(ReconstructionConfig)
     parser.add_argument("--sampling", type=SamplingConfig | None, default=None, help="in place of the model's own")
@@ -91,7 +93,6 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
     out: Path = options["out"]
     if not options["photographs"]:
         raise ConfigurationError("name photographs, a folder of them or a video: reconx reconstruct PHOTOS -o OUT")
-    config = config_of(options)
     device = chosen_device(options["device"])
     view_generator = None
     if not options["no_diffusion"]:
@@ -99,8 +100,12 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
             raise MissingWeightsError(NO_MODEL)
         from reconx_pl.training.models import model_source  # brings Lightning along, which takes its time
 
+        provide_model(options["model"], options["yes"])
         view_generator = model_source(options["model"], options["sampling"], device)
     estimator = options["estimator"] or named_estimator(options["geometry"], device)
+    config = config_of(options).resolved(view_generator.clip if view_generator is not None else None)
+    for name, value in config.generation.clip._asdict().items():
+        chosen[f"generation.{name}"] = value  # what is kept for --resume
     with progress_bar() as progress:
         made = reconstruct(
             options["photographs"],
@@ -144,14 +149,14 @@ def _resumed(parser: ArgumentParser, chosen: Namespace) -> Namespace:
         )
     settings = renamed(yaml.safe_load(kept.read_text(encoding="utf-8")))
     earlier = parser.parse_object({**settings, "out": str(chosen.out)})
-    earlier.stages, earlier.overwrite = chosen.stages, chosen.overwrite
+    earlier.stages, earlier.overwrite, earlier.yes = chosen.stages, chosen.overwrite, chosen.yes
     return earlier
 
 
 def _given(parser: ArgumentParser, chosen: Namespace) -> list[str]:
     """Options that differ from their defaults, but for those that --resume takes."""
     given, defaults = chosen.as_flat().__dict__, parser.get_defaults().as_flat().__dict__
-    free = ("resume", "out", "stages", "overwrite", "photographs", "config")
+    free = ("resume", "out", "stages", "overwrite", "photographs", "config", "yes")
     return [f"--{name}" for name, value in given.items() if name not in free and value != defaults.get(name)]
 
 
@@ -161,7 +166,7 @@ def _keep(parser: ArgumentParser, chosen: Namespace, out: Path) -> None:
     content["photographs"] = [str(path.absolute()) for path in map(Path, content["photographs"])]
     if content["model"] is not None and Path(content["model"]).exists():  # else it is a name on the hub
         content["model"] = str(Path(content["model"]).absolute())
-    for name in ("resume", "stages", "overwrite", "out", "config"):
+    for name in ("resume", "stages", "overwrite", "out", "config", "yes"):
         content.pop(name, None)
     with storage(out), atomic_write(out / SETTINGS) as partial:
         partial.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

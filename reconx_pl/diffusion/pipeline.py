@@ -4,68 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from reconx_pl.diffusion.conditioning.render_latents import COVERED
 from reconx_pl.diffusion.conditioning.structure import structure_points
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.offload import resident
 from reconx_pl.diffusion.render_sources import clip_renders
-from reconx_pl.diffusion.sampling.ddim import LastStep, Spacing
-from reconx_pl.diffusion.sampling.extrapolation import seen_points
+from reconx_pl.diffusion.sampling.config import SamplingConfig
+from reconx_pl.diffusion.sampling.extrapolation import seen_numbers
 from reconx_pl.diffusion.sampling.guidance import Guidance
-from reconx_pl.diffusion.sampling.solvers import SamplerName, check_sampler, make_sampler
+from reconx_pl.diffusion.sampling.solvers import make_sampler
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.rendering.views import DepthViews
 from reconx_pl.types import Clip, ClipRenders, Progress
 
 log = logging.getLogger(__name__)
 SEEN_WARNING = 0.5  # share of the pixels of a clip's frames; if less is covered, somebody should know
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How frames are sampled. The paper names DDIM and multi-condition guidance, but no numbers: these are the base's.
-
-    Args:
-        num_inference_steps: evaluations of the guided model.
-        sampler: "ddim" (base model) or a second-order solver, see ``make_sampler`` and docs/sampling.md.
-        eta: of DDIM alone: 0 is deterministic, 1 (base model, and None) adds the full noise back.
-        guidance_scale: guidance towards text and image (base model: 7.5).
-        structure_guidance_scale: guidance towards the point cloud (ours: as strong as towards the views).
-        guidance_rescale: guidance rescale against over-saturation (base model: 0.7).
-        last_step: of DDIM alone: "official" (and None) repeats the original's last-step rescale, "corrected" undoes it.
-        spacing: which diffusion steps are visited; None is the sampler's own, "trailing" for DDIM and "quadratic" for
-            the solvers.
-        batched: one pass over all guidance branches (False: one after the other, for small GPUs).
-        structure: False generates without the structure condition (the ablation).
-        render: False generates without renders, of a network that is guided by them (the ablation).
-        precision: "bf16" runs the model in bfloat16 autocast; latents and sampler stay float32.
-        offload: keep the encoders, the U-Net and the decoder on the CPU and bring each to the device only while it
-            works, for GPUs that cannot hold all of them at once.
-    """
-
-    num_inference_steps: int = 50
-    sampler: SamplerName = "ddim"
-    eta: float | None = None
-    guidance_scale: float = 7.5
-    structure_guidance_scale: float = 7.5
-    guidance_rescale: float = 0.7
-    last_step: LastStep | None = None
-    spacing: Spacing | None = None
-    batched: bool = True
-    structure: bool = True
-    render: bool = True
-    precision: Literal["32", "bf16"] = "32"
-    offload: bool = False
-
-    def __post_init__(self) -> None:
-        if self.num_inference_steps < 1:
-            raise ConfigurationError(f"sampling.num_inference_steps must be at least 1, got {self.num_inference_steps}")
-        check_sampler(self.sampler, self.eta, self.last_step)
 
 
 class SamplingPipeline:
@@ -138,11 +95,12 @@ class SamplingPipeline:
         renders = self._renders(clip, views, end_condition_frame)
         points = colors = None
         if self.uses_structure and clip.cloud is not None:
-            points, colors = clip.cloud.points, clip.cloud.colors[None]
+            cloud = clip.cloud
             if end_condition_frame is not None:
-                points = self._seen(points, clip, known)
+                cloud = cloud[self._seen(cloud.points, clip, known)]
             config = self.network.structure_encoder.config  # type: ignore[union-attr]
-            points = structure_points(points[None], clip.cameras.world_to_camera[None], config)
+            points = structure_points(cloud.points[None], clip.cameras.world_to_camera[None], config)
+            colors = cloud.colors[None]
         generated = self.generate_views(
             clip.images[known][None],
             torch.tensor([clip.fps]),
@@ -162,10 +120,10 @@ class SamplingPipeline:
         config = self.network.render
         if config is None or not self.config.render:
             if views is not None:
+                known = repr(self.network.guidance) if config is None else "switched off by sampling.render"
                 raise ConfigurationError(
                     "generation along a path of cameras needs a model that is guided by renders, and this one's "
-                    f"guidance is {self.network.guidance!r}: take --path interpolated, or another model "
-                    "(docs/guidance.md)"
+                    f"guidance is {known}: take --path interpolated, or another model (docs/guidance.md)"
                 )
             return None
         if end_condition_frame is not None and views is None:
@@ -175,7 +133,7 @@ class SamplingPipeline:
             )
         clip.cameras.check(f"the path of clip {clip.key}")
         renders = clip_renders(clip, config, self.device, views)
-        covered = float((renders.coverage > 0).any(dim=1).float().mean())
+        covered = float((renders.coverage >= COVERED).any(dim=1).float().mean())
         if covered < SEEN_WARNING:
             log.warning(
                 "clip %s: what the input views saw covers %.0f %% of the pixels of its frames; the model invents the "
@@ -186,8 +144,9 @@ class SamplingPipeline:
         return renders
 
     def _seen(self, points: Tensor, clip: Clip, views: list[int]) -> Tensor:
+        """Numbers [N] of the points that the views see, some over and over."""
         tokens = self.network.structure_encoder.config.tokens  # type: ignore[union-attr]
-        seen = seen_points(points, clip.cameras[views], tokens)
+        seen = seen_numbers(points, clip.cameras[views], tokens)
         if seen is None:
             raise BadSceneError(
                 f"clip {clip.key}: frames {views[0]} and {views[1]} see fewer than {tokens} points of the cloud, which "
@@ -230,8 +189,14 @@ class SamplingPipeline:
 
         Raises:
             BadSceneError: the model has a structure branch and there are too few points; names ``keys``.
-            ConfigurationError: ``end_condition_frame`` is no frame of the clips.
+            ConfigurationError: ``end_condition_frame`` is no frame of the clips; the model is guided by renders, and
+                there are none.
         """
+        if renders is None and self.uses_render:
+            raise ConfigurationError(
+                f"guidance {self.network.guidance!r} needs renders of clip {', '.join(keys)}: see "
+                "diffusion/render_sources.py, or set sampling.render to false"
+            )
         least = 0 if renders is not None else 1
         if end_condition_frame is not None and not bool(
             ((end_condition_frame >= least) & (end_condition_frame < frames)).all()

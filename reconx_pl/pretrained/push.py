@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from reconx_pl.diffusion.weights.card import run_card, with_licence
+from reconx_pl.diffusion.weights.generation import GENERATION, read_generation
 from reconx_pl.diffusion.weights.pretrained import CARD, CONFIG, load_pretrained
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError, PublishingError, ReconXError
 from reconx_pl.files.checksums import SUMS, differing, file_sha256, read_sums, sums_text
@@ -159,13 +160,14 @@ def _converted(folder: Path, licence: str | None, progress: Progress | None) -> 
     for name in (CONFIG, CARD):
         if not (folder / name).is_file():
             raise MissingWeightsError(f"{folder / name} is missing; `reconx weights convert` writes it")
-    names = (CONFIG, FOLDER_FILE)
+    names = [name for name in (CONFIG, GENERATION, FOLDER_FILE) if (folder / name).is_file()]
     digests = {name: file_sha256(folder / name, progress) for name in names}
     listed = read_sums(folder / SUMS) if (folder / SUMS).is_file() else {}
     wrong = list(differing(folder, listed, lambda path: digests.get(path.name) or file_sha256(path, progress)))
     if wrong:
         raise BadWeightsError(f"{folder}: {'; '.join(wrong)}; convert the checkpoint again")
     load_pretrained(folder)  # maps the file; what does not load here would load nowhere
+    read_generation(folder)
     card, licence = with_licence((folder / CARD).read_text(encoding="utf-8"), licence, str(folder / CARD))
     files = {name: folder / name for name in names}
     return Shipment({**files, CARD: card.encode(), SUMS: sums_text(digests).encode()}, licence)

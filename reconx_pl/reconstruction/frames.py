@@ -50,7 +50,7 @@ def prepare_frames(
         given = prepare_fit(inputs, input_sequence(inputs), config.scene)
         notes = ["nothing was generated"]
     else:
-        inputs = input_views(views, config.generation.height, config.generation.width)
+        inputs = input_views(views, config.generation.clip.height, config.generation.clip.width)
         given = prepare_fit(inputs, read_sequence(generated), config.scene, estimator)
         way = (
             "a global alignment with the photographs held fixed"

@@ -52,10 +52,11 @@ def generate(
         ConfigurationError: frames or a size that the model does not generate; with ``orbit_frames`` photographs that
             no circle passes through, or a model that cannot extrapolate.
     """
+    _, height, width, fps = config.clip
     inputs = replace(
-        input_views(views, config.height, config.width),
+        input_views(views, height, width),
         closed=is_loop(views, config),
-        fps=config.fps,
+        fps=fps,
         caption=config.caption,
     )
     work = _Work(inputs, config, source, seed, device, folder, progress)
@@ -67,7 +68,7 @@ def generate(
     frames = to_bytes(made.images)
     save_tensors({"frames": frames, **camera_tensors(made.cameras)}, folder / SEQUENCE)
     write_json(folder / PLACES, {"input_places": made.input_places, "posed": made.posed})
-    write_mp4(frames.movedim(1, -1), folder / VIDEO, max(config.fps, _SLOWEST))
+    write_mp4(frames.movedim(1, -1), folder / VIDEO, max(fps, _SLOWEST))
     return [note]
 
 
@@ -93,8 +94,8 @@ class _Work:
 
 def _between(work: _Work) -> tuple[FrameSequence, str]:
     """From each photograph to the next. What is there is not generated again."""
-    inputs, config = work.inputs, work.config
-    clips = pair_clips(inputs, config.frames)
+    inputs, frames = work.inputs, work.config.clip.frames
+    clips = pair_clips(inputs, frames)
 
     def keep(number: int, make: Callable[[], Tensor]) -> Tensor:
         file = work.folder / f"clip-{number:02d}.safetensors"
@@ -102,20 +103,20 @@ def _between(work: _Work) -> tuple[FrameSequence, str]:
             save_tensors({"frames": make()}, file)
         return load_tensors(file)["frames"]
 
-    path = path_of(PathConfig.parse(config.path), inputs.cameras, config.frames, closed=inputs.closed)
+    path = path_of(PathConfig.parse(work.config.path), inputs.cameras, frames, closed=inputs.closed)
     made = generate_sequence(
         inputs, clips, work.source, work.seed, work.device, cameras=path.cameras, keep=keep, progress=work.progress
     )
-    note = f"{config.frames - 2} frames generated between each of {len(clips)} pairs of photographs"
+    note = f"{frames - 2} frames generated between each of {len(clips)} pairs of photographs"
     return made, note + (", in a loop" if inputs.closed else "")
 
 
 def _along(work: _Work) -> tuple[FrameSequence, str]:
     """Along any path of cameras. What is there is not generated again."""
-    inputs, config = work.inputs, work.config
+    inputs, config, frames = work.inputs, work.config, work.config.clip.frames
     points = None if inputs.cloud is None else inputs.cloud.points
     chosen = PathConfig.parse(config.path, config.path_frames)
-    path = path_of(chosen, inputs.cameras, config.frames, points, inputs.closed)
+    path = path_of(chosen, inputs.cameras, frames, points, inputs.closed)
 
     def keep(number: int, make: Callable[[], Tensor]) -> Tensor:
         file = work.folder / f"path-{number:03d}.safetensors"
@@ -123,9 +124,7 @@ def _along(work: _Work) -> tuple[FrameSequence, str]:
             save_tensors({"frames": make()}, file)
         return load_tensors(file)["frames"]
 
-    made = generate_path(
-        inputs, path, work.source, config.frames, work.seed, work.device, keep=keep, progress=work.progress
-    )
+    made = generate_path(inputs, path, work.source, frames, work.seed, work.device, keep=keep, progress=work.progress)
     through = sum(place is not None for place in path.places)
     return made, f"{len(path)} frames generated along the path {chosen}, through {through} of {len(inputs)} photographs"
 
@@ -149,7 +148,8 @@ def _orbit(work: _Work) -> tuple[FrameSequence, str]:
     inputs, config, cloud = work.inputs, work.config, work.inputs.cloud
     assert cloud is not None
     path, places = path_through(orbit_path(inputs.cameras, config.orbit_frames, cloud.points), inputs.cameras)
-    settings = OrbitConfig(config.frames, config.end_condition_frame, config.fps, config.caption, work.seed)
+    clip = config.clip
+    settings = OrbitConfig(clip.frames, config.end_condition_frame, clip.fps, config.caption, work.seed)
     windows = _KeptWindows(work.source, work.folder)
     frames = generate_orbit(inputs.images, places, path, cloud, windows, settings, work.device, work.progress)
     frames[places] = inputs.images

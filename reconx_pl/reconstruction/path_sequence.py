@@ -179,7 +179,7 @@ def _clip(inputs: InputViews, cameras: Cameras, images: Tensor, window: PathWind
         frame_indices=tuple(inside),
         fps=inputs.fps,
         caption=inputs.caption,
-        cloud=inputs.cloud,
+        cloud=None if inputs.cloud is None else inputs.cloud.to("cpu"),
         geometry=inputs.geometry,
     )
 

@@ -95,7 +95,7 @@ def reconstruct(
         sources: image files, folders of images, or one video; see ``data.photographs.load_photographs``.
         out: gets scene.ply, cameras.json, sparse/0, images, generated.mp4, flythrough.mp4, report.html,
             reconstruction.json, and the stages' own files in ``stages``, which may be deleted.
-        config: see there.
+        config: see there; what its ``generation`` leaves open is the model's own.
         estimator: finds cameras and points.
         view_generator: generates between the photographs; None fits to the photographs alone.
         device: of generation, fit and fly-through.
@@ -113,6 +113,7 @@ def reconstruct(
     """
     if unknown := sorted(set(stages) - set(STAGES)):
         raise ConfigurationError(f"no stage is called {', '.join(unknown)}; there are {', '.join(STAGES)}")
+    config = config.resolved(view_generator.clip if view_generator is not None else None)
     last = max((STAGES.index(name) for name in stages), default=len(STAGES) - 1)
     if view_generator is not None:
         config.scene.aligns(estimator)  # refuse early what cannot be

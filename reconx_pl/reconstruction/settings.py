@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, get_args
 
+from reconx_pl.diffusion.weights.generation import ClipDefaults
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.reconstruction.scene_builder import Alignment, FrameConfidence, SceneConfig
 from reconx_pl.splatting.fit import FitConfig
@@ -16,15 +17,25 @@ PHOTOGRAPHS, GEOMETRY, GENERATION, FRAMES, FIT, FLYTHROUGH = STAGES
 KEY = "scene"  # seeds everything random, together with ``seed``: the same whatever the folder of results is called
 
 
+class ClipShape(NamedTuple):
+    """Numbers of a generated clip: T frames, their rows and columns in pixels, and the frame rate the model is told."""
+
+    frames: int = 32
+    height: int = 512
+    width: int = 512
+    fps: float = 8.0
+
+
 @dataclass(frozen=True)
 class GenerationConfig:
     """What is generated between neighbouring photographs. Frames and size are what the model was trained with.
 
     Args:
-        frames: T of each clip, the two photographs included (the paper has 32).
-        height: rows of a frame, pixels; photographs are reduced and cropped to it.
-        width: columns of a frame, pixels.
-        fps: frame rate that the model is told; one that it was trained with.
+        frames: T of each clip, the two photographs included; None takes the model's own, else 32 as the paper.
+        height: rows of a frame, pixels; photographs are reduced and cropped to it. None takes the model's own, else
+            512.
+        width: columns of a frame, pixels; None as for ``height``.
+        fps: frame rate that the model is told; one that it was trained with. None takes the model's own, else 8.
         caption: what the model is told about the scene.
         loop: "auto" generates from the last photograph back to the first where they are neighbours, "never" leaves the
             path open.
@@ -41,10 +52,10 @@ class GenerationConfig:
         path_frames: frames of an orbit or a spiral; None takes as many as an interpolated path would have.
     """
 
-    frames: int = 32
-    height: int = 512
-    width: int = 512
-    fps: float = 8.0
+    frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    fps: float | None = None
     caption: str = ""
     loop: Literal["auto", "never"] = "auto"
     orbit_frames: int = 0
@@ -55,17 +66,39 @@ class GenerationConfig:
     path_frames: int | None = None
 
     def __post_init__(self) -> None:
-        if self.frames < 2 or min(self.height, self.width) < 8 or not self.fps > 0:
+        frames, height, width, fps = self.clip  # an open one is right here
+        if frames < 2 or min(height, width) < 8 or not fps > 0:
             raise ConfigurationError(
-                f"generation needs at least 2 frames of 8 x 8 pixels and a positive frame rate, got {self.frames} "
-                f"frames of {self.height} x {self.width} at {self.fps} a second"
+                f"generation needs at least 2 frames of 8 x 8 pixels and a positive frame rate, got {frames} "
+                f"frames of {height} x {width} at {fps} a second"
             )
-        if self.orbit_frames < 0 or (self.orbit_frames and not 0 < self.end_condition_frame < self.frames - 1):
+        misplaced = self.frames is not None and not 0 < self.end_condition_frame < frames - 1
+        if self.orbit_frames < 0 or (self.orbit_frames and misplaced):
             raise ConfigurationError(
-                f"generation.orbit_frames is 0 or more frames, in clips of {self.frames} that extrapolate from a frame "
-                f"generation.end_condition_frame in 1 to {self.frames - 2}; got "
+                f"generation.orbit_frames is 0 or more frames, in clips of {frames} that extrapolate from a frame "
+                f"generation.end_condition_frame in 1 to {frames - 2}; got "
                 f"{self.orbit_frames} and {self.end_condition_frame}"
             )
+
+    @property
+    def clip(self) -> ClipShape:
+        """The numbers of a clip; what is still open is 32 frames of 512 x 512 pixels at 8 a second."""
+        given = {name: getattr(self, name) for name in ClipShape._fields if getattr(self, name) is not None}
+        return ClipShape(**given)
+
+    def resolved(self, own: ClipDefaults | None = None) -> GenerationConfig:
+        """With numbers for what is open: the model's own, else 32 frames of 512 x 512 pixels at 8 a second.
+
+        Args:
+            own: what the model says of its clips.
+
+        Raises:
+            ConfigurationError: numbers that do not go together.
+        """
+        own = own or ClipDefaults()
+        left = {name: getattr(own, name) for name in ClipShape._fields if getattr(self, name) is None}
+        known = replace(self, **left)
+        return replace(known, **known.clip._asdict())
 
 
 @dataclass(frozen=True)
@@ -99,6 +132,10 @@ class ReconstructionConfig:
     flythrough_frames: int = 120
     flythrough_fps: float = 24.0
     seed: int = 0
+
+    def resolved(self, own: ClipDefaults | None = None) -> ReconstructionConfig:
+        """With numbers for what ``generation`` leaves to the model; see ``GenerationConfig.resolved``."""
+        return replace(self, generation=self.generation.resolved(own))
 
     @property
     def scene(self) -> SceneConfig:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from reconx_pl.diffusion.weights.generation import ClipDefaults
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import interpolate_cameras, with_views
 from reconx_pl.geometry.rendering.views import DepthViews
@@ -144,11 +145,19 @@ class ViewGeneratorSource:
     Args:
         identity: what its frames follow from, weights and sampling.
         load: gives the view generator.
+        clip: frames, size and frame rate that it generates unless told otherwise; None knows none.
         follows_cameras: see the function.
     """
 
-    def __init__(self, identity: str, load: Callable[[], ViewGenerator], follows_cameras: bool = False) -> None:
+    def __init__(
+        self,
+        identity: str,
+        load: Callable[[], ViewGenerator],
+        clip: ClipDefaults | None = None,
+        follows_cameras: bool = False,
+    ) -> None:
         self.identity, self.load, self.follows_cameras = identity, load, follows_cameras
+        self.clip = clip or ClipDefaults()
         self._loaded: ViewGenerator | None = None
 
     def generate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,12 +14,14 @@ from jsonargparse import ArgumentParser
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.pipeline import SamplingConfig, SamplingPipeline
 from reconx_pl.diffusion.weights.building import build_network
+from reconx_pl.diffusion.weights.generation import ClipDefaults, GenerationDefaults, read_generation
 from reconx_pl.diffusion.weights.load import load_network
 from reconx_pl.diffusion.weights.pretrained import CONFIG, hub_folder, is_hub_name
-from reconx_pl.diffusion.weights.releases import RELEASES, release_config
-from reconx_pl.errors import MissingWeightsError
+from reconx_pl.diffusion.weights.releases import RELEASES, release_config, release_defaults
+from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.files.checksums import file_sha256
 from reconx_pl.files.weights import FOLDER_FILE
+from reconx_pl.pretrained.inventory import inventory
 from reconx_pl.reconstruction.view_generator import ViewGeneratorSource
 from reconx_pl.renamed import renamed
 from reconx_pl.training.checkpointing.network_weights import own_weights, whole_tensors
@@ -47,14 +49,55 @@ class NamedModel:
     run: Path | None = None
 
     @property
-    def sampling(self) -> SamplingConfig:
-        """Its own sampling settings: those of the run, else the base model's."""
+    def defaults(self) -> GenerationDefaults:
+        """How it generates unless told otherwise: as its run, its release or ``generation.json`` beside it says.
+
+        Raises:
+            BadWeightsError: a ``generation.json`` that cannot be read.
+        """
+        if self.kind == "release":
+            return release_defaults(self.name)
         if self.run is None:
-            return SamplingConfig()
+            return read_generation(self.weights.parent)
         stated = renamed(yaml.safe_load((self.run / RUN_CONFIG).read_text(encoding="utf-8")))["model"].get("sampling")
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(SamplingConfig, "sampling")
-        return parser.instantiate_classes(parser.parse_object({"sampling": stated or {}})).sampling
+        sampling = parser.instantiate_classes(parser.parse_object({"sampling": stated or {}})).sampling
+        return GenerationDefaults(sampling=sampling)
+
+    @property
+    def follows_cameras(self) -> bool:
+        """Whether it is guided by renders, and so generates what the cameras of a clip see. Nothing is loaded."""
+        if self.config is None:
+            network = release_config(self.name, frames=32)
+        else:
+            described = renamed(yaml.safe_load(self.config.read_text(encoding="utf-8")))  # JSON is YAML
+            network = described["model"]["network"] if "model" in described else described
+        stated = network.get("init_args", network)
+        return stated.get("render") is not None or stated.get("guidance") in ("render", "both")
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """Its own sampling settings: those of the run or the release, else the base model's."""
+        return self.defaults.sampling
+
+    @property
+    def clip(self) -> ClipDefaults:
+        """Frames, size and frame rate of its clips, as far as they are known."""
+        return self.defaults.clip
+
+    def settings(self, given: SamplingConfig | None) -> SamplingConfig:
+        """Sampling settings in the place of its own.
+
+        What ``given`` leaves open (eta, spacing, last step) is as a release does it, where the sampler is the same.
+        """
+        own = self.sampling
+        if given is None:
+            return own
+        if self.run is not None or given.sampler != own.sampler:
+            return given
+        left = {name: getattr(own, name) for name in ("eta", "spacing", "last_step") if getattr(given, name) is None}
+        return replace(given, **left)
 
     def identity(self, sampling: SamplingConfig) -> str:
         """What its frames follow from: the hash of its files, and the sampling. Nothing is loaded."""
@@ -74,7 +117,7 @@ class NamedModel:
         Raises:
             BadWeightsError: weights that do not fit.
         """
-        settings = sampling or self.sampling
+        settings = self.settings(sampling)
         place = "cpu" if settings.offload else device
         if self.run is not None:
             module = load_run(self.run, self.weights)
@@ -82,7 +125,7 @@ class NamedModel:
                 module.to(device)
             return module.view_generator(settings, device)
         if self.kind == "release":
-            network = build_network(release_config(self.name, frames=32), f"release {self.name}")
+            network = build_network(release_config(self.name), f"release {self.name}")
             load_network(network, self.weights, with_frozen_encoders=True, assign=True)
             return SamplingPipeline(network.to(place).eval(), settings, device)
         return SamplingPipeline(ReconXDiffusion.from_pretrained(self.weights.parent, device=place), settings, device)
@@ -98,6 +141,7 @@ def find_model(name: str | Path, weights: Path = WEIGHTS) -> NamedModel:
 
     Raises:
         MissingWeightsError: there is none of that name, or a run without weights; says what would do.
+        ConfigurationError: weights of another kind, which do not generate.
     """
     path = Path(name)
     if (path / RUN_CONFIG).is_file():
@@ -114,6 +158,13 @@ def find_model(name: str | Path, weights: Path = WEIGHTS) -> NamedModel:
         )
     if str(name) in RELEASES:
         return _release(str(name), weights)
+    fetched = [known for known in inventory(weights) if known.fetched_as]
+    if other := [known for known in fetched if str(name) in (known.name, known.fetched_as)]:
+        raise ConfigurationError(
+            f"{name} generates no frames: its weights are for {other[0].purpose}. --model takes a release such as "
+            f"{', '.join(RELEASES)}, the folder of a training run, a checkpoint in it, a converted folder, or "
+            "owner/name on the hub"
+        )
     if is_hub_name(name):
         folder = hub_folder(str(name))
         if (folder / RUN_CONFIG).is_file() or (folder / CONFIG).is_file():
@@ -132,8 +183,9 @@ def model_source(name: str | Path, sampling: SamplingConfig | None = None, devic
         MissingWeightsError: see ``find_model``.
     """
     found = find_model(name)
-    settings = sampling or found.sampling
-    return ViewGeneratorSource(found.identity(settings), lambda: found.load(settings, device))
+    settings = found.settings(sampling)
+    follows = found.follows_cameras and settings.render
+    return ViewGeneratorSource(found.identity(settings), lambda: found.load(settings, device), found.clip, follows)
 
 
 def live_identity(view_generator: SamplingPipeline) -> str:
@@ -148,13 +200,24 @@ def live_identity(view_generator: SamplingPipeline) -> str:
     return f"weights {digest.hexdigest()[:16]}, {view_generator.config}"
 
 
+def release_place(name: str, weights: Path = WEIGHTS) -> Path | None:
+    """Where the weights of a release are: the converted ones, which load faster, or else the checkpoint; None: nowhere.
+
+    Args:
+        name: of the release.
+        weights: folder of fetched and converted releases.
+    """
+    places = (weights / name / FOLDER_FILE, weights / RELEASES[name].saved_as)
+    return next((place for place in places if place.is_file()), None)
+
+
 def _release(name: str, weights: Path) -> NamedModel:
-    converted = weights / name
-    if (converted / FOLDER_FILE).is_file():
-        return NamedModel(name, "folder", converted / FOLDER_FILE, converted / CONFIG)
-    checkpoint = weights / RELEASES[name].saved_as
-    if checkpoint.is_file():
-        return NamedModel(name, "release", checkpoint, None)
-    raise MissingWeightsError(
-        f"{name} is a release, and neither {checkpoint} nor {converted} is here: `reconx weights fetch {name}`"
-    )
+    place = release_place(name, weights)
+    if place is None:
+        raise MissingWeightsError(
+            f"{name} is a release, and neither {weights / RELEASES[name].saved_as} nor {weights / name} is here: "
+            f"`reconx weights fetch {name}`"
+        )
+    if place.name == FOLDER_FILE:
+        return NamedModel(name, "folder", place, place.parent / CONFIG)
+    return NamedModel(name, "release", place, None)

@@ -21,7 +21,8 @@ from reconx_pl.diffusion.weights.building import build_network
 from reconx_pl.diffusion.weights.load import fitting_state, is_structure, load_network, read_network
 from reconx_pl.diffusion.weights.pretrained import convert
 from reconx_pl.diffusion.weights.released import SCHEDULE_BUFFERS, UNUSED, split_released
-from reconx_pl.diffusion.weights.releases import release_config
+from reconx_pl.diffusion.weights.releases import release_config, release_of
+from reconx_pl.types import ClipRenders
 
 RELEASE = "dynamicrafter-512-interp"
 GB = 1e9
@@ -54,6 +55,36 @@ def test_every_key_of_the_layout_has_its_place(frames: int, layout: dict[str, tu
     assert fitted["image_tokens.resampler.latents"].shape == (1, 16 * frames, 1024)
     unused = sum(math.prod(layout[name]) for name in (UNUSED | SCHEDULE_BUFFERS))
     assert sum(tensor.numel() for tensor in split.tensors.values()) + unused == 2_609_142_405
+
+
+@pytest.fixture(scope="module")
+def rendered() -> ReconXDiffusion:
+    """The full-size network of ViewCrafter, on the meta device."""
+    return build_network(release_config("viewcrafter-25-sparse"), "viewcrafter-25-sparse").eval()
+
+
+def test_guidance_by_renders_adds_no_key(rendered: ReconXDiffusion, layout: dict[str, tuple[int, ...]]) -> None:
+    state = {name: torch.empty(shape, device="meta") for name, shape in layout.items()}
+    split = split_released(state | schedule_buffers(ScheduleConfig(rescale_end=0.3)), "layout")
+    own = {name: tensor.shape for name, tensor in rendered.state_dict().items()}
+    assert own == {name: tensor.shape for name, tensor in split.tensors.items()}
+    assert len(own) + len(SCHEDULE_BUFFERS) + len(UNUSED) == len(layout) == 2520
+    assert fitting_state(rendered, split, "layout", with_frozen_encoders=True).keys() == own.keys()
+
+
+@torch.no_grad()
+def test_guidance_by_renders_runs_at_the_size_of_the_release(rendered: ReconXDiffusion) -> None:
+    """From renders and two photographs of 576 x 1024 pixels to frames: shapes alone."""
+    release = release_of("viewcrafter-25-sparse")
+    frames, size = 25, (release.height, release.width)
+    with torch.device("meta"):
+        renders = ClipRenders(torch.empty(1, 1, frames, 3, *size), torch.empty(1, 1, frames, *size))
+        sets = rendered.condition_sets(torch.empty(1, 2, 3, *size), torch.empty(1), frames, renders=renders)
+        assert sets.full.concat_latents.shape == (1, 4, frames, 72, 128)
+        assert sets.full.image_tokens.shape == sets.null.image_tokens.shape == (1, 256, 1024)
+        output = rendered(torch.empty(1, 4, frames, 72, 128), torch.empty(1, dtype=torch.int64), sets.full)
+        assert output.shape == (1, 4, frames, 72, 128)
+        assert rendered.decode(output).shape == (1, frames, 3, *size)
 
 
 # --- at full size: 10.4 GB written, loaded, converted; python -m pytest -m slow

@@ -20,7 +20,7 @@ from tiny_run import tiny_config
 from reconx_pl.cli.main import main
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.weights.card import model_card, run_card, with_licence
-from reconx_pl.diffusion.weights.releases import RELEASES
+from reconx_pl.diffusion.weights.releases import RELEASES, release_defaults
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError, PublishingError
 from reconx_pl.files.checksums import SUMS, read_sums
 from reconx_pl.pretrained.push import prepare, push
@@ -97,6 +97,16 @@ def test_a_pushed_folder_loads_again(hub: Hub, folder: Path, network: ReconXDiff
     assert front["license"] == "cc-by-4.0" and "license_name" not in front and "video-diffusion" in front["tags"]
     assert "whoever publishes them states `cc-by-4.0`" in card and "before you publish" not in card
     assert "before you publish" in (folder / "README.md").read_text()  # the user's own file stays
+
+
+def test_what_a_release_generates_is_sent_with_it(folder: Path) -> None:
+    (folder / "generation.json").write_text(release_defaults("viewcrafter-25").text())
+    shipment = prepare(folder, "cc-by-4.0")
+    assert shipment.files["generation.json"] == folder / "generation.json"
+    assert "generation.json" in bytes(shipment.files[SUMS]).decode()
+    (folder / "generation.json").write_text("{")
+    with pytest.raises(BadWeightsError, match=r"generation\.json"):
+        prepare(folder, "cc-by-4.0")
 
 
 def test_a_pushed_run_keeps_to_the_model(hub: Hub, run: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -223,7 +233,7 @@ def test_a_repository_has_an_owner(name: str, folder: Path) -> None:
 
 
 def test_a_card_that_states_a_licence_is_kept() -> None:
-    converted = model_card(RELEASES["viewcrafter-25"], 32, "32")
+    converted = model_card(RELEASES["viewcrafter-25"], 16, "32")
     assert with_licence(converted, None, "card") == (converted, "apache-2.0")
     with pytest.raises(ConfigurationError, match="states the licence apache-2.0, not mit"):
         with_licence(converted, "mit", "card")

@@ -16,7 +16,9 @@ import reconx_pl
 from reconx_pl import api
 from reconx_pl.cli.main import main
 from reconx_pl.data.formats.readers import only_scene
+from reconx_pl.diffusion.weights.generation import ClipDefaults
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
+from reconx_pl.reconstruction.settings import GenerationConfig, ReconstructionConfig
 from reconx_pl.splatting.io.ply import load_ply
 from reconx_pl.visualization.video import write_mp4
 
@@ -88,6 +90,43 @@ def test_a_model_generates(two: Room, tmp_path: Path, monkeypatch: pytest.Monkey
     assert asked == [("a/model", None, "cpu")]
     assert json.loads((out / "reconstruction.json").read_text())["view_generator"] == "a fader"
     assert (out / "generated.mp4").is_file()
+
+
+def test_a_release_is_fetched_and_its_clips_are_generated(
+    two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames, size and frame rate that nobody named are the release's, in what is kept and in what is hashed."""
+    surveyed(monkeypatch, two)
+    monkeypatch.setattr("sys.stdin", None)
+    monkeypatch.setattr(
+        "reconx_pl.pretrained.fetch.fetch_release",
+        lambda release, folder: (folder.mkdir(), (folder / release.saved_as).write_bytes(b"10.4 GB")),
+    )
+    name, photographs = "viewcrafter-25-sparse", [*map(str, two.files)]
+    wanted = ["--model", name, "--generation.fps", "12", *QUICK, "--stages", "geometry"]
+    assert f"reconx weights fetch {name}" in refused(*photographs, "-o", "scene", *wanted)
+    assert not Path("scene").exists(), "said before anything is done"
+    main(["reconstruct", *photographs, "-o", "scene", *wanted, "--yes"])
+    own = {"frames": 25, "height": 576, "width": 1024, "fps": 12.0}
+    kept = yaml.safe_load(Path("scene/settings.yaml").read_text())
+    assert own.items() <= kept["generation"].items() and kept["model"] == name and "yes" not in kept
+    assert own.items() <= json.loads(Path("scene/reconstruction.json").read_text())["settings"]["generation"].items()
+    main(["reconstruct", "--resume", "-o", "scene", "--stages", "geometry"])
+
+
+def test_the_clip_of_a_model_is_generated_where_no_other_is_named(
+    two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    surveyed(monkeypatch, two)
+    source = Fader().source()
+    source.clip = ClipDefaults(frames=5, height=32, width=48, fps=None)
+    model = api.ReconX(source, geometry="colmap", config=ReconstructionConfig(fit=CONFIG.fit), device="cpu")
+    scene = model.reconstruct(two.files, out=tmp_path / "scene")
+    settings = json.loads((scene.folder / "reconstruction.json").read_text())["settings"]["generation"]
+    assert [settings[name] for name in ("frames", "height", "width", "fps")] == [5, 32, 48, 8.0]
+    named = GenerationConfig(frames=5, height=32, width=48, fps=8.0)
+    model.reconstruct(two.files, out=scene.folder, config=ReconstructionConfig(fit=CONFIG.fit, generation=named))
+    assert len(list((scene.folder / "stages").glob("generation-*"))) == 1, "named or not, it is the same result"
 
 
 def test_five_lines_of_python(two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

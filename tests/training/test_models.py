@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from released_checkpoints import tiny
 from safetensors.torch import save_file
 
 from reconx_pl.diffusion.pipeline import SamplingConfig
-from reconx_pl.errors import MissingWeightsError
-from reconx_pl.training.models import NamedModel, find_model
+from reconx_pl.diffusion.weights.generation import ClipDefaults
+from reconx_pl.diffusion.weights.releases import release_defaults
+from reconx_pl.errors import ConfigurationError, MissingWeightsError
+from reconx_pl.training.models import NamedModel, find_model, model_source
 
 
 @pytest.fixture
@@ -52,6 +55,53 @@ def test_releases_are_found_where_they_were_fetched_or_converted(tmp_path: Path)
     (tmp_path / name).mkdir()
     (tmp_path / name / "model.safetensors").touch()
     assert find_model(name, tmp_path).kind == "folder", "a converted one loads faster"
+
+
+def test_a_release_has_settings_of_its_own_and_what_is_given_leaves_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "viewcrafter_25.ckpt").write_bytes(b"weights")
+    found = find_model("viewcrafter-25", tmp_path)
+    assert found.clip == ClipDefaults(25, 576, 1024, 10.0) and found.sampling.last_step == "corrected"
+    few = found.settings(SamplingConfig(num_inference_steps=10))
+    assert few == replace(found.sampling, num_inference_steps=10), "ten steps, and the rest as the release has it"
+    assert found.settings(SamplingConfig(last_step="official", eta=0.0)).last_step == "official"
+    solver = SamplingConfig(sampler="dpm++")
+    assert found.settings(solver) == solver, "which has no eta"
+    assert found.settings(None) == found.sampling
+
+
+def test_a_converted_release_generates_as_the_checkpoint_does(tmp_path: Path) -> None:
+    name = "viewcrafter-25-512"
+    (tmp_path / "viewcrafter_25_512.ckpt").write_bytes(b"weights")
+    raw = find_model(name, tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "model.safetensors").touch()
+    (tmp_path / name / "config.json").touch()
+    old = find_model(name, tmp_path)
+    assert (old.kind, old.sampling, old.clip) == ("folder", SamplingConfig(), ClipDefaults()), "of an earlier version"
+    (tmp_path / name / "generation.json").write_text(release_defaults(name).text())
+    for found in (find_model(name, tmp_path), find_model(tmp_path / name)):
+        assert found.kind == "folder" and found.defaults == raw.defaults == release_defaults(name)
+
+
+def test_the_settings_of_a_run_are_its_own(run: Path) -> None:
+    found = find_model(run)
+    assert found.clip == ClipDefaults()
+    assert found.settings(SamplingConfig(guidance_scale=2.0)) == SamplingConfig(guidance_scale=2.0)
+
+
+def test_a_source_knows_the_clip_of_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "viewcrafter_25.ckpt").write_bytes(b"weights")
+    source = model_source("viewcrafter-25", SamplingConfig(num_inference_steps=10))
+    assert source.clip.frames == 25 and "last_step='corrected'" in source.identity
+    assert source.identity != model_source("viewcrafter-25").identity
+
+
+@pytest.mark.parametrize("name", ["dust3r-512-dpt", "lpips", "lpips-alex"])
+def test_weights_of_another_kind_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} generates no frames: its weights are for .*viewcrafter-25"):
+        find_model(name, tmp_path)
 
 
 def test_a_hub_name_is_fetched_and_read_as_what_it_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,15 +176,30 @@ class DDIMSampler:
         for executed, i in enumerate(reversed(range(total))):
             t = torch.full((shape[0],), int(self.timesteps[i]), dtype=torch.int64, device=device)
             output = denoise(x, t).float()
-            x0, eps = self.schedule.to_x0_eps(output, x, t)
-            x0 = x0 * float(self.scales_next[i] / self.scales[i])
-            x = float(self.alphas_next[i].sqrt()) * x0 + float(self.direction[i]) * eps
-            drawn = step_noise(recorded, generator, shape, device, executed)
-            if drawn is not None and self.sigmas[i] > 0:
-                x = x + float(self.sigmas[i]) * drawn
+            x, x0 = self.step(x, output, i, step_noise(recorded, generator, shape, device, executed))
             if callback is not None:
                 callback(SamplerStep(executed, total, int(self.timesteps[i]), x, x0))
         return x
+
+    def step(self, x: Tensor, output: Tensor, index: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One step, from ``timesteps[index]`` to the next smaller one.
+
+        Args:
+            x: [B, ...] latents.
+            output: [B, ...] of the model for them, guidance applied.
+            index: in ``timesteps``.
+            noise: [B, ...] standard normal; None adds none.
+
+        Returns:
+            [B, ...] latents after it, and [B, ...] predicted clean latents after the dynamic rescale.
+        """
+        t = torch.full((x.shape[0],), int(self.timesteps[index]), dtype=torch.int64, device=x.device)
+        x0, eps = self.schedule.to_x0_eps(output, x, t)
+        x0 = x0 * float(self.scales_next[index] / self.scales[index])
+        x = float(self.alphas_next[index].sqrt()) * x0 + float(self.direction[index]) * eps
+        if noise is not None and self.sigmas[index] > 0:
+            x = x + float(self.sigmas[index]) * noise
+        return x, x0
 
 
 def starting_latents(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import yaml
 
-from reconx_pl.diffusion.weights.releases import Release
+from reconx_pl.diffusion.weights.releases import RELEASED_QUERIES, Release
 from reconx_pl.errors import ConfigurationError
 
 _UNSTATED = "see-below"  # name of the licence in a card in which somebody has yet to state one
@@ -63,24 +63,23 @@ def model_card(release: Release | None, frames: int, dtype: str) -> str:
         )
         return head + text + _LOAD
     page = f"https://huggingface.co/{release.repository}"
-    licence = (
-        f"license: {release.licence}"
-        if release.licence
-        else f"license: other\nlicense_name: that-of-the-base-model\nlicense_link: {page}/blob/main/LICENSE"
-    )
-    known = (
-        f"Its page on the hub carries the tag `{release.licence}`."
-        if release.licence
-        else f"Its repository on the hub has a [LICENSE]({page}/blob/main/LICENSE) file, which governs these weights; "
-        "it was not read when this card was made. The code of DynamiCrafter is released under Apache-2.0."
-    )
+    if release.licence:
+        licence, known = f"license: {release.licence}", f"Its page on the hub carries the tag `{release.licence}`."
+    else:
+        link = page if release.notice else f"{page}/blob/main/LICENSE"
+        licence = f"license: other\nlicense_name: that-of-the-base-model\nlicense_link: {link}"
+        known = (
+            f"Its repository on the hub has a [LICENSE]({link}) file, which governs these weights; it was not read "
+            "when this card was made. The code of DynamiCrafter is released under Apache-2.0."
+        )
+        if release.notice:
+            known = f"{release.notice[0].upper()}{release.notice[1:]}."
     text = f"""The released weights of {release.title} ([{release.repository}]({page})) in the form of reconx_pl, an \
 open implementation of ReconX: U-Net, autoencoder, resampler and both frozen CLIP encoders, in {_DTYPES[dtype]}. \
-Nothing was trained: the structure branch of ReconX is not among them and is born, closed, when the model is loaded.
+{_guidance(release)}
 
 Trained by its authors at {release.height} x {release.width} pixels; the noise schedule in `config.json` (zero \
-terminal SNR, dynamic rescale to {release.rescale_end}) is the release's. The image projector has queries for {frames} \
-frames; the release has 16{"" if frames == 16 else ", which were adapted"}.
+terminal SNR, dynamic rescale to {release.rescale_end}) is the release's. {_queries(release, frames)}
 
 ## Licence
 
@@ -89,6 +88,28 @@ autoencoder inside come from OpenCLIP and Stable Diffusion, with licences of the
 """
     base = f"base_model: {release.repository}\n"
     return _HEAD.format(licence=licence, base=base, title=f"{release.title}, for reconx_pl") + text + _LOAD
+
+
+def _guidance(release: Release) -> str:
+    if release.render is None:
+        return (
+            "Nothing was trained: the structure branch of ReconX is not among them and is born, closed, when the model "
+            "is loaded."
+        )
+    return (
+        "Nothing was trained. It is guided by renders of the points of the input views, and nothing was added to it; "
+        "`generation.json` says how its authors sample it."
+    )
+
+
+def _queries(release: Release, frames: int) -> str:
+    if release.shared_tokens:
+        return (
+            f"The image projector has the release's queries for {frames} frames; every frame of a clip of "
+            f"{release.frames} sees the tokens of all."
+        )
+    adapted = "" if frames == RELEASED_QUERIES else ", which were adapted"
+    return f"The image projector has queries for {frames} frames; the release has {RELEASED_QUERIES}{adapted}."
 
 
 def run_card(facts: Mapping[str, str], init_from: str | None) -> str:

@@ -1,4 +1,7 @@
-"""Our own form of a whole model: ``model.safetensors``, ``config.json``, a model card, checksums."""
+"""Our own form of a whole model: ``model.safetensors``, ``config.json``, a model card, checksums.
+
+Of a release also ``generation.json``.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,9 @@ from torch import Tensor
 
 from reconx_pl.diffusion.weights.building import build_network, network_config
 from reconx_pl.diffusion.weights.card import model_card
+from reconx_pl.diffusion.weights.generation import GENERATION
 from reconx_pl.diffusion.weights.load import Queries, fitting_state, load_network, read_network
-from reconx_pl.diffusion.weights.releases import Release, ReleaseName, release_config, release_of
+from reconx_pl.diffusion.weights.releases import ReleaseName, release_config, release_defaults, release_of
 from reconx_pl.diffusion.weights.writing import PRECISIONS, Precision, write_safetensors
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
 from reconx_pl.files.checksums import SUMS, file_sha256, write_sums
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 CONFIG, CARD = "config.json", "README.md"
-_WANTED = [CONFIG, FOLDER_FILE, "config.yaml", "weights.safetensors"]  # of converted weights, and of a run
+_WANTED = [CONFIG, GENERATION, FOLDER_FILE, "config.yaml", "weights.safetensors"]  # of converted weights, and of a run
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -85,7 +89,7 @@ def convert(
     checkpoint: Path,
     out_folder: Path,
     release: ReleaseName,
-    frames: int = 32,
+    frames: int | None = None,
     queries: Queries = "interpolate",
     dtype: Precision = "32",
 ) -> None:
@@ -93,35 +97,48 @@ def convert(
 
     Args:
         checkpoint: the released file, also in DeepSpeed's form.
-        out_folder: gets model.safetensors, config.json, README.md, and the checksums of the first two, SHA256SUMS.
+        out_folder: gets model.safetensors, config.json, generation.json (how the release generates unless told
+            otherwise), README.md, and the checksums of the first three, SHA256SUMS.
         release: which release it is.
-        frames: frames with queries of their own; the released models have 16, the paper's clips 32.
+        frames: frames with queries of their own; the released models have 16, the paper's clips 32, which is the
+            default. ViewCrafter's are shared by all frames and stay as they are.
         queries: how 16 frames' queries become those of ``frames``: "interpolate" over time or "repeat".
         dtype: of the floating tensors: "32", "bf16" or "16".
 
     Raises:
         MissingWeightsError: no such checkpoint.
         BadWeightsError: it does not fit the release; the message lists the keys.
+        ConfigurationError: fewer than 2 frames, or a number of frames for queries that are shared.
     """
-    if frames < 2:
+    if frames is not None and frames < 2:
         raise ConfigurationError(f"frames is at least 2, got {frames}")
-    known: Release = release_of(release)
-    config = release_config(release, frames)
+    known, config = release_of(release), release_config(release, frames)
     network = build_network(config, f"release {release}")
     state = fitting_state(network, read_network(checkpoint), str(checkpoint), queries, with_frozen_encoders=True)
-    _write_folder(Path(out_folder), state, config, PRECISIONS[dtype], model_card(known, frames, dtype))
+    card, generation = model_card(known, known.queries(frames), dtype), release_defaults(release, frames).text()
+    _write_folder(Path(out_folder), state, config, PRECISIONS[dtype], card, generation)
     log.info("%s: %d tensors of %s", out_folder, len(state), checkpoint)
 
 
 def _write_folder(
-    folder: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], dtype: torch.dtype | None, card: str
+    folder: Path,
+    state: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    dtype: torch.dtype | None,
+    card: str,
+    generation: str | None = None,
 ) -> None:
     """The weights last but for their checksums: a folder with weights is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SUMS).unlink(missing_ok=True)  # of what is about to be replaced
-    for name, text in ((CONFIG, json.dumps(config, indent=2) + "\n"), (CARD, card)):
+    (folder / GENERATION).unlink(missing_ok=True)
+    texts = {CONFIG: json.dumps(config, indent=2) + "\n", CARD: card}
+    if generation is not None:
+        texts[GENERATION] = generation
+    for name, text in texts.items():
         partial = folder / f"{name}.partial"
         partial.write_text(text, encoding="utf-8")
         partial.replace(folder / name)
     write_safetensors(state, folder / FOLDER_FILE, dtype)
-    write_sums(folder, {name: file_sha256(folder / name) for name in (CONFIG, FOLDER_FILE)})
+    summed = [name for name in (CONFIG, GENERATION, FOLDER_FILE) if (folder / name).is_file()]
+    write_sums(folder, {name: file_sha256(folder / name) for name in summed})

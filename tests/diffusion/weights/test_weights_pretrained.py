@@ -24,9 +24,11 @@ from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.sampling.schedule import ScheduleConfig
 from reconx_pl.diffusion.weights import load_network, pretrained
 from reconx_pl.diffusion.weights.building import build_network, network_config
-from reconx_pl.diffusion.weights.releases import RELEASES, release_config
+from reconx_pl.diffusion.weights.generation import read_generation
+from reconx_pl.diffusion.weights.releases import RELEASES, release_config, release_defaults
 from reconx_pl.diffusion.weights.writing import write_safetensors
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
+from reconx_pl.files.checksums import read_sums
 from reconx_pl.files.weights import read_tensors
 
 
@@ -108,9 +110,9 @@ def test_other_parts_describe_themselves_too() -> None:
 def convert_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> Path:
     """``reconx weights convert`` on a checkpoint of 16 frames, with a release of the tiny sizes."""
 
-    def config(name: str, frames: int) -> dict[str, Any]:
+    def config(name: str, frames: int | None) -> dict[str, Any]:
         assert name == "dynamicrafter-512-interp"
-        return network_config(tiny(frames, seed=0))
+        return network_config(tiny(frames or 32, seed=0))
 
     monkeypatch.setattr(pretrained, "release_config", config)
     torch.save({"state_dict": released(tiny(16, seed=1))}, tmp_path / "model.ckpt")
@@ -160,6 +162,39 @@ def test_convert_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert ReconXDiffusion.from_pretrained(out, dtype=torch.float32).unet.out[2].weight.dtype == torch.float32
     with pytest.raises(SystemExit):
         main(["weights", "convert", str(tmp_path / "model.ckpt"), str(out)])  # which release it is has to be said
+
+
+def test_a_release_that_is_guided_by_renders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries that all frames share stay as they are, nothing is born, and the folder says how it generates."""
+    name = "viewcrafter-25-sparse"
+    source = tiny(16, seed=1, structure=False, schedule=ScheduleConfig(rescale_end=0.3))
+
+    def config(name: str, frames: int | None) -> dict[str, Any]:
+        real, described = release_config(name, frames)["init_args"], network_config(source)
+        described["init_args"] |= {key: real[key] for key in ("guidance", "render", "caption", "captions")}
+        described["init_args"]["image_tokens"]["init_args"]["shared"] = real["image_tokens"]["init_args"]["shared"]
+        return described
+
+    monkeypatch.setattr(pretrained, "release_config", config)
+    torch.save({"state_dict": released(source)}, tmp_path / "model.ckpt")
+    arguments = ["weights", "convert", str(tmp_path / "model.ckpt"), str(tmp_path / "net"), "--release", name]
+    with pytest.raises(SystemExit, match="leave frames out"):
+        main([*arguments, "--frames", "32"])
+    main(arguments)
+    sums = read_sums(tmp_path / "net" / "SHA256SUMS")
+    assert sums.keys() == {"config.json", "generation.json", "model.safetensors"}
+    assert read_generation(tmp_path / "net") == release_defaults(name)
+    network = ReconXDiffusion.from_pretrained(tmp_path / "net")
+    assert network.state_dict().keys() == source.state_dict().keys() and network.guidance == "render"
+    assert torch.equal(network.image_tokens.resampler.latents, source.image_tokens.resampler.latents)
+    sets = network.condition_sets(torch.rand(1, 2, 3, 32, 32), torch.tensor([10.0]), 5, captions=["of no clip"])
+    assert sets.full.image_tokens.shape == (1, 256, 32), "five frames of sixteen queries"
+    assert torch.equal(sets.full.text_tokens, network.text_tokens(["Rotating view of a scene"]))
+    card = (tmp_path / "net" / "README.md").read_text()
+    assert "guided by renders" in card and "of a clip of 25 sees the tokens of all" in card and "closed" not in card
+    assert "which was not read here" in card and "LICENSE" not in card
+    network.save_pretrained(tmp_path / "net")
+    assert not (tmp_path / "net" / "generation.json").exists(), "another network may generate otherwise"
 
 
 def test_the_card_says_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,6 +330,14 @@ def test_mapped_tensors_are_aligned_whatever_stands_before_them(tmp_path: Path) 
 
 @pytest.mark.parametrize("name", RELEASES)
 def test_every_release_builds(name: str) -> None:
-    network = build_network(json.loads(json.dumps(release_config(name, 32))), name)
+    network = build_network(json.loads(json.dumps(release_config(name))), name)
     assert network.schedule.config.rescale_end == (0.7 if "512" in name else 0.3)
-    assert network.image_tokens.resampler.latents.shape == (1, 512, 1024)
+    rendered = name.startswith("viewcrafter")
+    assert network.image_tokens.resampler.latents.shape == (1, 256 if rendered else 512, 1024)
+    assert (network.guidance, network.structure_encoder is None) == (
+        ("render", True) if rendered else ("structure", False)
+    )
+    assert (network.captions, network.caption) == (("fixed", "Rotating view of a scene") if rendered else ("clip", ""))
+    if rendered:
+        assert network.render == RELEASES[name].render and network.image_tokens.shared
+        assert network.unet.config.in_channels == 8 and not network.unet.config.structure_guidance

@@ -186,7 +186,9 @@ def _source(
     """Colour [T, 3, H, W] and coverage [T, H, W] of the renders of one source: one, or one of each view."""
     if source == "cloud":
         if cloud is None or len(cloud) == 0:
-            raise BadSceneError(f"clip {key} has no points to render; pack it with a cloud")
+            raise BadSceneError(
+                f"clip {key} has no points to render; pack it with a cloud, and let data.points be some"
+            )
         kept = cloud[cloud.confidence >= config.min_confidence].to(cameras.world_to_camera.device, torch.float32)
         if len(kept) == 0:
             raise BadSceneError(

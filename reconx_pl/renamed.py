@@ -78,6 +78,7 @@ CLASSES = {
     "data.sharp_frames.SharpFrames": "data.photos.keyframes.Keyframes",
     "diffusion.caching.FirstFrameAnnotator": "training.precompute.FirstFramePrecomputer",
     "diffusion.caching.MomentsAnnotator": "training.precompute.MomentsPrecomputer",
+    "diffusion.model.RecordedDraws": "diffusion.batch_loss.RecordedDraws",
     "diffusion.painter.DiffusionPainter": "diffusion.pipeline.SamplingPipeline",
     "diffusion.painter.SamplingConfig": "diffusion.sampling.config.SamplingConfig",
     "diffusion.pipeline.SamplingConfig": "diffusion.sampling.config.SamplingConfig",
@@ -101,6 +102,7 @@ CLASSES = {
     "reconstruction.settings.PaintingConfig": "reconstruction.settings.GenerationConfig",
     "splatting.agreement.Agreement": "splatting.robust_weights.RobustWeights",
     "training.callbacks.PaintedClips": "training.callbacks.callbacks.GeneratedClips",
+    "training.module.OptimizerConfig": "training.optimizer.OptimizerConfig",
 }
 
 #: Keys and options by the name (of today) that they stand under; "" is the top of a file or a command line.

@@ -44,20 +44,21 @@ class Tensors:
 
     def to(self: T, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> T:
         """The same on a device; ``dtype`` is that of the floating-point tensors, None keeps theirs."""
-        return self._with(lambda part: part.to(device=device, dtype=dtype if part.is_floating_point() else None))
+        return self.mapped(lambda part: part.to(device=device, dtype=dtype if part.is_floating_point() else None))
 
     def copied(self: T) -> T:
         """A copy out of any graph: what was made in inference mode could not enter the graph of a fit."""
-        return self._with(lambda part: part.detach().clone())
+        return self.mapped(lambda part: part.detach().clone())
 
-    def _with(self: T, change: Callable[[Tensor], Tensor]) -> T:
+    def mapped(self: T, change: Callable[[Tensor], Tensor]) -> T:
+        """The same with every tensor changed."""
         changed: dict[str, Tensor | Tensors] = {}
         for item in fields(self):  # type: ignore[arg-type]
             value = getattr(self, item.name)
             if isinstance(value, Tensor):
                 changed[item.name] = change(value)
             elif isinstance(value, Tensors):
-                changed[item.name] = value._with(change)
+                changed[item.name] = value.mapped(change)
         return replace(self, **changed)  # type: ignore[type-var]
 
 
@@ -265,6 +266,7 @@ class ClipBatch(TypedDict):
     fps: Tensor  # [B] float32
     points: Tensor  # [B, N, 3] float32, world units, farthest-point order
     colors: NotRequired[Tensor]  # [B, N, 3] float32 in [0, 1], of the points
+    point_confidence: NotRequired[Tensor]  # [B, N] float32 of the points
     views: NotRequired[Tensor]  # [B, 2, 3, H, W] uint8, first and last frame
     depth: NotRequired[Tensor]  # [B, 2, H, W] float32 of these, see ``Clip``
     confidence: NotRequired[Tensor]  # [B, 2, H, W] float32 of these

@@ -12,16 +12,18 @@ from jsonargparse import Namespace
 
 from benchmarks.procedural_v1 import ARMS, RECIPES, SETS, TRAIN_SEED, VAL_CLIPS, VAL_SEED
 from reconx_pl.cli.main import build_evaluate_parser, build_parser
+from reconx_pl.diffusion.conditioning.render_config import RenderConfig
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.sampling.extrapolation import ExtrapolationConfig
 from reconx_pl.files.configs import read_config
 from reconx_pl.reconstruction.orbit_windows import OrbitConfig
 
 DEMO = ("demo/base", "demo/stage1", "demo/stage2")
-PROCEDURAL = ("procedural_v1/base", "procedural_v1/base_gpu")
-TRAINED = (*DEMO, "stage1", "stage2", "extrapolation", *PROCEDURAL)
+PROCEDURAL = tuple(f"procedural_v1/{name}" for name in ("base", "structure", "render", "both"))
+GUIDED = ("stage2_render", "stage2_both")
+TRAINED = (*DEMO, "stage1", "stage2", *GUIDED, "extrapolation", *PROCEDURAL)
 LAYERS = ("model/full", "model/demo", "trainer/run", "trainer/gpu", "trainer/cpu")
-OVERLAYS = ("trainer/fsdp", "trainer/profile", "slurm")
+OVERLAYS = ("trainer/fsdp", "trainer/profile", "slurm", "procedural_v1/gpu")
 
 
 def unet(config: Namespace) -> UNetConfig:
@@ -89,10 +91,25 @@ def test_extrapolation_is_stage_2_but_for_the_second_condition() -> None:
     stage2, extrapolation = fit_config("stage2"), fit_config("extrapolation")
     assert extrapolation.model.network == stage2.model.network and extrapolation.data == stage2.data
     assert (extrapolation.model.stage, extrapolation.model.optimizer) == (stage2.model.stage, stage2.model.optimizer)
-    assert [fit_config(name).model.extrapolation for name in TRAINED if name != "extrapolation"] == [None] * 7
+    assert [fit_config(name).model.extrapolation for name in TRAINED if name != "extrapolation"] == [None] * 11
     options = ExtrapolationConfig(**extrapolation.model.extrapolation)
     assert options.range(32) == (8, 23) and options.share < 1  # it does not forget how to interpolate
     assert 8 <= OrbitConfig().end_condition_frame <= 23 and OrbitConfig().frames == 32
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_stage_2_may_be_guided_by_renders_and_is_the_same_otherwise(name: str) -> None:
+    paper, guided = fit_config("stage2"), fit_config(name)
+    network = guided.model.network.init_args
+    assert network.guidance == name.removeprefix("stage2_")
+    tokens = name == "stage2_both"
+    assert (network.structure is not None) is tokens and guided.data.points == (16384 if tokens else 0)
+    assert guided.model.stage.value == ("structure" if tokens else "spatial")
+    assert unet(guided) == UNetConfig.dynamicrafter_512(activation_checkpointing=True, structure_guidance=tokens)
+    render = RenderConfig(**network.render)
+    assert render.extra_channels(4, 8) == 0 and render.holes == "masked"  # released weights fit as they are
+    assert guided.model.optimizer == paper.model.optimizer and guided.trainer.max_steps == paper.trainer.max_steps
+    assert paper.model.network.init_args.guidance is None and paper.model.network.init_args.render is None
 
 
 @pytest.mark.parametrize(("given", "parsed"), [("false", False), ("[residual, temporal]", ("residual", "temporal"))])
@@ -116,6 +133,23 @@ def test_every_stage_survives_preemption_and_bad_gradients() -> None:
         assert {"PreemptionCallback", "FiniteGuard", "SafeModelCheckpoint"} <= callbacks, name
 
 
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in PROCEDURAL])
+def test_every_stage_evaluates_held_out_clips(name: str) -> None:
+    """In ``validate`` and ``test``, and now and then while it trains; procedural-v1 has an evaluation of its own."""
+    config = fit_config(name)
+    (callback,) = [one for one in config.trainer.callbacks if one.class_path.endswith(".EvaluationCallback")]
+    options = callback.init_args
+    assert options.during_fit and options.every_n_validations == 5 and options.out is None  # in the run's folder
+    assert options.config.sheet_only and options.config.media and not options.config.ceiling
+    if name in DEMO:  # seconds of a processor: one fit, and no features
+        assert (options.clips, options.config.fit.steps, options.config.fit.loss.lpips) == (1, 100, 0)
+        assert "lpips" not in options.config.metrics and options.config.filled_render
+        assert not options.config.two_views and not options.config.filled_render_splats
+    else:
+        assert (options.clips, options.config.fit.steps) == (4, 500)
+        assert options.config.two_views and options.config.filled_render_splats and "lpips" in options.config.metrics
+
+
 def test_slurm_goes_over_any_stage() -> None:
     configs = [str(ROOT / "configs" / name) for name in ("stage2.yaml", "trainer/fsdp.yaml", "slurm.yaml")]
     config = train_parser().parse_args(["fit", *(part for path in configs for part in ("-c", path))]).fit
@@ -134,26 +168,32 @@ def test_a_profile_goes_over_any_stage() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_arms_of_procedural_v1_differ_in_the_structure_condition_alone(recipe: str, tmp_path: Path) -> None:
-    configs = []
+def test_the_arms_of_procedural_v1_differ_in_guidance_alone(recipe: str, tmp_path: Path) -> None:
+    configs = {}
     for arm in ARMS:
         path = tmp_path / f"{arm}.yaml"
         path.write_text(yaml.safe_dump(RECIPES[recipe].arm(arm, seed=7)))
-        configs.append(train_parser().parse_args(["fit", "-c", str(path)]).fit)
-    for config, arm in zip(configs, ARMS, strict=True):
-        assert config.model.stage.value == arm and config.model.seed == config.data.seed == 7
-        assert (
-            run_folder(config).endswith(f"/{arm}-7") and exported(config) == f"{run_folder(config)}/weights.safetensors"
-        )
-        assert str(config.model.init_from).endswith("/base-0/weights.safetensors")
-    given, without = configs
-    assert given.model.network == without.model.network and given.data == without.data
-    assert given.trainer.max_steps == without.trainer.max_steps == RECIPES[recipe].steps
-    assert given.model.optimizer.lr == without.model.optimizer.lr
-    assert (unet(given) == UNetConfig.demo()) is (recipe == "cpu")
+        configs[arm] = train_parser().parse_args(["fit", "-c", str(path)]).fit
+    budgets = set()
+    for arm, config in configs.items():
+        network = config.model.network.init_args
+        assert network.guidance == arm and config.model.stage.value == "everything"
+        assert config.model.seed == config.data.seed == 7 and config.model.init_from is None
+        assert exported(config) == f"{run_folder(config)}/weights.safetensors"
+        assert run_folder(config).endswith(f"/{arm}-7")
+        assert config.data.train.endswith("-train" if arm in ("none", "structure") else "-train-splats")
+        budgets.add((config.trainer.max_steps, config.data.batch_size, config.model.optimizer.lr))
+        more = 0 if network.render is None else RenderConfig(**network.render).extra_channels(48, 4)
+        assert network.unet["in_channels"] == 96 + more
+        own = {"in_channels", "structure_guidance"}
+        plain = configs["none"].model.network.init_args.unet
+        assert {k: v for k, v in network.unet.items() if k not in own} == {
+            k: v for k, v in plain.items() if k not in own
+        }
+    assert len(budgets) == 1
 
 
-def test_the_rooms_of_procedural_v1_never_overlap() -> None:
+def test_the_scenes_of_procedural_v1_never_overlap() -> None:
     recipe = RECIPES["cpu"]
     ranges = [range(TRAIN_SEED, TRAIN_SEED + recipe.train_clips), range(VAL_SEED, VAL_SEED + VAL_CLIPS)]
     ranges += [range(first, first + recipe.test_scenes) for _, first in SETS.values()]
@@ -163,7 +203,7 @@ def test_the_rooms_of_procedural_v1_never_overlap() -> None:
 def test_demo_is_one_network() -> None:
     networks = [fit_config(name).model.network for name in DEMO]
     assert networks[0] == networks[1] == networks[2]
-    assert unet(fit_config("demo/base")) == UNetConfig.demo()
+    assert unet(fit_config("demo/base")) == UNetConfig.demo(more_channels=192 + 64)
     assert [fit_config(name).model.stage.value for name in DEMO] == ["base", "image_attention", "structure"]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl import types
-from reconx_pl.types import AlignmentQuality, Cameras, Clip, Gaussians, PointCloud, PointMap, Tensors
+from reconx_pl.types import AlignmentQuality, Cameras, Clip, ClipRenders, Gaussians, PointCloud, PointMap, Tensors
 
 
 def cameras() -> Cameras:
@@ -31,6 +31,7 @@ NOUNS: dict[str, Tensors] = {
     "cloud": cloud(),
     "clip": clip(depth=torch.ones(2, 4, 6), cloud=cloud(), alignment=AlignmentQuality((0.1, 0.2), (1.0, 2.0))),
     "clip without geometry": clip(),
+    "renders": ClipRenders(torch.rand(2, 1, 3, 3, 4, 6), torch.ones(2, 1, 3, 4, 6)),
     "gaussians": Gaussians(
         torch.rand(5, 3), torch.rand(5, 4), torch.rand(5, 3), torch.rand(5), torch.rand(5, 4, 3), torch.rand(3)
     ),

@@ -26,6 +26,7 @@ from reconx_pl.cli.scenes import COMMANDS as SCENE_COMMANDS
 from reconx_pl.cli.weights import COMMANDS as MACHINE_COMMANDS
 from reconx_pl.cli.weights import WEIGHTS_COMMANDS as MORE_WEIGHTS_COMMANDS
 from reconx_pl.data.packing.packing import pack_command
+from reconx_pl.diffusion.conditioning.render_config import GuidanceName
 from reconx_pl.diffusion.weights.pretrained import convert
 from reconx_pl.diffusion.weights.releases import ReleaseName
 from reconx_pl.errors import ConfigurationError, ReconXError
@@ -333,6 +334,8 @@ def build_evaluate_parser(protocol: bool = False, prog: str = "evaluate.py") -> 
     without = parser.add_argument_group("Ablation: go without a part (ReconX, table V)")
     for flag, meaning in ABLATIONS.items():
         without.add_argument(f"--{flag.replace('_', '-')}", action="store_true", help=meaning)
+    guidance = "generate with no other guidance than this one; of what the model was trained with (docs/guidance.md)"
+    without.add_argument("--guidance", type=GuidanceName | None, default=None, help=guidance)
     if protocol:
         parser.add_argument(
             "--allow_failed", type=int, default=0, help="entries that may fail or be missing without an exit code of 1"
@@ -366,7 +369,7 @@ def evaluate_main(args: list[str] | None = None, prog: str = "evaluate.py") -> N
         chosen = vars(parser.instantiate_classes(parser.parse_args(arguments)))
         chosen.pop("config")
         allowed = chosen.pop("allow_failed", None)
-        ablation = Ablation(**{flag: chosen.pop(flag) for flag in ABLATIONS})
+        ablation = Ablation(**{flag: chosen.pop(flag) for flag in ABLATIONS}).guided_by(chosen.pop("guidance"))
         yes = chosen.pop("yes")
         if not ablation.no_diffusion:
             provide_model(chosen["model"], yes)

@@ -166,7 +166,7 @@ class ShardDataModule(LightningDataModule):
         """Which caches stand in for the frozen encoders of the network that is trained."""
         if not self.cached:
             return None
-        ask = getattr(self.trainer and self.trainer.lightning_module, "cached_inputs", None)
+        ask = getattr(self._module(), "cached_inputs", None)
         if ask is None:
             raise ConfigurationError(
                 "data.cached needs a trainer whose module names the caches that it reads (a method cached_inputs, as "
@@ -176,13 +176,17 @@ class ShardDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
         """Let the module that is trained add what it makes of a batch on the device: renders."""
-        add = getattr(self.trainer and self.trainer.lightning_module, "with_renders", None)
+        add = getattr(self._module(), "with_renders", None)
         return batch if add is None else add(batch)
 
     def _guidance_inputs(self) -> GuidanceInputs | None:
         """What the guidance of the network that is trained reads beside frames and points."""
-        ask = getattr(self.trainer and self.trainer.lightning_module, "guidance_inputs", None)
+        ask = getattr(self._module(), "guidance_inputs", None)
         return None if ask is None else ask()
+
+    def _module(self) -> Any:
+        """The module that is trained; None outside a trainer."""
+        return getattr(self.trainer, "lightning_module", None)
 
     def _place(self) -> tuple[int, int]:
         """This rank and the number of ranks among which the clips are split."""

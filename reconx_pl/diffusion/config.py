@@ -153,14 +153,15 @@ class UNetConfig:
         )
 
     @classmethod
-    def demo(cls, latent_channels: int = 192, *, structure_guidance: bool = True) -> UNetConfig:
+    def demo(cls, latent_channels: int = 192, *, structure_guidance: bool = True, more_channels: int = 0) -> UNetConfig:
         """A model that learns on a processor: 16 x 16 latents of a pixel-unshuffle (8) autoencoder at 128 x 128.
 
-        8.9 M parameters. Attention at 8 x 8 and 4 x 4 only, narrow heads (``init_attn`` works at 8 of them, at full
-        resolution) and no dropout: attention at 16 x 16 as well would cost more than half as much again.
+        8.9 M parameters; ``more_channels`` are those of renders. Attention at 8 x 8 and 4 x 4 only, narrow heads
+        (``init_attn`` works at 8 of them, at full resolution) and no dropout: attention at 16 x 16 as well would cost
+        more than half as much again.
         """
         return cls(
-            in_channels=2 * latent_channels,
+            in_channels=2 * latent_channels + more_channels,
             out_channels=latent_channels,
             model_channels=64,
             channel_mult=(1, 1, 2),

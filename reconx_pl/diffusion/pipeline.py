@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from reconx_pl.diffusion.conditioning.render_latents import COVERED
 from reconx_pl.diffusion.conditioning.structure import structure_points
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.offload import resident
 from reconx_pl.diffusion.render_sources import clip_renders
 from reconx_pl.diffusion.sampling.config import SamplingConfig
-from reconx_pl.diffusion.sampling.extrapolation import seen_points
+from reconx_pl.diffusion.sampling.extrapolation import seen_numbers
 from reconx_pl.diffusion.sampling.guidance import Guidance
 from reconx_pl.diffusion.sampling.solvers import make_sampler
 from reconx_pl.errors import BadSceneError, ConfigurationError
@@ -94,11 +95,12 @@ class SamplingPipeline:
         renders = self._renders(clip, views, end_condition_frame)
         points = colors = None
         if self.uses_structure and clip.cloud is not None:
-            points, colors = clip.cloud.points, clip.cloud.colors[None]
+            cloud = clip.cloud
             if end_condition_frame is not None:
-                points = self._seen(points, clip, known)
+                cloud = cloud[self._seen(cloud.points, clip, known)]
             config = self.network.structure_encoder.config  # type: ignore[union-attr]
-            points = structure_points(points[None], clip.cameras.world_to_camera[None], config)
+            points = structure_points(cloud.points[None], clip.cameras.world_to_camera[None], config)
+            colors = cloud.colors[None]
         generated = self.generate_views(
             clip.images[known][None],
             torch.tensor([clip.fps]),
@@ -118,10 +120,10 @@ class SamplingPipeline:
         config = self.network.render
         if config is None or not self.config.render:
             if views is not None:
+                known = repr(self.network.guidance) if config is None else "switched off by sampling.render"
                 raise ConfigurationError(
                     "generation along a path of cameras needs a model that is guided by renders, and this one's "
-                    f"guidance is {self.network.guidance!r}: take --path interpolated, or another model "
-                    "(docs/guidance.md)"
+                    f"guidance is {known}: take --path interpolated, or another model (docs/guidance.md)"
                 )
             return None
         if end_condition_frame is not None and views is None:
@@ -131,7 +133,7 @@ class SamplingPipeline:
             )
         clip.cameras.check(f"the path of clip {clip.key}")
         renders = clip_renders(clip, config, self.device, views)
-        covered = float((renders.coverage > 0).any(dim=1).float().mean())
+        covered = float((renders.coverage >= COVERED).any(dim=1).float().mean())
         if covered < SEEN_WARNING:
             log.warning(
                 "clip %s: what the input views saw covers %.0f %% of the pixels of its frames; the model invents the "
@@ -142,8 +144,9 @@ class SamplingPipeline:
         return renders
 
     def _seen(self, points: Tensor, clip: Clip, views: list[int]) -> Tensor:
+        """Numbers [N] of the points that the views see, some over and over."""
         tokens = self.network.structure_encoder.config.tokens  # type: ignore[union-attr]
-        seen = seen_points(points, clip.cameras[views], tokens)
+        seen = seen_numbers(points, clip.cameras[views], tokens)
         if seen is None:
             raise BadSceneError(
                 f"clip {clip.key}: frames {views[0]} and {views[1]} see fewer than {tokens} points of the cloud, which "
@@ -155,6 +158,11 @@ class SamplingPipeline:
     def uses_structure(self) -> bool:
         """Whether generation takes a point cloud."""
         return self.network.structure_encoder is not None and self.config.structure
+
+    @property
+    def follows_cameras(self) -> bool:
+        """Whether it generates what the cameras of a clip see."""
+        return self.uses_render
 
     @property
     def uses_render(self) -> bool:
@@ -181,8 +189,14 @@ class SamplingPipeline:
 
         Raises:
             BadSceneError: the model has a structure branch and there are too few points; names ``keys``.
-            ConfigurationError: ``end_condition_frame`` is no frame of the clips.
+            ConfigurationError: ``end_condition_frame`` is no frame of the clips; the model is guided by renders, and
+                there are none.
         """
+        if renders is None and self.uses_render:
+            raise ConfigurationError(
+                f"guidance {self.network.guidance!r} needs renders of clip {', '.join(keys)}: see "
+                "diffusion/render_sources.py, or set sampling.render to false"
+            )
         least = 0 if renders is not None else 1
         if end_condition_frame is not None and not bool(
             ((end_condition_frame >= least) & (end_condition_frame < frames)).all()

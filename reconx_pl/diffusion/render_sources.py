@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from reconx_pl.diffusion.conditioning.render_config import RenderConfig
 from reconx_pl.diffusion.splat_renders import splat_renders, splats_fingerprint
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import resize_cameras, unproject
+from reconx_pl.geometry.rendering.cloud_view import view_cloud
 from reconx_pl.geometry.rendering.points import render_points
 from reconx_pl.geometry.rendering.rendered import Rendered
 from reconx_pl.geometry.rendering.sky import finite_depth
@@ -21,6 +23,7 @@ from reconx_pl.geometry.rendering.surface import render_surface
 from reconx_pl.geometry.rendering.views import DepthViews
 from reconx_pl.types import Cameras, Clip, ClipBatch, ClipRenders, PointCloud
 
+log = logging.getLogger(__name__)
 NOISE_CELLS = 8  # along the longer side of a depth map: how smooth its noise is (ours)
 
 
@@ -39,24 +42,42 @@ def clip_renders(
         BadSceneError: the clip lacks a source; names it.
     """
     if "depth" in config.sources or "splats" in config.sources:
-        views = (depth_views(clip) if views is None else views).to(device)
+        views = known_views(depth_views(clip) if views is None else views, config, clip.key).to(device)
     cameras = clip.cameras.to(device)
     made = [_source(source, views, clip.cloud, cameras, config, clip.key) for source in config.sources]
     return _stacked([[render for renders in made for render in renders]])
 
 
 def depth_views(clip: Clip) -> DepthViews:
-    """The first and the last frame of a clip with their depth.
+    """The first and the last frame of a clip with their depth, or with that of its cloud, drawn as discs.
 
     Raises:
-        BadSceneError: it has none.
+        BadSceneError: it has neither.
     """
-    if clip.depth is None:
+    ends = clip.cameras[[0, -1]]
+    if clip.depth is not None:
+        return DepthViews(clip.images[[0, -1]], clip.depth, ends, clip.confidence)
+    if clip.cloud is None or len(clip.cloud) == 0:
         raise BadSceneError(
-            f"clip {clip.key} has no depth to render, and the model is guided by it: pack it with depth, name an "
-            "estimator that gives every pixel one, or take a model with render.sources [cloud]"
+            f"clip {clip.key} has neither depth nor points to render, and the model is guided by renders: pack it with "
+            "its geometry, or name an estimator that finds some"
         )
-    return DepthViews(clip.images[[0, -1]], clip.depth, clip.cameras[[0, -1]], clip.confidence)
+    log.info("clip %s has no depth maps: renders are made of its %d points, as discs", clip.key, len(clip.cloud))
+    seen = view_cloud(clip.cloud, ends)
+    depth = torch.where(seen.covered, seen.depth, 0.0)
+    return DepthViews(clip.images[[0, -1]], depth, ends, seen.confidence.clamp(min=1.0))
+
+
+def known_views(views: DepthViews, config: RenderConfig, key: str) -> DepthViews:
+    """The views with their depth where it is confident enough.
+
+    Raises:
+        BadSceneError: it is so nowhere; names the clip.
+    """
+    try:
+        return views.known(config.min_confidence)
+    except BadSceneError as error:
+        raise BadSceneError(f"clip {key}: {error}") from error
 
 
 def batch_renders(batch: ClipBatch, config: RenderConfig, generator: torch.Generator | None = None) -> ClipRenders:
@@ -68,6 +89,7 @@ def batch_renders(batch: ClipBatch, config: RenderConfig, generator: torch.Gener
         generator: on the CPU; draws the disturbances of the depth in training. None disturbs nothing.
 
     Raises:
+        BadSceneError: nothing of a clip is confident enough; names it.
         ConfigurationError: the batch lacks what a source needs.
     """
     needed = {"depth": "depth", "cloud": "colors", "splats": "splats"}
@@ -88,10 +110,12 @@ def batch_renders(batch: ClipBatch, config: RenderConfig, generator: torch.Gener
         views = cloud = None
         if "depth" in config.sources:
             views = DepthViews(images[clip], batch["depth"][clip], cameras[[0, -1]], batch["confidence"][clip])
+            views = known_views(views, config, key)
             views = replace(views, depth=disturbed(views.depth, config, generator))
         if "cloud" in config.sources:
             points = batch["points"][clip]
-            cloud = PointCloud(points, batch["colors"][clip], torch.ones_like(points[:, 0]))
+            trust = batch["point_confidence"][clip] if "point_confidence" in batch else torch.ones_like(points[:, 0])
+            cloud = PointCloud(points, batch["colors"][clip], trust)
         splats = batch["splats"][clip] if "splats" in config.sources else None
         made.append(
             [
@@ -109,9 +133,15 @@ def guidance_inputs(config: RenderConfig | None, colors: bool = False) -> Guidan
         return GuidanceInputs(colors=True) if colors else None
     splats = None
     if "splats" in config.sources:
-        splats = cache_name("splats", splats_fingerprint(config.splat_steps))
+        splats = cache_name("splats", splats_fingerprint(config.splat_steps, config.min_confidence))
+    cloud = "cloud" in config.sources
     return GuidanceInputs(
-        views=True, depth="depth" in config.sources, colors=colors or "cloud" in config.sources, splats=splats
+        views=True,
+        depth="depth" in config.sources,
+        colors=colors or cloud,
+        point_confidence=cloud and config.min_confidence > 1,
+        splats=splats,
+        min_confidence=config.min_confidence,
     )
 
 
@@ -122,21 +152,26 @@ def disturbed(depth: Tensor, config: RenderConfig, generator: torch.Generator | 
     """
     if generator is None or not (config.depth_noise or config.point_dropout):
         return depth
-    views, height, width = depth.shape
-    cells = [max(2, round(NOISE_CELLS * side / max(height, width))) for side in (height, width)]
-
-    def smooth(values: Tensor) -> Tensor:  # [V, ch, cw] -> [V, H, W]
-        size = (height, width)
-        return functional.interpolate(values[:, None], size, mode="bicubic", align_corners=False)[:, 0].to(depth)
-
     if config.depth_noise:
-        factor = smooth(torch.randn(views, *cells, generator=generator)).mul(config.depth_noise).exp()
+        factor = _smooth_noise(depth, generator).mul(config.depth_noise).exp()
         depth = torch.where(torch.isfinite(depth), depth * factor, depth)
     if config.point_dropout:
-        field = smooth(torch.randn(views, *cells, generator=generator)).flatten(1)
+        field = _smooth_noise(depth, generator).flatten(1)
         limit = field.quantile(config.point_dropout, dim=1, keepdim=True)
         depth = torch.where((field < limit).view_as(depth), 0.0, depth)
     return depth
+
+
+def _smooth_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    """[V, H, W] standard normal at every pixel, and smooth: bicubic between the cells of a coarse grid."""
+    views, *sides = like.shape
+    weights = []
+    for side in sides:
+        cells = max(2, round(NOISE_CELLS * side / max(sides)))
+        between = functional.interpolate(torch.eye(cells)[None, None], (side, cells), mode="bicubic")[0, 0]
+        weights.append(between / between.norm(dim=1, keepdim=True))  # else pixels between cells would vary less
+    drawn = torch.randn(views, *(part.shape[1] for part in weights), generator=generator)
+    return (weights[0] @ drawn @ weights[1].T).to(like)
 
 
 def _source(
@@ -154,7 +189,9 @@ def _source(
             raise BadSceneError(f"clip {key} has no points to render; pack it with a cloud")
         kept = cloud[cloud.confidence >= config.min_confidence].to(cameras.world_to_camera.device, torch.float32)
         if len(kept) == 0:
-            raise BadSceneError(f"clip {key}: no point has a confidence of {config.min_confidence:g}; lower it")
+            raise BadSceneError(
+                f"clip {key}: no point has a confidence of at least {config.min_confidence:g}; lower min_confidence"
+            )
         return [_enlarged(lambda small: _points(kept, small, config), cameras, config)]
     if source == "splats" and splats is not None:
         values = splats.float() / 255.0
@@ -162,16 +199,22 @@ def _source(
     assert views is not None
     if source == "splats":
         return [splat_renders(views, cameras, config.splat_steps, key)]
-    known = views.known(config.min_confidence)
-    groups = [known] if config.views == "fused" else [_only(known, view) for view in range(len(known.depth))]
+    groups = [views] if config.views == "fused" else [_only(views, view) for view in range(len(views))]
     return [_enlarged(_renderer(group, config), cameras, config) for group in groups]
 
 
 def _renderer(views: DepthViews, config: RenderConfig) -> Callable[[Cameras], Rendered]:
+    if not bool((views.depth > 0).any()):  # one view of several, or all that was known has been disturbed away
+        return lambda cameras: _nothing(cameras, views.images)
     if config.mode == "surface":
         return lambda cameras: render_surface(views, cameras)
     cloud = cloud_of_views(views)
     return lambda cameras: _points(cloud, cameras, config)
+
+
+def _nothing(cameras: Cameras, like: Tensor) -> Rendered:
+    empty = like.new_zeros(len(cameras), cameras.height, cameras.width)
+    return Rendered(empty[:, None].repeat(1, 3, 1, 1), empty, empty)
 
 
 def _points(cloud: PointCloud, cameras: Cameras, config: RenderConfig) -> Rendered:

@@ -26,9 +26,12 @@ def short_fit(steps: int) -> FitConfig:
     return FitConfig(steps=steps, loss=LossWeights(lpips=0.0))
 
 
-def splats_fingerprint(steps: int) -> str:
+def splats_fingerprint(steps: int, min_confidence: float = 1.0) -> str:
     """What the renders follow from, beside the clip: hex digits."""
-    return hashlib.sha256(f"{hash_of(short_fit(steps))} {hash_of(PointsConfig())} {FAR}".encode()).hexdigest()
+    parts = [hash_of(short_fit(steps)), hash_of(PointsConfig()), str(FAR)]
+    if min_confidence > 1:
+        parts.append(f"{min_confidence:g}")
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def splat_renders(views: DepthViews, cameras: Cameras, steps: int, key: str) -> tuple[Tensor, Tensor]:
@@ -37,7 +40,7 @@ def splat_renders(views: DepthViews, cameras: Cameras, steps: int, key: str) -> 
     The fit starts from every pixel with depth; what is known to be far lies far away (``finite_depth``).
 
     Args:
-        views: V views with depth.
+        views: V views with depth (``DepthViews.known``).
         cameras: T cameras to render into.
         steps: of the fit.
         key: of the clip; seeds the fit.
@@ -53,7 +56,7 @@ def splat_renders(views: DepthViews, cameras: Cameras, steps: int, key: str) -> 
     with torch.inference_mode(False), torch.enable_grad():
         views = views.copied()
         maps = point_map_from_depth(finite_depth(views.depth), views.cameras, views.confidence)
-        start = points_from_maps(maps, views.images, PointsConfig(), generator)
+        start = points_from_maps(maps, views.images, PointsConfig(views="all"), generator)
         result = fit(
             views.images,
             views.cameras,

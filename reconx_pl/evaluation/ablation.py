@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from reconx_pl.diffusion.conditioning.render_config import GuidanceName
 from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.evaluation.records import SUMMARY
 from reconx_pl.evaluation.settings import EvaluationConfig
@@ -17,6 +18,7 @@ FOLDER, TABLE = "ablation", "ablation.md"
 PARTS = {  # column of the table -> the flag that leaves it out
     "video diffusion": "no_diffusion",
     "structure": "no_structure",
+    "renders": "no_render",
     "DUSt3R init": "random_init",
     "confidence": "no_confidence",
     "LPIPS loss": "no_lpips",
@@ -41,6 +43,7 @@ class Ablation:
         no_structure: generate without the structure condition. Of a model that was trained with it this takes a
             condition away; the paper's claim is of a model trained without at equal budget, which is another checkpoint
             (stage ``spatial``).
+        no_render: generate without renders, of a model that is guided by them: a condition taken away, likewise.
         no_confidence: every pixel of every generated frame counts alike, C_i = 1, and agreement with the scene is not
             judged either.
         no_lpips: the fit's loss without LPIPS.
@@ -49,6 +52,7 @@ class Ablation:
     """
 
     no_structure: bool = False
+    no_render: bool = False
     no_confidence: bool = False
     no_lpips: bool = False
     no_diffusion: bool = False
@@ -77,7 +81,22 @@ class Ablation:
 
     def sampling(self, config: SamplingConfig) -> SamplingConfig:
         """The sampling settings without those parts."""
-        return replace(config, structure=config.structure and not self.no_structure)
+        return replace(
+            config,
+            structure=config.structure and not self.no_structure,
+            render=config.render and not self.no_render,
+        )
+
+    def guided_by(self, guidance: GuidanceName | None) -> Ablation:
+        """The same with no other guidance than this; a model is not guided by what it was not trained with.
+
+        Args:
+            guidance: None leaves the model's.
+        """
+        if guidance is None:
+            return self
+        tokens, renders = guidance in ("structure", "both"), guidance in ("render", "both")
+        return replace(self, no_structure=self.no_structure or not tokens, no_render=self.no_render or not renders)
 
     def out(self, out: Path) -> Path:
         """Where the row's results go: ``out`` itself for the full method, else a folder in it."""
@@ -115,7 +134,8 @@ def ablation_table(out: Path) -> str:
     for ablation, results in rows:
         marks = ["-" if flag in ablation.left_out else "yes" for flag in PARTS.values()]
         if "no_diffusion" in ablation.left_out:
-            marks[list(PARTS).index("structure")] = "-"
+            for part in ("structure", "renders"):
+                marks[list(PARTS).index(part)] = "-"
         mean = results["mean"].get("reconx", {})
         scores = [f"{mean[metric]:.3f}" if metric in mean else "n/a" for metric in metrics]
         count = f"{results['finished']} of {results['expected']}"

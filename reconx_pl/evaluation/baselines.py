@@ -18,6 +18,8 @@ METHODS = {
     "generated": "Generated frames themselves",
     "two_views": "Splats from the two input views alone",
     "contexts": "Splats from the context views alone",
+    "filled_render": "Rendered depth of the input views, holes filled",
+    "filled_render_splats": "Splats fitted to the filled renders",
     "depth_warp": "Context views warped by their depth",
     "nearest_input": "Nearest input view, copied",
     "ceiling": "Splats from the true frames (ceiling)",

@@ -43,9 +43,18 @@ def scene_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image:
     rows = [
         SheetRow("input", [truth[index] if index in ends else None for index in shown]),
         *([SheetRow("generated", [None if at in ends else images[at] for at in shown])] if has else []),
+        *_filled_row(result, [None if at in ends else at for at in shown]),
         *_scored_rows([(truth[index], result.rendered[index]) for index in shown], config),
     ]
     return contact_sheet(rows, [f"frame {index}" for index in shown], gain=config.error_gain)
+
+
+def _filled_row(result: SceneResult, shown: Sequence[int | None]) -> list[SheetRow]:
+    """What the depth of the input views gives without a network, beside what the network makes."""
+    filled = result.filled
+    if filled is None:
+        return []
+    return [SheetRow("filled render\nno network", [None if at is None else filled[at] for at in shown])]
 
 
 def _scored_rows(pairs: Sequence[tuple[Tensor, Tensor]], config: EvaluationConfig) -> list[SheetRow]:
@@ -81,7 +90,8 @@ def _target_sheet(result: SceneResult, config: EvaluationConfig) -> Image.Image:
     shown = spread(len(task.targets), config.sheet_columns)
     pairs = [(task.views[task.targets[at]], result.rendered[task.targets[at]]) for at in shown]
     headers = [f"target {task.target_indices[at]}" for at in shown]
-    return contact_sheet(_scored_rows(pairs, config), headers, gain=config.error_gain)
+    rows = [*_filled_row(result, [task.targets[at] for at in shown]), *_scored_rows(pairs, config)]
+    return contact_sheet(rows, headers, gain=config.error_gain)
 
 
 def flythrough(gaussians: Gaussians, cameras: Cameras, renderer: Renderer) -> Flythrough:
@@ -101,6 +111,8 @@ def write_media(result: SceneResult, config: EvaluationConfig, renderer: Rendere
         scene_sheet(result, config).save(unfinished)
     given = result.given
     files = {"contact_sheet": "contact_sheet.png"}
+    if config.sheet_only:  # the others take as long as a short fit
+        return files
     if len(given.images) > len(result.task.inputs):  # something was generated
         fps = min(max(result.task.inputs.fps, SLOWEST), FASTEST)
         neutral = torch.full_like(given.images[:, 0], NEUTRAL_CONFIDENCE)

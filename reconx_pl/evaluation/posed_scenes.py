@@ -83,6 +83,7 @@ class PosedSceneConfig:
             metrics=self.metrics,
             two_views=False,
             depth_warp=False,
+            coverage=False,  # many photographs see almost everything, and telling so takes longer than scoring
             media=self.media,
             seed=self.seed,
         )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.evaluation.baselines import METHODS
+from reconx_pl.evaluation.coverage import HALVES, LEAST
 from reconx_pl.evaluation.entry_views import EntryViews
 from reconx_pl.evaluation.scene_result import PARTS, SceneResult, Scores
 from reconx_pl.evaluation.settings import EvaluationConfig
@@ -26,8 +27,14 @@ from reconx_pl.metrics.image import SceneMetrics
 from reconx_pl.types import AlignmentQuality, Clip
 from reconx_pl.version import __version__
 
+LAYOUT = 2  # of a record; one of another layout is not taken for finished, and is read by the report alone
 RESULT, ERROR, SUMMARY = "result.json", "error.json", "results.json"
-GROUPS = {"scores": "mean", "held_out_scores": "mean_held_out"}  # of a scene -> in the summary
+GROUPS = {  # of a scene -> in the summary
+    "scores": "mean",
+    "held_out_scores": "mean_held_out",
+    "covered_scores": "mean_covered",
+    "uncovered_scores": "mean_uncovered",
+}
 
 
 def alignment_record(quality: AlignmentQuality | None) -> Record | None:
@@ -53,6 +60,7 @@ def scene_folder(out: Path, key: str) -> Path:
 def clip_digest(clip: Clip, held_out: HeldOutViews | None = None) -> str:
     """SHA-256 of what a clip brings into its scores: a scene packed anew under its old name is another scene."""
     parts = [clip.frames, clip.cameras.world_to_camera, clip.cameras.intrinsics, clip.confidence]
+    parts.append(torch.zeros(0) if clip.depth is None else clip.depth)  # has a place, as confidence may be absent
     parts += [clip.cloud.points, clip.cloud.colors] if clip.cloud is not None else []
     if held_out is not None:
         parts += [held_out.images, held_out.cameras.world_to_camera, held_out.cameras.intrinsics]
@@ -100,6 +108,7 @@ class Provenance:
     def as_record(self) -> Record:
         protocol = dict(self.protocol) if isinstance(self.protocol, Mapping) else self.protocol
         return {
+            "layout": LAYOUT,
             "config_hash": self.config.hash,
             "model": self.model,
             "protocol": json.loads(json.dumps(protocol, default=str)),  # as it will be read back
@@ -112,14 +121,27 @@ class Provenance:
 
 
 def _plain(scores: Scores) -> dict[str, Any]:
-    """Per-target scores and their mean, as JSON."""
+    """Per-target scores and their mean, as JSON; null where the part of a target is too small to be scored."""
     return {
         method: {
-            "mean": {name: values.mean().item() for name, values in metrics.items()},
-            "targets": {name: values.tolist() for name, values in metrics.items()},
+            "mean": {name: values.nanmean().item() for name, values in metrics.items()},
+            "targets": {
+                name: [None if math.isnan(value) else value for value in values.tolist()]
+                for name, values in metrics.items()
+            },
         }
         for method, metrics in scores.items()
     }
+
+
+def _coverage_record(result: SceneResult) -> Record | None:
+    """What of the targets the input views have seen, as JSON."""
+    if result.coverage is None or not result.targets:
+        return None
+    masks = result.task.masks
+    shares = result.coverage.shares(result.targets, None if masks is None else masks[result.targets])
+    mean = sum(shares) / len(shares)
+    return {"by": result.coverage.by, "share": mean, "targets": [round(share, 6) for share in shares]}
 
 
 def scene_record(result: SceneResult, provenance: Provenance, digest: str, files: dict[str, str]) -> Record:
@@ -145,6 +167,9 @@ def scene_record(result: SceneResult, provenance: Provenance, digest: str, files
         "ceiling_targets": result.ceiling_targets,
         "scores": _plain(result.scores),
         "held_out_scores": _plain(result.held_out_scores),
+        **{f"{part}_scores": _plain(result.part_scores.get(part, {})) for part in HALVES},
+        "coverage": _coverage_record(result),
+        "left_out": result.left_out,
         "warp_holes": [round(share, 6) for share in result.holes],
         "refined_by": [list(change) for change in result.moved],
         "absent": result.absent,
@@ -171,7 +196,8 @@ def fill(metrics: Mapping[tuple[str, str], SceneMetrics], record: Record) -> Non
     """Add a scene's scores to the metric of each (group, method)."""
     for (group, method), metric in metrics.items():
         if method in record[group]:
-            metric.update(record[group][method]["targets"])
+            targets = record[group][method]["targets"]
+            metric.update({name: [one for one in values if one is not None] for name, values in targets.items()})
 
 
 def make_metrics(names: Sequence[str], **kwargs: Any) -> dict[tuple[str, str], SceneMetrics]:
@@ -189,6 +215,33 @@ def means(metrics: Mapping[tuple[str, str], SceneMetrics]) -> dict[str, dict[str
         if values and all(math.isfinite(value) for value in values.values()):
             table[GROUPS[group]][method] = values
     return table
+
+
+def coverage_summary(records: Sequence[Record]) -> Record | None:
+    """What of the targets the input views have seen, over scenes, and how many scenes each mean of a part is of.
+
+    Returns:
+        None where no scene was split; else ``share``, the mean of the scenes, ``by``: way of telling -> scenes,
+        ``least``, the share of pixels below which a scene does not count for a part, and ``scenes``: part -> method ->
+        scenes that count.
+    """
+    split = [record for record in records if record["coverage"] is not None]
+    if not split:
+        return None
+    scenes = {part: dict(Counter(method for record in split for method in record[f"{part}_scores"])) for part in HALVES}
+    share = sum(record["coverage"]["share"] for record in split) / len(split)
+    by = dict(Counter(record["coverage"]["by"] for record in split))
+    return {"share": share, "by": by, "least": LEAST, "scenes": scenes}
+
+
+def _left_out(records: Sequence[Record]) -> dict[str, dict[str, int]]:
+    """Method -> reason -> scenes in which it was not scored although it was asked for."""
+    found: dict[str, dict[str, int]] = {}
+    for record in records:
+        for method, why in record["left_out"].items():
+            reasons = found.setdefault(method, {})
+            reasons[why] = reasons.get(why, 0) + 1
+    return found
 
 
 def throughput(stages: Mapping[str, float], scenes: int) -> Record:
@@ -231,6 +284,8 @@ def summary(
         "failed": dict(failed),
         "missing": missing,
         **{name: dict(values) for name, values in table.items()},
+        "coverage": coverage_summary(ordered),
+        "left_out": _left_out(ordered),
         "methods": METHODS,
         "metrics": list(config.metrics),
         "absent": {**{name: why for record in records for name, why in record["absent"].items()}, **absent},

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from reconx_pl.errors import BadDataError
 from reconx_pl.evaluation.baselines import METHODS
+from reconx_pl.evaluation.coverage import HALVES
 from reconx_pl.evaluation.records import SUMMARY, Record, scene_folder
 from reconx_pl.evaluation.report_notices import alignment_note, introduction, problems, scoring_note
 from reconx_pl.files.json_files import read_json
@@ -30,10 +32,13 @@ from reconx_pl.visualization.html import (
 log = logging.getLogger(__name__)
 MODEL_LENGTH = 80  # characters of the model's description in the head line
 VIDEO_LIMIT = 2 * 1024 * 1024  # bytes; a larger one is linked
+Scores = Mapping[str, Mapping[str, float]]  # method -> metric -> mean
 SHORT = {  # rivals in the table of scenes
     "generated": "generated",
     "two_views": "two views",
     "contexts": "contexts",
+    "filled_render": "filled render",
+    "filled_render_splats": "its splats",
     "depth_warp": "warped",
     "nearest_input": "nearest",
 }
@@ -121,25 +126,29 @@ def _head(results: Record, title: str) -> str:
     )
 
 
-def _table(rows: Mapping[str, Mapping[str, float]], metrics: Sequence[str]) -> str:
-    """Methods x metrics; the best of each metric is marked among the methods that do not see the truth."""
-    best = {}
-    for metric in metrics:
-        values = [scores[metric] for method, scores in rows.items() if method not in APART and metric in scores]
-        if values:
-            best[metric] = (max if HIGHER_IS_BETTER[metric] else min)(values)
+def _table(rows: Scores, metrics: Sequence[str], parts: Mapping[str, Scores] | None = None) -> str:
+    """Methods x metrics; the best of each metric is marked among the methods that do not see the truth.
+
+    ``parts`` adds a column each, of the first metric: name -> the same of this part of the pixels.
+    """
+    columns = [(HEADINGS[metric], metric, rows) for metric in metrics]
+    columns += [(f"{HEADINGS[metrics[0]]},<br>{name}", metrics[0], part) for name, part in (parts or {}).items()]
+    best = []
+    for _, metric, of in columns:
+        values = [scores[metric] for method, scores in of.items() if method not in APART and metric in scores]
+        best.append((max if HIGHER_IS_BETTER[metric] else min)(values) if values else None)
     lines = []
     for method, label in METHODS.items():
         if method not in rows:
             continue
         cells = []
-        for metric in metrics:
-            value = rows[method].get(metric)
-            top = method not in APART and value is not None and value == best[metric]
+        for (_, metric, of), top_value in zip(columns, best, strict=True):
+            value = of.get(method, {}).get(metric)
+            top = method not in APART and value is not None and value == top_value
             mark = '<td class="best" title="best">' if top else '<td class="plain">'
             cells.append(f"{mark}{_number(metric, value)}</td>")
         lines.append(f"<tr{_aside(method)}><td>{escape(label)}</td>{''.join(cells)}</tr>")
-    heads = "".join(f'<th scope="col">{HEADINGS[metric]}</th>' for metric in metrics)
+    heads = "".join(f'<th scope="col">{heading}</th>' for heading, _, _ in columns)
     return (
         f'<div class="scroll"><table><thead><tr><th scope="col">Method</th>{heads}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
@@ -160,7 +169,7 @@ def _scores(results: Record) -> str:
     metrics, parts = _metrics(results), ["<h2>Scores</h2>"]
     table, held_out = results["mean"], results["mean_held_out"]
     if table:
-        parts.append(_table(table, metrics))
+        parts.append(_table(table, metrics, {name: of for name in HALVES if (of := results.get(f"mean_{name}"))}))
         parts.append(f'<p class="note">{_how(results, "ceiling" in table)}</p>')
     if held_out:
         parts.append("<h3>Held-out views beside the clip</h3>")
@@ -279,12 +288,17 @@ def _scene(out: Path, record: Record, metrics: Sequence[str]) -> str:
         )
         parts.append(f'<div class="clips">{shown}</div>')
     if record["scores"]:
-        rows = {method: scores["mean"] for method, scores in record["scores"].items()}
-        parts.append(f"<details><summary>Scores of this scene</summary>{_table(rows, metrics)}</details>")
+        halves = {name: of for name in HALVES if (of := _means(record.get(f"{name}_scores", {})))}
+        table = _table(_means(record["scores"]), metrics, halves)
+        parts.append(f"<details><summary>Scores of this scene</summary>{table}</details>")
     links = {"splats": "splats (.ply)", "contact_sheet": "contact sheet (.png)"}
     linked = [f'<a href="{relative}/{files[kind]}">{text}</a>' for kind, text in links.items() if kind in files]
     linked.append(f'<a href="{relative}/result.json">numbers (.json)</a>')
     return "".join(parts) + f'<p class="note">{" · ".join(linked)}</p></article>'
+
+
+def _means(scores: Mapping[str, Any]) -> Scores:
+    return {method: values["mean"] for method, values in scores.items()}
 
 
 def _settings(results: Record) -> str:

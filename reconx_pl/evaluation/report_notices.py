@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from html import escape
 
+from reconx_pl.evaluation.baselines import METHODS
 from reconx_pl.evaluation.records import Record
 from reconx_pl.types import AlignmentQuality
+from reconx_pl.visualization.html import plural
 
 _RENDERED = "The splats are rendered at the cameras of the true frames between"
 _UNSEEN = f"{_RENDERED}, which neither the model nor the fit has seen, and compared with them."
@@ -86,9 +89,42 @@ def scoring_note(results: Record, geometry: str) -> str:
     parts.append("SSIM is scikit-image's with an 11 × 11 Gaussian window, LPIPS is VGG.")
     if not results.get("protocol"):
         parts.append("Published numbers are of other scenes and sizes and stand elsewhere.")
+    parts += [escape(coverage_note(results)), escape(left_out_note(results))]
     if "reconx_refined" in results["mean"]:
         parts.append("With test poses refined, each target's camera was moved to fit the target: not a score to quote.")
-    return " ".join(parts)
+    return " ".join(part for part in parts if part)
+
+
+def coverage_note(results: Record) -> str:
+    """What covered and uncovered pixels are, and of how many scenes their means; empty without a split."""
+    found = results.get("coverage")
+    if not found:
+        return ""
+    ways = list(found["by"].items())
+    by = ways[0][0] if len(ways) == 1 else "; ".join(f"{way} ({plural(count, 'scene')})" for way, count in ways)
+    total = sum(found["by"].values())
+    means = " and ".join(
+        f"of {name} pixels over {_range(scenes.values()) if scenes else '0'} of {plural(total, 'scene')}"
+        for name, scenes in found["scenes"].items()
+    )
+    return (
+        f"Covered pixels, {100 * found['share']:.1f} % of the targets', are those that the input views have seen, by "
+        f"{by}. Means are {means}: those with at least {100 * found['least']:g} % of such pixels."
+    )
+
+
+def left_out_note(results: Record) -> str:
+    """Which rows are of fewer scenes than the others, and why."""
+    return " ".join(
+        f"{METHODS[method]}: not of {plural(count, 'scene')}, {why}."
+        for method, reasons in results.get("left_out", {}).items()
+        for why, count in reasons.items()
+    )
+
+
+def _range(counts: Iterable[int]) -> str:
+    ordered = sorted(set(counts))
+    return f"{ordered[0]}" if len(ordered) == 1 else f"{ordered[0]} to {ordered[-1]}"
 
 
 def _protocol(results: Record) -> str:

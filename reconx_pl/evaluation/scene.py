@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from reconx_pl.evaluation.baselines import ceiling_split, nearest_view, warped_views
+from reconx_pl.evaluation.coverage import depth_views, input_coverage
+from reconx_pl.evaluation.filled_render import NO_DEPTH, filled_fit, filled_frames
 from reconx_pl.evaluation.scene_result import SceneResult, stopwatch
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.target_poses import refined_targets
 from reconx_pl.evaluation.task import HeldOutViews, SceneTask, clip_task
 from reconx_pl.geometry.estimators.base import PointMapEstimator
-from reconx_pl.geometry.rendering.views import DepthViews
 from reconx_pl.metrics.image import MetricSuite
 from reconx_pl.metrics.lpips import LpipsDistance
 from reconx_pl.reconstruction.scene_builder import (
@@ -119,8 +120,8 @@ class _Evaluation:
         self.done = 0.0  # share of the scene
         # the stage, and so the seed, of this baseline
         self.contexts = "two views" if task.views_in_clip else "contexts"
-        self.shares = self._shares()
         self.inputs = task.inputs.copied().to(self.device, torch.float32)
+        self.shares = self._shares()
         self.truth = task.views.to(self.device)  # [M, 3, H, W]
         self.cameras = task.view_cameras.copied().to(self.device, torch.float32)
         self.masks = None if task.masks is None else task.masks[task.targets].to(self.device)
@@ -142,6 +143,9 @@ class _Evaluation:
             absent=dict(self.suite.absent),
             seconds=self.seconds,
         )
+        if self.config.coverage and (self.task.targets or self.config.ceiling):
+            with self._stage("coverage"):
+                result.coverage = input_coverage(self.inputs, self.cameras)
         self._score(result, "reconx", rendered, self._render_held_out(fitted.gaussians))
         if self.task.views_in_clip and self.config.diffusion:
             self._score(result, "generated", given.images, None)
@@ -150,6 +154,8 @@ class _Evaluation:
             with self._stage(self.contexts):
                 views = self._render(alone.gaussians, self.cameras)
             self._score(result, self.contexts.replace(" ", "_"), views, self._render_held_out(alone.gaussians))
+        if len(given.images) > len(self.inputs):  # something was generated
+            self._filled_renders(result, sequence, given.start)
         self._copies(result)
         if self.config.ceiling:
             self._ceiling(result, given.start)
@@ -195,10 +201,42 @@ class _Evaluation:
         targets, other = self.task.targets, self.task.held_out
         with self._stage("score"):
             if targets:
-                way = self.config.masks
-                result.scores[method] = self.suite(frames[targets], self.truth[targets], self.masks, way)
+                self._measure(result, method, frames[targets], targets, self.masks)
             if other is not None and held_out is not None:
                 result.held_out_scores[method] = self.suite(held_out, other.images.to(self.device))
+
+    def _measure(
+        self, result: SceneResult, method: str, images: Tensor, places: list[int], masks: Tensor | None
+    ) -> None:
+        """Score ``images`` [K, ...] against the true views at ``places``, whole and by what the input views saw."""
+        parts = {} if result.coverage is None else result.coverage.parts(places, masks)
+        truth, way = self.truth[places], self.config.masks
+        result.scores[method], of_parts = self.suite.split(images, truth, parts, masks, way)
+        for name, scores in of_parts.items():
+            result.part_scores.setdefault(name, {})[method] = scores
+
+    def _filled_renders(self, result: SceneResult, sequence: FrameSequence, start: PointCloud) -> None:
+        """The floor of every network: what the depth of the input views gives, as frames and fitted."""
+        wanted = [name for name in ("filled_render", "filled_render_splats") if getattr(self.config, name)]
+        views = depth_views(self.inputs)
+        if views is None:
+            result.left_out |= dict.fromkeys(wanted, NO_DEPTH)
+            return
+        in_clip, other = self.task.views_in_clip, self.task.held_out
+        if "filled_render" in wanted:
+            with self._stage("warp"):
+                filled, holes = filled_frames(views, sequence.cameras if in_clip else self.cameras)
+                others = filled_frames(views, other.cameras.to(self.device))[0] if other else None
+            self._score(result, "filled_render", filled, others)
+            result.filled, result.holes = filled.cpu(), [holes[at] for at in self.task.targets]
+        if "filled_render_splats" in wanted:
+            with self._stage("warp"):
+                frames, _ = filled_frames(views, sequence.cameras)
+                given = filled_fit(self.inputs, sequence, frames, start, self.config.scene)
+            fitted = self._fit("filled render", given)
+            with self._stage("filled render"):
+                rendered = self._render(fitted.gaussians, self.cameras)
+            self._score(result, "filled_render_splats", rendered, self._render_held_out(fitted.gaussians))
 
     def _copies(self, result: SceneResult) -> None:
         """The baselines that move pixels of the input views and fit nothing."""
@@ -207,11 +245,9 @@ class _Evaluation:
         if self.config.nearest_input:
             others = images[nearest_view(other.cameras.to(self.device), cameras)] if other else None
             self._score(result, "nearest_input", copies, others)
-        if self.config.depth_warp and not self.task.views_in_clip:
+        if self.config.depth_warp and not self.task.views_in_clip and "filled_render" not in result.scores:
             with self._stage("warp"):
-                known: DepthViews | PointCloud | None = self.inputs.cloud
-                if self.inputs.depth is not None and bool((self.inputs.depth > 0).any()):
-                    known = DepthViews(images, self.inputs.depth, cameras)
+                known = depth_views(self.inputs) or self.inputs.cloud
                 assert known is not None
                 warped, result.holes = warped_views(known, self.cameras, copies)
             self._score(result, "depth_warp", warped, None)
@@ -225,7 +261,7 @@ class _Evaluation:
         with self._stage("ceiling"):
             views = self._render(best.gaussians, self.cameras[left])
         with self._stage("score"):
-            result.scores["ceiling"] = self.suite(views, self.truth[left])
+            self._measure(result, "ceiling", views, left, None)
         result.ceiling_targets = left
 
     def _refine(self, result: SceneResult) -> None:
@@ -238,7 +274,7 @@ class _Evaluation:
         degrees, units = pose_changes(given, refined)
         result.moved = list(zip(degrees.tolist(), units.tolist(), strict=True))
         with self._stage("score"):
-            result.scores["reconx_refined"] = self.suite(views, images, self.masks, self.config.masks)
+            self._measure(result, "reconx_refined", views, targets, self.masks)
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -258,6 +294,7 @@ class _Evaluation:
             "generate": float(self.config.diffusion),
             "fit": 1.0,
             self.contexts: float(self.config.two_views),
+            "filled render": float(self.config.filled_render_splats and self.inputs.depth is not None),
             "ceiling": float(self.config.ceiling),
             "alignment": float(self.config.pose_policy == "aligned"),
         }

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from reconx_pl.evaluation.coverage import Coverage
 from reconx_pl.evaluation.task import SceneTask
 from reconx_pl.reconstruction.scene_builder import FitInput
 from reconx_pl.types import Gaussians
@@ -29,7 +30,12 @@ class SceneResult:
         scores: on the targets; for "ceiling" on ``ceiling_targets``.
         held_out_scores: on the held-out views, if there were any ("generated" has none: nothing is generated there).
         ceiling_targets: frames that the ceiling is scored on.
-        holes: of every target the share of pixels that "depth_warp" had to fill.
+        coverage: what the input views have seen of ``task.views``; None where it was not asked for.
+        part_scores: as ``scores``, of "covered" and of "uncovered" pixels; a part too small to tell is not there, and
+            NaN in a single view where it is too small.
+        left_out: method -> why it was not scored here although it was asked for.
+        filled: [*, 3, H, W], the filled renders: of the frames of a clip, else of the targets; None without them.
+        holes: of every target the share of pixels that "filled_render", or "depth_warp", had to fill.
         moved: of every target by how many degrees, and world units, "reconx_refined" moved its camera.
         seconds: wall clock of each stage.
     """
@@ -42,6 +48,10 @@ class SceneResult:
     scores: Scores = field(default_factory=dict)
     held_out_scores: Scores = field(default_factory=dict)
     ceiling_targets: list[int] = field(default_factory=list)
+    coverage: Coverage | None = None
+    part_scores: dict[str, Scores] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    filled: Tensor | None = None
     holes: list[float] = field(default_factory=list)
     moved: list[tuple[float, float]] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
@@ -75,6 +85,8 @@ PARTS = {
     "two views": "baselines",
     "contexts": "baselines",
     "warp": "baselines",
+    "filled render": "baselines",
+    "coverage": "metrics",
     "ceiling": "baselines",
     "refine": "baselines",
     "media": "media",

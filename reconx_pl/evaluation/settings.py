@@ -45,14 +45,22 @@ class EvaluationConfig:
             alone, "white" is RegNeRF's way; see ``metrics.MetricSuite``. Targets without a mask are scored whole.
         nearest_input: score the baseline that copies the nearest input view.
         two_views: score the baseline that fits Gaussians to the input views alone, however many a protocol gives.
+        filled_render: score the floor that knows no network: the depth of the input views rendered into the cameras of
+            the frames, or of the targets of a protocol entry, with the holes filled. Views without depth have no such
+            row, nor have evaluations in which nothing is generated.
+        filled_render_splats: fit to these frames as to generated ones, and score the fit.
+        coverage: score covered and uncovered pixels of the targets apart, too: those that the input views have seen,
+            and the others (``coverage.Coverage``).
         depth_warp: of a protocol entry, score the baseline that renders the context views by their depth at the
-            targets, or draws the cloud where there is no depth.
+            targets, or draws the cloud where there is no depth. ``filled_render`` is the same where there is depth, and
+            stands in its place.
         ceiling: of a clip, fit the true even frames (and the last) with confidence 1 and score the odd ones: what this
             splatting could reach with perfect frames.
         refine_test_poses: steps by which the camera of every target is moved to where the finished scene, held fixed,
             explains the target best. It looks at the targets, so that its scores stand in a row of their own; 0 = none.
         seed: together with a scene's key it seeds everything random about that scene.
         media: write contact sheet, videos and scene.ply beside the scores.
+        sheet_only: of these write the contact sheet alone.
         sheet_columns: frames on a contact sheet at most.
         error_gain: factor of the error row of a contact sheet.
     """
@@ -70,11 +78,15 @@ class EvaluationConfig:
     masks: str = "none"
     nearest_input: bool = True
     two_views: bool = True
+    filled_render: bool = True
+    filled_render_splats: bool = True
+    coverage: bool = True
     depth_warp: bool = True
     ceiling: bool = False
     refine_test_poses: int = 0
     seed: int = 0
     media: bool = True
+    sheet_only: bool = False
     sheet_columns: int = 8
     error_gain: float = 4.0
 

@@ -43,7 +43,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
     ``base`` names one file or a list of files, relative to the folder of the file that names them; ``configs/...`` may
     also be one that comes with the package. Later bases go over earlier ones, and the file over all. Mappings are
-    merged key by key; lists and values are replaced, and so is a mapping whose ``class_path`` changes.
+    merged key by key; lists and values are replaced, and so is a mapping whose ``class_path`` changes. ``name+`` adds
+    to the list ``name`` of the bases, as on the command line.
 
     Args:
         path: see ``find_config``.
@@ -119,4 +120,13 @@ def merged(below: Any, above: Any) -> Any:
         return above
     if above.get("class_path", below.get("class_path")) != below.get("class_path"):
         return above
-    return below | {key: merged(below[key], value) if key in below else value for key, value in above.items()}
+    whole = dict(below)
+    for key, value in above.items():
+        longer = key.removesuffix("+")
+        if key != longer:
+            place = longer if longer in whole else key  # of a list that is not here the parser knows
+            whole[place] = [*(whole.get(place) or []), *(value if isinstance(value, list) else [value])]
+            continue
+        whole.pop(f"{key}+", None)
+        whole[key] = merged(below[key], value) if key in below else value
+    return whole

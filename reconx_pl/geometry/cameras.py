@@ -40,6 +40,11 @@ def project(points: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
     return homogeneous[..., :2] / safe[..., None], depth
 
 
+def projection_matrices(cameras: Cameras) -> Tensor:
+    """Intrinsics times pose [V, 3, 4], which takes world points to pixels times depth."""
+    return cameras.intrinsics @ cameras.world_to_camera[..., :3, :]
+
+
 def in_view(points: Tensor, cameras: Cameras) -> Tensor:
     """Whether points fall into the images of cameras, occlusion aside.
 

@@ -49,7 +49,7 @@ def seen_by_any(points: Tensor, cameras: Cameras) -> Tensor:
 
 
 def repeated(points: Tensor, count: int) -> Tensor:
-    """Points [n, 3] to [count, 3]: the first ``count``, or all of them over and over.
+    """Points [n, *], or their numbers [n], to [count, *]: the first ``count``, or all of them over and over.
 
     A repeated point is at distance 0 from one before it, so that a farthest-point order has it last, as here.
 

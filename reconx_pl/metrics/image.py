@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 
 from reconx_pl.errors import BadSceneError, ConfigurationError, MissingDependencyError, MissingWeightsError
+
+if TYPE_CHECKING:
+    from reconx_pl.metrics.lpips import LpipsDistance
 
 METRICS = ("psnr", "ssim", "lpips")
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False}
@@ -44,13 +47,21 @@ def psnr(prediction: Tensor, target: Tensor, masks: Tensor | None = None) -> Ten
         [V] decibels; at most 100 (equal images).
     """
     _check_pair(prediction, target)
-    difference = prediction.double().clamp(0, 1) - target.double().clamp(0, 1)  # double: a mean of 200,000 squares
-    squares = difference.square()
+    squares = _squares(prediction, target)
     error = squares.mean(dim=(1, 2, 3)) if masks is None else _masked_mean(squares.mean(dim=1), masks)  # [V]
+    return _decibels(error)
+
+
+def _squares(prediction: Tensor, target: Tensor) -> Tensor:  # [V, 3, H, W] float64
+    difference = prediction.double().clamp(0, 1) - target.double().clamp(0, 1)  # double: a mean of 200,000 squares
+    return difference.square()
+
+
+def _decibels(error: Tensor) -> Tensor:
     return -10 * error.clamp_min(SMALLEST_ERROR).log10()
 
 
-def _masked_mean(maps: Tensor, masks: Tensor) -> Tensor:  # [V] of [V, H, W] and bool [V, H, W]
+def _masked_mean(maps: Tensor, masks: Tensor) -> Tensor:  # [V] of [V, H, W] and bool [V, H, W]; NaN for an empty mask
     return (maps * masks).sum(dim=(1, 2)) / masks.sum(dim=(1, 2))
 
 
@@ -70,6 +81,11 @@ def ssim(prediction: Tensor, target: Tensor, masks: Tensor | None = None) -> Ten
         ConfigurationError: an image smaller than the window.
         BadSceneError: a mask without a pixel off the border.
     """
+    return _ssim_and_map(prediction, target, masks)[0]
+
+
+def _ssim_and_map(prediction: Tensor, target: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+    """SSIM [V], and its map [V, H, W] up to the border, where scikit-image mirrors the image."""
     from skimage.metrics import structural_similarity
 
     _check_pair(prediction, target)
@@ -78,39 +94,48 @@ def ssim(prediction: Tensor, target: Tensor, masks: Tensor | None = None) -> Ten
             f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, got {tuple(prediction.shape[-2:])}"
         )
     pairs = zip(target.detach().float().cpu().numpy(), prediction.detach().float().cpu().numpy(), strict=True)
-    call = {"win_size": SSIM_WINDOW, "gaussian_weights": True, "channel_axis": 0, "data_range": 1.0}
+    call = {"win_size": SSIM_WINDOW, "gaussian_weights": True, "channel_axis": 0, "data_range": 1.0, "full": True}
+    means, maps = zip(*(structural_similarity(*pair, **call) for pair in pairs), strict=True)
+    whole = torch.stack([torch.from_numpy(one) for one in maps]).double().mean(dim=1)  # [V, H, W]
     if masks is None:
-        return torch.tensor([structural_similarity(*pair, **call) for pair in pairs], dtype=torch.float64)
+        return torch.tensor(means, dtype=torch.float64), whole
     edge = SSIM_WINDOW // 2
     inner = masks.cpu()[:, edge:-edge, edge:-edge]
     if not bool(inner.any(dim=2).any(dim=1).all()):
         raise BadSceneError(f"a mask has no pixel that is {edge} pixels or more off the border, where SSIM is measured")
-    maps = torch.stack([torch.from_numpy(structural_similarity(*pair, full=True, **call)[1]) for pair in pairs])
-    return _masked_mean(maps[..., edge:-edge, edge:-edge].double().mean(dim=1), inner)
+    return _masked_mean(whole[:, edge:-edge, edge:-edge], inner), whole
 
 
 def lpips(
-    prediction: Tensor, target: Tensor, distance: nn.Module, batch: int = 4, masks: Tensor | None = None
+    prediction: Tensor, target: Tensor, distance: LpipsDistance, batch: int = 4, masks: Tensor | None = None
 ) -> Tensor:
     """Perceptual distance of each image (Zhang et al. 2018).
 
     Args:
         prediction: [V, 3, H, W] in [0, 1]; ``distance`` scales it to [-1, 1].
         target: [V, 3, H, W] in [0, 1].
-        distance: a ``splatting.perceptual.LpipsDistance``; the field reports VGG.
+        distance: the field reports VGG.
         batch: images a pass, against memory.
         masks: [V, H, W] bool; the mean of the map of distances (each layer's enlarged bilinearly) is over their pixels.
 
     Returns:
         [V], 0 for equal images.
     """
+    return _lpips_and_map(prediction, target, distance, masks, masks is not None, batch)[0]
+
+
+def _lpips_and_map(
+    prediction: Tensor, target: Tensor, distance: LpipsDistance, masks: Tensor | None, mapped: bool, batch: int = 4
+) -> tuple[Tensor, Tensor]:
+    """LPIPS [V], and its map [V, H, W] if that is wanted, of one pass of the network."""
     _check_pair(prediction, target)
     pairs = zip(prediction.float().split(batch), target.float().split(batch), strict=True)
     with torch.no_grad():
-        if masks is None:
-            return torch.cat([distance(image, truth) for image, truth in pairs])
-        maps = torch.cat([distance(image, truth, spatial=True) for image, truth in pairs])  # [V, 1, H, W]
-    return _masked_mean(maps[:, 0], masks)
+        if not mapped:
+            return torch.cat([distance(image, truth) for image, truth in pairs]), prediction.new_zeros(0)
+        values, maps = zip(*(distance.with_map(image, truth) for image, truth in pairs), strict=True)
+    found = torch.cat(maps)[:, 0]
+    return torch.cat(values) if masks is None else _masked_mean(found, masks), found
 
 
 class MetricSuite:
@@ -141,7 +166,7 @@ class MetricSuite:
             raise ConfigurationError(f"unknown metrics {unknown}; choose from {', '.join(METRICS)}")
         self.absent: dict[str, str] = {}
         self._device = torch.device(device)
-        self._lpips: nn.Module | None = None
+        self._lpips: LpipsDistance | None = None
         if "lpips" in names:
             from reconx_pl.metrics.lpips import LpipsDistance
 
@@ -168,6 +193,32 @@ class MetricSuite:
         Raises:
             BadSceneError: an image with NaN or infinite values, which no metric can judge, or an empty mask.
         """
+        return self.split(prediction, target, {}, masks, way)[0]
+
+    def split(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        parts: Mapping[str, Tensor],
+        masks: Tensor | None = None,
+        way: str = "targets",
+    ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+        """The scores of each image, and beside them those of parts of it.
+
+        A part is scored with the maps of the whole image: the squared error, the map of SSIM (up to the border, where
+        scikit-image mirrors the image) and the map of LPIPS are averaged over its pixels. What a window or a receptive
+        field sees beyond the part counts too.
+
+        Args:
+            prediction, target, masks, way: see ``__call__``.
+            parts: name to [V, H, W] bool; of a part the pixels within ``masks`` count.
+
+        Returns:
+            what ``__call__`` returns, and name to the same for each part: [V] float64, NaN where a part is empty.
+
+        Raises:
+            BadSceneError: as ``__call__``.
+        """
         for what, images in (("prediction", prediction), ("target", target)):
             if not torch.isfinite(images).all():
                 raise BadSceneError(f"a {what} to be scored has NaN or infinite values; nothing to measure")
@@ -178,17 +229,24 @@ class MetricSuite:
                 target = torch.where(masks[:, None], target, 1.0)
             prediction = torch.where(masks[:, None], prediction, target)
         averaged = masks if way == "targets" else None
+        scored = {
+            name: (part if masks is None else part.to(masks.device) & masks).cpu() for name, part in parts.items()
+        }
         scores: dict[str, Tensor] = {}
+        of_parts: dict[str, dict[str, Tensor]] = {name: {} for name in parts}
         for name in self.names:
             if name == "psnr":
-                value = psnr(prediction, target, masks)
+                value, maps = psnr(prediction, target, masks), _squares(prediction, target).mean(dim=1)
             elif name == "ssim":
-                value = ssim(prediction, target, averaged)
+                value, maps = _ssim_and_map(prediction, target, averaged)
             else:
                 assert self._lpips is not None
-                value = lpips(prediction, target, self._lpips, masks=averaged)
+                value, maps = _lpips_and_map(prediction, target, self._lpips, averaged, bool(parts))
             scores[name] = value.double().cpu()
-        return scores
+            for part, pixels in scored.items():
+                mean = _masked_mean(maps.double().cpu(), pixels)
+                of_parts[part][name] = _decibels(mean) if name == "psnr" else mean
+        return scores, of_parts
 
 
 def _checked_masks(masks: Tensor, target: Tensor) -> Tensor:

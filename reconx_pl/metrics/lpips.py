@@ -90,20 +90,30 @@ class LpipsDistance(nn.Module):
         Raises:
             ConfigurationError: the sizes differ, or are too small for the network.
         """
+        maps = self._maps(prediction, target)
+        if weights is not None:
+            maps = [m * F.adaptive_avg_pool2d(weights[:, None], (m.shape[-2], m.shape[-1])) for m in maps]
+        return _enlarged(maps, prediction) if spatial else _mean(maps)
+
+    def with_map(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance [V] and map [V, 1, H, W] of every pair, as two calls would give them, of one pass of the network.
+
+        Args:
+            prediction, target: [V, 3, H, W] in [0, 1].
+        """
+        maps = self._maps(prediction, target)
+        return _mean(maps), _enlarged(maps, prediction)
+
+    def _maps(self, prediction: Tensor, target: Tensor | TargetFeatures) -> list[Tensor]:
+        """Distances of each layer: [V, 1, h, w]."""
         known = target if isinstance(target, TargetFeatures) else self.features(target)
         size = (prediction.shape[-2], prediction.shape[-1])
         if size != (known.height, known.width):
             raise ConfigurationError(f"LPIPS of images of different sizes: {size} and {(known.height, known.width)}")
-        maps = [
-            head((layer - reference) ** 2)  # [V, 1, h, w]
+        return [
+            head((layer - reference) ** 2)
             for head, layer, reference in zip(self.lpips.lins, self._layers(prediction), known.layers, strict=True)
         ]
-        if weights is not None:
-            maps = [m * F.adaptive_avg_pool2d(weights[:, None], m.shape[-2:]) for m in maps]
-        if spatial:
-            enlarged = [F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps]
-            return torch.stack(enlarged).sum(dim=0)
-        return torch.stack([m.mean(dim=(1, 2, 3)) for m in maps]).sum(dim=0)
 
     def _layers(self, images: Tensor) -> tuple[Tensor, ...]:
         smallest = MIN_SIZE[self.net]
@@ -119,6 +129,15 @@ class LpipsDistance(nn.Module):
     def train(self, mode: bool = True) -> LpipsDistance:
         """Stay in evaluation mode: the heads contain dropout, and a distance that is random is none."""
         return super().train(False)
+
+
+def _mean(maps: list[Tensor]) -> Tensor:  # [V]
+    return torch.stack([m.mean(dim=(1, 2, 3)) for m in maps]).sum(dim=0)
+
+
+def _enlarged(maps: list[Tensor], images: Tensor) -> Tensor:  # [V, 1, H, W]
+    enlarged = [F.interpolate(m, size=images.shape[-2:], mode="bilinear", align_corners=False) for m in maps]
+    return torch.stack(enlarged).sum(dim=0)
 
 
 def _build(net: Literal["vgg", "alex"], backbone: dict[str, Tensor], path: Path) -> nn.Module:

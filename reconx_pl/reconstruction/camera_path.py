@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reconx_pl.data.formats.camera_path_file import read_camera_path
 from reconx_pl.errors import ConfigurationError
+from reconx_pl.files.checksums import file_sha256
 from reconx_pl.geometry.camera_paths import PATHS
 from reconx_pl.geometry.cameras import with_views
 from reconx_pl.geometry.clip_paths import path_cameras, viewcrafter_path
@@ -21,7 +22,7 @@ PATH_WORDS: tuple[str, ...] = tuple(kind for kind in get_args(PathKind) if kind 
 _THROUGH = {"interpolated": path_cameras, "viewcrafter": viewcrafter_path}  # every input view, at a place of its own
 
 # A path camera that is this near to an input view shows its photograph: half a pixel at 0.05 degrees for 512 pixels.
-NEAR = 1e-4  # of the extent of the input views
+NEAR = 1e-4  # of the extent of the input views; of the way from a single one to the farthest camera
 TURNED = 0.05  # degrees
 SHIFTED = 0.5  # pixels between the corners of the two images, for lenses that differ
 _ROUNDING = 1e-6  # of the distance from the origin: a centre out of a float32 pose is no better
@@ -73,6 +74,11 @@ class PathConfig:
             )
         return cls("file", frames, Path(text))
 
+    @property
+    def identity(self) -> str:
+        """What the path follows from, beside the views: the word, or the hash of the file."""
+        return self.kind if self.file is None else f"file {file_sha256(self.file)}"
+
     def __str__(self) -> str:
         """The word that ``parse`` reads."""
         return self.kind if self.file is None else str(self.file)
@@ -107,7 +113,7 @@ def path_of(
 
     Args:
         config: which one.
-        views: C >= 2 input views in the order of visiting.
+        views: C >= 2 input views in the order of visiting; for a file also a single one.
         frames_per_clip: T of a clip from one view to the next, both included.
         points: [N, 3] of the scene, world units; an orbit or a spiral needs them where the views look the same way.
         closed: a path through the views leads from the last one back to the first.
@@ -121,9 +127,11 @@ def path_of(
         BadCameraError: the file has a camera that cannot be used.
     """
     step = frames_per_clip - 1
-    if len(views) < 2 or step < 1:
+    least = 1 if config.file is not None else 2
+    if len(views) < least or step < 1:
         raise ConfigurationError(
-            f"a camera path needs 2 views and clips of 2 frames at least, got {len(views)} views and {frames_per_clip}"
+            f"the camera path {config} needs {least} views and clips of 2 frames at least, got {len(views)} views and "
+            f"{frames_per_clip}"
         )
     total = len(views) * step if closed else (len(views) - 1) * step + 1
     if config.kind in _THROUGH:
@@ -145,8 +153,9 @@ def _places(path: Cameras, views: Cameras) -> tuple[int | None, ...]:
     """Of each view, the nearest camera of the path that is the same."""
     path, views = (cameras.to("cpu", torch.float64) for cameras in (path, views))
     there, here = path.centers, views.centers
-    extent = max(float((here - here.mean(dim=0)).norm(dim=1).max()), 1e-12)
     way = torch.cdist(here, there, compute_mode="donot_use_mm_for_euclid_dist")  # [C, M]; the other one rounds
+    extent = float((here - here.mean(dim=0)).norm(dim=1).max()) if len(views) > 1 else float(way.max())
+    extent = max(extent, 1e-12)
     between = views.world_to_camera[:, None, :3, :3] - path.world_to_camera[None, :, :3, :3]
     turn = 2 * (between.flatten(2).norm(dim=2) / 8**0.5).clamp(max=1).asin().rad2deg()
     same = (way <= NEAR * extent + _ROUNDING * here.norm(dim=1, keepdim=True)) & (turn <= TURNED)

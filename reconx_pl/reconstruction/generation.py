@@ -14,9 +14,11 @@ from reconx_pl.files.json_files import write_json
 from reconx_pl.files.tensors import camera_tensors, cameras_of, load_tensors, save_tensors, to_bytes
 from reconx_pl.geometry.camera_paths import orbit_path
 from reconx_pl.geometry.closed_paths import path_through
+from reconx_pl.reconstruction.camera_path import PathConfig, path_of
 from reconx_pl.reconstruction.input_views import InputViews
 from reconx_pl.reconstruction.orbit_windows import OrbitConfig, generate_orbit
 from reconx_pl.reconstruction.pair_clips import pair_clips
+from reconx_pl.reconstruction.path_sequence import generate_path
 from reconx_pl.reconstruction.scene_builder import FrameSequence, generate_sequence
 from reconx_pl.reconstruction.settings import GenerationConfig
 from reconx_pl.reconstruction.view_generator import ViewGeneratorSource, checked_frames
@@ -25,6 +27,7 @@ from reconx_pl.types import Clip, Progress
 from reconx_pl.visualization.video import write_mp4
 
 VIDEO, SEQUENCE, PLACES = "generated.mp4", "sequence.safetensors", "places.json"
+BETWEEN = ("interpolated", "viewcrafter")  # paths from each photograph to the next, which any model generates
 _SLOWEST = 3.0  # frames a second at which generated frames can be watched
 
 
@@ -58,10 +61,13 @@ def generate(
     )
     work = _Work(inputs, config, source, seed, device, folder, progress)
     with torch.inference_mode(False):
-        made, note = _orbit(work) if config.orbit_frames else _between(work)
+        if config.orbit_frames:
+            made, note = _orbit(work)
+        else:
+            made, note = _between(work) if config.path in BETWEEN else _along(work)
     frames = to_bytes(made.images)
     save_tensors({"frames": frames, **camera_tensors(made.cameras)}, folder / SEQUENCE)
-    write_json(folder / PLACES, {"input_places": made.input_places})
+    write_json(folder / PLACES, {"input_places": made.input_places, "posed": made.posed})
     write_mp4(frames.movedim(1, -1), folder / VIDEO, max(fps, _SLOWEST))
     return [note]
 
@@ -69,8 +75,8 @@ def generate(
 def read_sequence(folder: Path) -> FrameSequence:
     """What this stage left in its folder."""
     tensors = load_tensors(folder / SEQUENCE)
-    places = json.loads((folder / PLACES).read_text(encoding="utf-8"))["input_places"]
-    return FrameSequence(tensors.pop("frames").float().div_(255), cameras_of(tensors), places)
+    described = json.loads((folder / PLACES).read_text(encoding="utf-8"))
+    return FrameSequence(tensors.pop("frames").float().div_(255), cameras_of(tensors), **described)
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,30 @@ def _between(work: _Work) -> tuple[FrameSequence, str]:
             save_tensors({"frames": make()}, file)
         return load_tensors(file)["frames"]
 
-    made = generate_sequence(inputs, clips, work.source, work.seed, work.device, keep=keep, progress=work.progress)
+    path = path_of(PathConfig.parse(work.config.path), inputs.cameras, frames, closed=inputs.closed)
+    made = generate_sequence(
+        inputs, clips, work.source, work.seed, work.device, cameras=path.cameras, keep=keep, progress=work.progress
+    )
     note = f"{frames - 2} frames generated between each of {len(clips)} pairs of photographs"
     return made, note + (", in a loop" if inputs.closed else "")
+
+
+def _along(work: _Work) -> tuple[FrameSequence, str]:
+    """Along any path of cameras. What is there is not generated again."""
+    inputs, config, frames = work.inputs, work.config, work.config.clip.frames
+    points = None if inputs.cloud is None else inputs.cloud.points
+    chosen = PathConfig.parse(config.path, config.path_frames)
+    path = path_of(chosen, inputs.cameras, frames, points, inputs.closed)
+
+    def keep(number: int, make: Callable[[], Tensor]) -> Tensor:
+        file = work.folder / f"path-{number:03d}.safetensors"
+        if not file.is_file():
+            save_tensors({"frames": make()}, file)
+        return load_tensors(file)["frames"]
+
+    made = generate_path(inputs, path, work.source, frames, work.seed, work.device, keep=keep, progress=work.progress)
+    through = sum(place is not None for place in path.places)
+    return made, f"{len(path)} frames generated along the path {chosen}, through {through} of {len(inputs)} photographs"
 
 
 class _KeptWindows:

@@ -55,6 +55,7 @@ def pair_clips(inputs: InputViews, frames: int) -> tuple[Clip, ...]:
                 fps=inputs.fps,
                 caption=inputs.caption,
                 depth=own,
+                confidence=None if own is None or inputs.confidence is None else inputs.confidence[pair],
                 cloud=_pair_cloud(images, cameras, own if len(order) > 2 else None, inputs.cloud),
                 geometry=inputs.geometry,
             )

@@ -179,7 +179,7 @@ def _clip(inputs: InputViews, cameras: Cameras, images: Tensor, window: PathWind
         frame_indices=tuple(inside),
         fps=inputs.fps,
         caption=inputs.caption,
-        cloud=inputs.cloud,
+        cloud=None if inputs.cloud is None else inputs.cloud.to("cpu"),
         geometry=inputs.geometry,
     )
 
@@ -191,4 +191,6 @@ def _sequence(inputs: InputViews, path: CameraPath, images: Tensor) -> FrameSequ
     whole = torch.cat([images, inputs.images[beside]])
     whole[places] = inputs.images
     cameras = path.cameras.to(inputs.images.device)
-    return FrameSequence(whole, _joined([cameras, inputs.cameras[beside]]) if beside else cameras, places)
+    if beside:
+        cameras = _joined([cameras, inputs.cameras[beside]])
+    return FrameSequence(whole, cameras, places, posed=True)

@@ -18,6 +18,7 @@ from reconx_pl.files.json_files import write_json
 from reconx_pl.files.tensors import save_tensors, to_bytes
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.reconstruction import files, fitting, generation
+from reconx_pl.reconstruction.camera_path import PathConfig
 from reconx_pl.reconstruction.files import STAGE_FOLDER, SUMMARY
 from reconx_pl.reconstruction.folder import alone, claim, spare, storage
 from reconx_pl.reconstruction.frames import prepare_frames, read_fit_input, read_input_cameras
@@ -36,7 +37,7 @@ from reconx_pl.reconstruction.settings import (
     StageName,
 )
 from reconx_pl.reconstruction.stages import Stage, Stages, stage_record
-from reconx_pl.reconstruction.view_generator import ViewGeneratorSource
+from reconx_pl.reconstruction.view_generator import ViewGeneratorSource, follows_cameras
 from reconx_pl.reconstruction.views import PHOTOGRAPHS_FILE, PIXELS_FILE, Views, read_photographs, read_views
 from reconx_pl.types import Progress
 from reconx_pl.version import __version__
@@ -226,6 +227,7 @@ class _Chain:
 
         later = ("poses", "alignment")  # of the next stage
         settings = {name: value for name, value in self.settings["generation"].items() if name not in later}
+        settings["path"] = PathConfig.parse(config.generation.path, config.generation.path_frames).identity
         inputs = {
             "generation": settings,
             "view_generator": view_generator.identity,
@@ -247,7 +249,8 @@ class _Chain:
         if generated is None:
             inputs["short_side"] = config.short_side
         else:
-            inputs |= {"aligned": config.scene.aligns(self.estimator), "confidence": config.confidence}
+            posed = follows_cameras(self.view_generator)
+            inputs |= {"aligned": config.scene.aligns(self.estimator, posed), "confidence": config.confidence}
             inputs["alignment"] = config.generation.alignment
         return self.stages.run(FRAMES, inputs, make, [geometry] if generated is None else [geometry, generated])
 

@@ -20,12 +20,18 @@ from reconx_pl.files.tensors import to_bytes
 from reconx_pl.geometry.cameras import with_views
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.geometry.point_maps import point_map_from_depth, with_unexplained
+from reconx_pl.geometry.rendering.sky import finite_depth
 from reconx_pl.metrics.lpips import LpipsDistance
 from reconx_pl.reconstruction.alignment import AligningEstimator, aligned_frames, holds_fixed_views
 from reconx_pl.reconstruction.frame_confidence import frame_confidence
 from reconx_pl.reconstruction.input_views import InputViews
 from reconx_pl.reconstruction.pair_clips import path_cameras
-from reconx_pl.reconstruction.view_generator import ViewGenerator, generated_frames, seeded_generator
+from reconx_pl.reconstruction.view_generator import (
+    ViewGenerator,
+    follows_cameras,
+    generated_frames,
+    seeded_generator,
+)
 from reconx_pl.splatting.fit import FitConfig, FitResult, fit
 from reconx_pl.splatting.points import PointsConfig, points_from_maps, random_points, select_points
 from reconx_pl.splatting.renderers.base import Renderer
@@ -52,7 +58,8 @@ class SceneConfig:
         points: which points it starts from. ``at_least`` counts from 8 input views on.
         poses: of the generated frames. "aligned": by a global alignment from each input view to the next, with the
             input views held fixed; needs an estimator that can do it (DUSt3R). "interpolated": between the input views.
-            "dataset": given with the frames. "auto": aligned where the estimator can, else interpolated.
+            "dataset": given with the frames. "auto": those that frames were generated at, of a model that is guided by
+            renders; else aligned where the estimator can, else interpolated.
         confidence: of generated pixels. "alignment": the paper's C_i, what the global alignment gives every pixel.
             "reprojection": agreement with the points of the input views. "uniform": every pixel counts alike. "auto":
             that of the alignment where frames are aligned, else reprojection.
@@ -69,8 +76,12 @@ class SceneConfig:
     alignment: Alignment = "clips"
     seed: int = 0
 
-    def aligns(self, estimator: PointMapEstimator | None) -> bool:
+    def aligns(self, estimator: PointMapEstimator | None, posed: bool = False) -> bool:
         """Whether generated frames get their poses from a global alignment.
+
+        Args:
+            estimator: that would align them.
+            posed: whether they were generated at known cameras, see ``FrameSequence``.
 
         Raises:
             ConfigurationError: it was asked for and the estimator cannot; or its confidence, or points that only it
@@ -83,7 +94,7 @@ class SceneConfig:
                 f"poses 'aligned' finds the cameras of generated frames with the input views held fixed, and {who}: "
                 "name DUSt3R (PretrainedDust3r, --geometry dust3r), or take 'interpolated'"
             )
-        aligned = able and self.poses in ("auto", "aligned")
+        aligned = able and (self.poses == "aligned" or (self.poses == "auto" and not posed))
         if self.points.views != "ends" and not aligned:
             raise ConfigurationError(
                 "points.views 'all' needs point maps of the generated frames, which a global alignment alone makes; "
@@ -104,11 +115,14 @@ class FrameSequence(Tensors):
         images: [S, 3, H, W] in [0, 1]; the input views to the last bit.
         cameras: S views: those of the input views, and between them the path along which frames were generated.
         input_places: places of the input views.
+        posed: whether frames were generated at these cameras, by a model that is guided by renders: they need no
+            alignment.
     """
 
     images: Tensor
     cameras: Cameras
     input_places: list[int]
+    posed: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,6 +189,12 @@ def generate_sequence(
     parts = []
     count = clips[0].frames.shape[0]
     path = path_cameras(inputs.cameras[inputs.visited], count) if cameras is None else cameras
+    expected = len(clips) * (count - 1) + 1
+    if len(path) not in ({expected, expected - 1} if inputs.closed else {expected}):
+        raise ConfigurationError(
+            f"{inputs.key}: a path of {len(path)} cameras does not go with {len(clips)} clips of {count} frames, which "
+            f"have {expected} frames together"
+        )
     for number, clip in enumerate(clips):
         # a closed sequence has its first view once
         own = path[[(number * (count - 1) + frame) % len(path) for frame in range(count)]].to(clip.frames.device)
@@ -193,7 +213,8 @@ def generate_sequence(
     places = input_places(len(inputs), count)
     images = frames.to(inputs.images.device).float().div_(255)
     images[places] = inputs.images
-    return FrameSequence(images, with_views(path, places, inputs.cameras), places)
+    posed = follows_cameras(view_generator)
+    return FrameSequence(images, with_views(path, places, inputs.cameras), places, posed)
 
 
 def prepare_fit(
@@ -219,7 +240,7 @@ def prepare_fit(
     """
     generated = len(sequence.images) > len(inputs)
     cameras, maps = sequence.cameras, None
-    if generated and config.aligns(estimator):
+    if generated and config.aligns(estimator, sequence.posed):
         with stage("alignment"):
             cameras, maps = _aligned(inputs.key, sequence, cast(AligningEstimator, estimator), config.alignment)
     # to the last bit, whatever an estimator makes of what it holds
@@ -273,8 +294,9 @@ def start_points(inputs: InputViews, sequence: FrameSequence, maps: PointMap | N
     """The points that the fit starts from.
 
     Those of the alignment, where frames were aligned and depth did not come with the data: of the input views, or of
-    all frames (``PointsConfig.views``). Else those of every input pixel with depth, and beside them those of the cloud
-    that tell what no depth map does. Without depth those of the cloud, filled where many views tell gaps from surfaces.
+    all frames (``PointsConfig.views``). Else those of every input pixel with depth, of the sky far away
+    (``finite_depth``), and beside them those of the cloud that tell what no depth map does. Without depth those of the
+    cloud, filled where many views tell gaps from surfaces.
     """
     generator = seeded_generator(config.seed, inputs.key, "points")
     start = _geometric_points(inputs, sequence, maps, config.points, generator)
@@ -294,7 +316,7 @@ def _geometric_points(
         part = PointMap(maps.points[chosen], maps.confidence[chosen], maps.valid[chosen])
         return points_from_maps(part, sequence.images[chosen], every, generator)
     if inputs.depth is not None:
-        own = point_map_from_depth(inputs.depth, inputs.cameras, inputs.confidence)
+        own = point_map_from_depth(finite_depth(inputs.depth), inputs.cameras, inputs.confidence)
         dense = points_from_maps(own, inputs.images, every, generator)
         return dense if inputs.cloud is None else with_unexplained(dense, inputs.cloud, own, inputs.cameras)
     assert inputs.cloud is not None

@@ -46,6 +46,10 @@ class GenerationConfig:
         poses: of the generated frames. "aligned": by a global alignment with the photographs held fixed; needs an
             estimator that can do it (DUSt3R). "interpolated": between the photographs. "auto": aligned where possible.
         alignment: of which frames together; see ``SceneConfig``.
+        path: of the camera: "interpolated" from each photograph straight to the next, "viewcrafter" likewise with
+            ViewCrafter's timing; with a model that is guided by renders also "orbit", "spiral", or a file of cameras
+            (cameras.json, camera_path.json or transforms.json).
+        path_frames: frames of an orbit or a spiral; None takes as many as an interpolated path would have.
     """
 
     frames: int | None = None
@@ -58,6 +62,8 @@ class GenerationConfig:
     end_condition_frame: int = 16
     poses: Literal["auto", "aligned", "interpolated"] = "auto"
     alignment: Alignment = "clips"
+    path: str = "interpolated"
+    path_frames: int | None = None
 
     def __post_init__(self) -> None:
         frames, height, width, fps = self.clip  # an open one is right here

@@ -14,6 +14,7 @@ from torch import Tensor
 from reconx_pl.diffusion.weights.generation import ClipDefaults
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import interpolate_cameras, with_views
+from reconx_pl.geometry.rendering.views import DepthViews
 from reconx_pl.types import Cameras, Clip, Progress
 
 
@@ -58,6 +59,11 @@ class RecordedFrames:
         if clip.key not in self.frames:
             raise BadSceneError(f"no generated frames for clip {clip.key}; generate it before the evaluation")
         return self.frames[clip.key]
+
+
+def follows_cameras(view_generator: object) -> bool:
+    """Whether it generates what the cameras of a clip see: a model that is guided by renders says so."""
+    return bool(getattr(view_generator, "follows_cameras", False))
 
 
 def blind(clip: Clip, cameras: Cameras | None = None) -> Clip:
@@ -139,11 +145,18 @@ class ViewGeneratorSource:
     Args:
         identity: what its frames follow from, weights and sampling.
         load: gives the view generator.
+        follows_cameras: see the function.
         clip: frames, size and frame rate that it generates unless told otherwise; None knows none.
     """
 
-    def __init__(self, identity: str, load: Callable[[], ViewGenerator], clip: ClipDefaults | None = None) -> None:
-        self.identity, self.load = identity, load
+    def __init__(
+        self,
+        identity: str,
+        load: Callable[[], ViewGenerator],
+        follows_cameras: bool = False,
+        clip: ClipDefaults | None = None,
+    ) -> None:
+        self.identity, self.load, self.follows_cameras = identity, load, follows_cameras
         self.clip = clip or ClipDefaults()
         self._loaded: ViewGenerator | None = None
 
@@ -154,11 +167,12 @@ class ViewGeneratorSource:
         progress: Progress | None = None,
         *,
         end_condition_frame: int | None = None,
+        views: DepthViews | None = None,
     ) -> Tensor:
-        """See ``ViewGenerator``; ``progress`` and ``end_condition_frame`` are passed on.
+        """See ``ViewGenerator``; what else is given is passed on.
 
         Raises:
-            ConfigurationError: frames are to be extrapolated, and it cannot.
+            ConfigurationError: frames are to be extrapolated, or to follow a path, and it cannot.
         """
         self._loaded = self._loaded or self.load()
         takes = inspect.signature(self._loaded.generate).parameters
@@ -169,4 +183,10 @@ class ViewGeneratorSource:
                     f"{type(self._loaded).__name__} cannot extrapolate; leave generation.orbit_frames at 0"
                 )
             more["end_condition_frame"] = end_condition_frame
+        if views is not None:
+            if "views" not in takes:
+                raise ConfigurationError(
+                    f"{type(self._loaded).__name__} follows no path of cameras; take --path interpolated"
+                )
+            more["views"] = views
         return self._loaded.generate(clip, generator, **more)

@@ -12,6 +12,8 @@ from reconx_pl.splatting.fit_config import FitConfig
 from reconx_pl.splatting.pose_refinement import RefinedPoses
 from reconx_pl.types import Cameras, Gaussians
 
+_GAP = 10.0  # (ours) between the farthest surface and points at infinity; ``geometry.rendering`` has them at 50
+
 
 class SceneParameters(nn.Module):
     """The Gaussians. One tensor a degree of the harmonics, so that Adam leaves alone what is not yet in use."""
@@ -105,8 +107,20 @@ class FitOptimizer:
 
 def scene_extent(cameras: Cameras, means: Tensor) -> float:
     """World units that the learning rate of the means is measured in: 1.1 times the radius of the cameras (3DGS), but
-    at least a tenth of the median distance of the points, since a clip's cameras may hardly move."""
+    at least a tenth of the median distance of the points, since a clip's cameras may hardly move. Points at infinity
+    (sky, however much of it the photographs show) do not count."""
     centers = cameras.centers
     middle = centers.mean(dim=0)
     radius = 1.1 * float((centers - middle).norm(dim=1).max())
-    return max(radius, 0.1 * float((means - middle).norm(dim=1).median()))
+    return max(radius, 0.1 * float(_without_far((means - middle).norm(dim=1)).median()))
+
+
+def _without_far(distance: Tensor) -> Tensor:
+    """Distances [N] without those that lie behind a gap over which the distance grows ``_GAP``-fold.
+
+    A lone point at the cameras makes such a gap, too: a tenth of the points have to lie before it.
+    """
+    ordered = distance.sort().values
+    first = max(1, len(ordered) // 10)
+    gaps = (ordered[first:] > _GAP * ordered[first - 1 : -1]).nonzero()
+    return distance if len(gaps) == 0 else ordered[: first + int(gaps[0])]

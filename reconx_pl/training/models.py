@@ -173,7 +173,7 @@ def model_source(name: str | Path, sampling: SamplingConfig | None = None, devic
     """
     found = find_model(name)
     settings = found.settings(sampling)
-    return ViewGeneratorSource(found.identity(settings), lambda: found.load(settings, device), found.clip)
+    return ViewGeneratorSource(found.identity(settings), lambda: found.load(settings, device), clip=found.clip)
 
 
 def live_identity(view_generator: SamplingPipeline) -> str:

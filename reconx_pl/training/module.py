@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +32,9 @@ from reconx_pl.training.checkpointing.consolidate import NETWORK
 from reconx_pl.training.checkpointing.network_weights import load_weights
 from reconx_pl.training.ema import AverageConfig, WeightAverage
 from reconx_pl.training.gradients import clip_gradients
+from reconx_pl.training.optimizer import OptimizerConfig
 from reconx_pl.training.sharding import ShardedStrategy, is_sharded, reshard, shard_network
-from reconx_pl.training.stages import Stage, apply_stage, frozen_names, group_of
+from reconx_pl.training.stages import Stage, apply_stage, frozen_names
 from reconx_pl.types import ClipBatch
 
 log = logging.getLogger(__name__)
@@ -42,48 +42,6 @@ VALIDATION_SEED = 20_240_816  # one fixed draw of noise and timesteps, so that v
 PREDICTION_SEED = 1
 EXTRAPOLATION_SEED = 2  # a generator of its own: all other draws of a step are those of a run without extrapolation
 DISTURBANCE_SEED = 3  # likewise
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW (the paper's optimizer; everything but the learning rate is undisclosed).
-
-    Args:
-        lr: learning rate; the paper's are 1e-4 in stage 1 and 1e-5 in stage 2.
-        weight_decay: decoupled weight decay (torch's default, which the base model uses).
-        betas: moments of Adam.
-        warmup_steps: linear warm-up.
-        decay: "none" keeps the rate, "cosine" lets it fall to zero at ``trainer.max_steps``.
-        structure_multiplier: the newly born structure branch (encoder, its keys, values and gates) learns at so many
-            times the rate of the pretrained layers. The paper says nothing of it.
-    """
-
-    lr: float = 1e-5
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    warmup_steps: int = 0
-    decay: str = "none"
-    structure_multiplier: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.structure_multiplier <= 0:
-            raise ConfigurationError(
-                f"optimizer.structure_multiplier must be positive, got {self.structure_multiplier}; a stage without "
-                "structure is model.stage"
-            )
-        if self.lr <= 0:
-            raise ConfigurationError(f"optimizer.lr must be positive, got {self.lr}")
-        if self.decay not in ("none", "cosine"):
-            raise ConfigurationError(f"optimizer.decay is 'none' or 'cosine', got {self.decay!r}")
-
-    def factor(self, step: int, total: int) -> float:
-        """Multiple of ``lr`` at optimizer step ``step`` of ``total``."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        if self.decay == "none":
-            return 1.0
-        done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
 class ReconXModule(L.LightningModule):
@@ -272,16 +230,25 @@ class ReconXModule(L.LightningModule):
         return batch_idx * self.trainer.world_size + self.global_rank
 
     def with_renders(self, batch: ClipBatch) -> ClipBatch:
-        """The batch with the renders of its clips, made on its device; in training of disturbed depth."""
-        if self.network.render is None or batch is FAILED:
+        """The batch with the renders of its clips, made on its device; in training of disturbed depth.
+
+        Where held-out clips cannot be rendered while a run trains, ``FAILED``.
+        """
+        if self.network.render is None or not batch:
             return batch
         generator = None
         if self.trainer.training:
             # of the step and the clips: the data module's hook does not know the number of the batch
             keys = zlib.crc32(",".join(batch["key"]).encode())
             generator = self._generator(DISTURBANCE_SEED, self.global_step, keys, device="cpu")
-        with torch.autocast(self.device.type, enabled=False):  # pixels need float32
-            renders = batch_renders(batch, self.network.render, generator)
+        try:
+            with torch.autocast(self.device.type, enabled=False):  # pixels need float32
+                renders = batch_renders(batch, self.network.render, generator)
+        except Exception:
+            if not self._tolerates:
+                raise
+            log.exception("rendering for validation failed on %s; training goes on", ", ".join(batch["key"]))
+            return FAILED
         return {**batch, "renders": renders}
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -337,18 +304,20 @@ class ReconXModule(L.LightningModule):
 
         Ranks agree: what failed on one counts on none.
         """
-        if self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
-            loss: Tensor | None = self._held_out(batch, batch_idx).loss
-        else:
-            loss = self._attempt(batch, batch_idx)
+        loss = self._attempt(batch, batch_idx) if self._tolerates else self._held_out(batch, batch_idx).loss
         if loss is not None:
             self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["key"]))
         return loss
 
+    @property
+    def _tolerates(self) -> bool:
+        """Whether this is validation while a run trains, which it does not end by failing."""
+        return self.trainer.state.fn == "fit" and self.trainer.validating
+
     def _attempt(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
         loss: Tensor | None = None
         agree = self.trainer.strategy.reduce_boolean_decision
-        if not agree(batch is not FAILED):
+        if not agree(bool(batch)):  # ``FAILED`` is another empty one after its way to the device
             return None
         try:
             loss = self._held_out(batch, batch_idx).loss
@@ -385,19 +354,7 @@ class ReconXModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         config = self.optimizer
-        named = [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
-        born = config.structure_multiplier != 1
-        rest = [p for name, p in named if not (born and group_of(name) == "structure")]
-        structure = [p for name, p in named if born and group_of(name) == "structure"]
-        groups = [
-            {"params": parameters, "lr": config.lr * multiplier}
-            for parameters, multiplier in ((rest, 1.0), (structure, config.structure_multiplier))
-            if parameters
-        ]
-        # one operation a group: of sharded parameters every operation costs torch a search for its sharding
-        optimizer = torch.optim.AdamW(
-            groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
-        )
+        optimizer = config.build(self.network)
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: config.factor(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

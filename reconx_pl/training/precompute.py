@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from reconx_pl.data.shards.caches import cache_name
 from reconx_pl.data.shards.clouds import CloudPrecomputer, Poses
+from reconx_pl.data.shards.guidance_members import encode_splats
 from reconx_pl.data.shards.precompute import Precomputer, PrecomputeReport, precompute_shards
-from reconx_pl.data.shards.schema import encode_cache, encode_splats
+from reconx_pl.data.shards.schema import encode_cache
 from reconx_pl.diffusion.autoencoder import PosteriorAutoencoder
 from reconx_pl.diffusion.cached_inputs import cached_inputs
 from reconx_pl.diffusion.conditioning.image_tokens import ClipImageTokens, ClipVisionEncoder
 from reconx_pl.diffusion.conditioning.render_config import RenderConfig
-from reconx_pl.diffusion.render_sources import depth_views
+from reconx_pl.diffusion.render_sources import depth_views, known_views
 from reconx_pl.diffusion.splat_renders import splat_renders, splats_fingerprint
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.configs import read_config
@@ -75,22 +76,22 @@ class SplatsPrecomputer:
     """Colour and coverage [T, 4, H, W] of a short fit of the first and the last frame, in the cameras of all.
 
     Args:
-        steps: of the fit.
+        config: steps of the fit, and which depth is known.
         device: where it runs.
     """
 
-    def __init__(self, steps: int, device: torch.device) -> None:
-        self.steps, self.device = steps, device
-        self.names = (cache_name("splats", splats_fingerprint(steps)),)
+    def __init__(self, config: RenderConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.names = (cache_name("splats", splats_fingerprint(config.splat_steps, config.min_confidence)),)
 
     def __call__(self, clip: Clip) -> dict[str, bytes]:
         """The member of one clip.
 
         Raises:
-            BadSceneError: it has no depth.
+            BadSceneError: it has no depth, or none that is confident enough.
         """
-        views = depth_views(clip).to(self.device)
-        color, coverage = splat_renders(views, clip.cameras.to(self.device), self.steps, clip.key)
+        views = known_views(depth_views(clip), self.config, clip.key).to(self.device)
+        color, coverage = splat_renders(views, clip.cameras.to(self.device), self.config.splat_steps, clip.key)
         values = to_bytes(torch.cat([color, coverage[:, None]], dim=1).cpu())
         return {self.names[0]: encode_splats(values, f"clip {clip.key}: {self.names[0]}")}
 
@@ -170,7 +171,7 @@ def config_precomputers(config: Path, device: torch.device, precision: Precision
     render = render_config(config)
     splats: list[Precomputer] = []
     if render is not None and "splats" in render.sources:
-        splats.append(SplatsPrecomputer(render.splat_steps, device))
+        splats.append(SplatsPrecomputer(render, device))
     parts = frozen_parts(config)
     if splats and not isinstance(parts[0], PosteriorAutoencoder) and not isinstance(parts[1], ClipImageTokens):
         return splats

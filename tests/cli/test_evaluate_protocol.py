@@ -236,6 +236,10 @@ def test_a_plan_comes_back_as_it_was(tmp_path: Path, data: Path) -> None:
     file.write_text(file.read_text().replace('"height": 32', '"height": 64'))
     with pytest.raises(BadDataError, match="another version"):
         ProtocolRun.load(tmp_path)
+    plan.save(tmp_path)
+    file.write_text(file.read_text().replace('"layout"', '"former"'))  # its records would count as missing
+    with pytest.raises(BadDataError, match="another version"):
+        ProtocolRun.load(tmp_path)
     file.write_text("{}")
     with pytest.raises(BadDataError, match="not what evaluate.py --protocol writes"):
         ProtocolRun.load(tmp_path)

@@ -50,7 +50,9 @@ def test_a_clip_has_every_field(clip: Clip) -> None:
     assert clip.cloud.colors.min() >= 0 and clip.cloud.colors.max() <= 1
     assert clip.caption and clip.frame_indices == (0, 1, 2, 3, 4)
     clip.cameras.check(clip.key)
-    assert all(torch.isfinite(x).all() for x in (clip.depth, clip.confidence, clip.cloud.points))
+    assert all(torch.isfinite(x).all() for x in (clip.confidence, clip.cloud.points))
+    sky = clip.depth == torch.inf  # known to be far; nothing is unknown
+    assert bool(sky.any()) == clip.scene.startswith("landscape") and bool((clip.depth > 0).all())
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,8 @@ def test_views_lie_on_the_path_of_the_clip(clip: Clip) -> None:
     kind = clip.scene.split("-")[0]
     frames, depth, cameras = procedural_views(5, [0.0, 0.25, 1.0], (96, 128), kind)
     assert torch.equal(frames, clip.frames[[0, 1, 4]])
-    assert clip.depth is not None and torch.equal(depth[[0, 2]], clip.depth)
+    assert clip.depth is not None
+    assert torch.equal(torch.where(depth > 0, depth, torch.inf)[[0, 2]], clip.depth)
     assert torch.equal(cameras.world_to_camera, clip.cameras.world_to_camera[[0, 1, 4]])
 
 
@@ -184,7 +187,7 @@ def test_a_landscape_has_sky_without_depth_and_a_room_has_none() -> None:
 
 def test_confidence_falls_at_edges_with_distance_and_without_depth(clip: Clip) -> None:
     assert clip.depth is not None and clip.confidence is not None
-    none = clip.depth == 0
+    none = clip.depth == torch.inf
     assert (clip.confidence[none] == 1).all()
     assert (clip.confidence[~none] > 1).all()
     near, far = clip.depth[~none].quantile(0.2), clip.depth[~none].quantile(0.8)

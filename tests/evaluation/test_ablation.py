@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_scenes import CONFIG, ENTRIES, MODEL, PROTOCOL, CrossFade, lazily, tiny_clip, tiny_views
 
+from reconx_pl.diffusion.conditioning.render_config import GuidanceName
 from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.errors import BadSceneError
 from reconx_pl.evaluation.ablation import PAPER, PARTS, Ablation, ablation_table
@@ -104,6 +105,24 @@ def test_random_points_replace_the_geometry_in_equal_number() -> None:
     assert full.scores["reconx"]["psnr"][0] > random.scores["reconx"]["psnr"][0] + 3
 
 
+@pytest.mark.parametrize(
+    ("guidance", "structure", "render"),
+    [
+        (None, True, True),
+        ("none", False, False),
+        ("structure", True, False),
+        ("render", False, True),
+        ("both", True, True),
+    ],
+)
+def test_guidance_leaves_out_what_it_does_not_name(
+    guidance: GuidanceName | None, structure: bool, render: bool
+) -> None:
+    sampling = Ablation().guided_by(guidance).sampling(SamplingConfig())
+    assert (sampling.structure, sampling.render) == kept
+    assert Ablation(no_structure=True).guided_by("both").no_structure  # a flag stays
+
+
 def results(psnr: float, complete: bool = True) -> dict[str, object]:
     return {
         "mean": {"reconx": {"psnr": psnr, "ssim": 0.5}},
@@ -125,7 +144,7 @@ def test_the_table_has_a_row_for_every_result_and_the_papers_beside_it(tmp_path:
     text = ablation_table(tmp_path)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     assert rows[0][: len(PARTS)] == list(PARTS)
-    assert rows[1] == ["-", "-", "yes", "-", "-", "12.000", "0.500", "3 of 4", "17.34 / .527 / .259"]
-    assert rows[2] == ["yes", "-", "yes", "yes", "yes", "19.000", "0.500", "3 of 3", PAPER["no_structure",]]
-    assert rows[3] == ["yes", "yes", "yes", "yes", "yes", "20.000", "0.500", "3 of 3", "28.31 / .912 / .088"]
+    assert rows[1] == ["-", "-", "-", "yes", "-", "-", "12.000", "0.500", "3 of 4", "17.34 / .527 / .259"]
+    assert rows[2] == ["yes", "-", "yes", "yes", "yes", "yes", "19.000", "0.500", "3 of 3", PAPER["no_structure",]]
+    assert rows[3] == ["yes", "yes", "yes", "yes", "yes", "yes", "20.000", "0.500", "3 of 3", "28.31 / .912 / .088"]
     assert "**Not complete:** no-diffusion+no-confidence+no-lpips" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.types import Cameras, Clip
 
 QUICK = FitConfig(steps=20, loss=LossWeights(lpips=0.0))
-CONFIG = EvaluationConfig(fit=QUICK, metrics=("psnr", "ssim"), media=False)
-ENTRIES = EvaluationConfig(fit=QUICK, metrics=("psnr", "ssim"), media=False, pose_policy="interpolated", clip_frames=4)
+CONFIG = EvaluationConfig(
+    fit=QUICK, metrics=("psnr", "ssim"), media=False, filled_render=False, filled_render_splats=False
+)
+ENTRIES = replace(CONFIG, pose_policy="interpolated", clip_frames=4)
 MODEL, PROTOCOL = "test view generator 1", {"name": "tiny", "hash": "0123"}
 
 

@@ -50,6 +50,19 @@ def test_another_class_takes_no_arguments_of_the_former(layers: Path) -> None:
     assert read_config(layers.parent / "own.yaml")["model"]["part"] == {"class_path": "b.B", "init_args": {"z": 1}}
 
 
+def test_a_list_can_be_made_longer(layers: Path) -> None:
+    (layers.parent / "own.yaml").write_text("base: stage.yaml\nlist+: [8]\ntrainer: {parts+: [a]}\n")
+    (layers.parent / "over.yaml").write_text("base: own.yaml\nlist+: 9\ntrainer: {parts+: [b]}\n")
+    assert read_config(layers.parent / "own.yaml")["list"] == [7, 8]
+    whole = read_config(layers.parent / "over.yaml")
+    assert whole["list"] == [7, 8, 9] and whole["trainer"]["parts+"] == ["a", "b"]
+    (layers.parent / "anew.yaml").write_text("base: over.yaml\nlist: [1]\ntrainer: {parts: [c]}\n")
+    assert read_config(layers.parent / "anew.yaml")["list"] == [1]
+    assert read_config(layers.parent / "anew.yaml")["trainer"] == {
+        "steps": 9, "devices": "auto", "logger": None, "parts": ["c"]
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

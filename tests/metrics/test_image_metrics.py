@@ -140,6 +140,31 @@ def test_masked_lpips_looks_at_the_mask(
         assert (suite(prediction, target, masks, way)["lpips"] > 1e-6).all()
 
 
+def test_parts_are_means_of_the_whole_images_maps(
+    tmp_path: Path, pair: tuple[torch.Tensor, torch.Tensor], masks: torch.Tensor
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    backbone = {name: 0.05 * torch.randn(shape, generator=generator) for name, shape in _shapes("vgg").items()}
+    save_file(backbone, tmp_path / FILE_NAMES["vgg"])
+    suite = MetricSuite(lpips_weights=str(tmp_path))
+    prediction, target = pair
+    whole, parts = suite.split(prediction, target, {"in": masks, "out": ~masks})
+    plain = suite(prediction, target)
+    assert all(torch.equal(whole[name], plain[name]) for name in ("psnr", "ssim", "lpips"))
+    error = (prediction.clamp(0, 1) - target).double().square().mean(dim=1)
+    assert parts["in"]["psnr"][0].item() == pytest.approx(-10 * math.log10(error[0][masks[0]].mean()), abs=1e-6)
+    assert parts["out"]["psnr"][1].item() == pytest.approx(-10 * math.log10(error[1][~masks[1]].mean()), abs=1e-6)
+    call = {"win_size": 11, "gaussian_weights": True, "channel_axis": 0, "data_range": 1, "full": True}
+    similar = structural_similarity(target[0].numpy(), prediction[0].numpy(), **call)[1].mean(axis=0)
+    assert parts["in"]["ssim"][0].item() == pytest.approx(float(similar[masks[0].numpy()].mean()), abs=1e-6)
+    distant = suite._lpips(prediction, target, spatial=True)[:, 0]
+    assert parts["out"]["lpips"][0].item() == pytest.approx(distant[0][~masks[0]].mean().item(), rel=1e-5)
+    assert all(values[2].isnan() for values in parts["out"].values())  # the third mask has every pixel
+    cut = masks & (torch.arange(31) < 12)
+    scored, within = suite.split(prediction, target, {"in": masks}, cut)
+    assert torch.equal(scored["psnr"], within["in"]["psnr"])  # of a part those pixels that are scored at all
+
+
 def test_masks_that_measure_nothing_are_refused(pair: tuple[torch.Tensor, torch.Tensor], masks: torch.Tensor) -> None:
     suite = MetricSuite(("psnr", "ssim"))
     empty = masks.clone()

@@ -38,7 +38,8 @@ from reconx_pl.training.checkpointing.network_weights import whole_tensors
 from reconx_pl.training.checkpointing.resume import EitherCheckpointIO
 from reconx_pl.training.checkpointing.safe_checkpoint import SafeModelCheckpoint
 from reconx_pl.training.ema import AverageConfig
-from reconx_pl.training.module import OptimizerConfig, ReconXModule
+from reconx_pl.training.module import ReconXModule
+from reconx_pl.training.optimizer import OptimizerConfig
 from reconx_pl.training.sharding import ShardedStrategy
 from reconx_pl.training.stages import Stage
 

@@ -12,9 +12,19 @@ from reconx_pl.files.configs import read_config
 
 
 def tiny_config(
-    folder: Path, shards: Path, name: str, *, steps: int, checkpoint_every: int, init: Path | None = None
+    folder: Path,
+    shards: Path,
+    name: str,
+    *,
+    steps: int,
+    checkpoint_every: int,
+    init: Path | None = None,
+    evaluates: bool = False,
 ) -> Path:
-    """Write ``configs/demo/<name>.yaml`` at 32 x 32 pixels and ``steps`` steps into ``folder``; returns the file."""
+    """Write ``configs/demo/<name>.yaml`` at 32 x 32 pixels and ``steps`` steps into ``folder``; returns the file.
+
+    Only with ``evaluates`` it keeps the ``EvaluationCallback``, whose fits take longer than such a run.
+    """
     config = read_config(REPOSITORY / "configs" / "demo" / f"{name}.yaml")
     config["model"]["init_from"] = str(init) if init else None
     config["model"]["optimizer"]["warmup_steps"] = 1
@@ -46,6 +56,8 @@ def tiny_config(
     }
     trainer["precision"] = "32-true"
     trainer["logger"]["init_args"]["save_dir"] = str(folder)
+    if not evaluates:
+        trainer["callbacks"] = [c for c in trainer["callbacks"] if not c["class_path"].endswith("EvaluationCallback")]
     for callback in trainer["callbacks"]:
         kind = callback["class_path"].rsplit(".", 1)[-1]
         if kind == "ThroughputCallback":

@@ -9,7 +9,8 @@ import pytest
 from rank_program import NumberedBatches, tiny_network
 
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.training.module import OptimizerConfig, ReconXModule
+from reconx_pl.training.module import ReconXModule
+from reconx_pl.training.optimizer import OptimizerConfig
 from reconx_pl.training.stages import Stage, group_of
 
 

@@ -28,7 +28,8 @@ from reconx_pl.errors import BadWeightsError, MissingWeightsError
 from reconx_pl.evaluation.runner import EvaluationConfig
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
-from reconx_pl.training.module import OptimizerConfig, ReconXModule
+from reconx_pl.training.module import ReconXModule
+from reconx_pl.training.optimizer import OptimizerConfig
 from reconx_pl.training.runs import load_run
 from reconx_pl.training.stages import TRAINED, Stage, group_of
 from reconx_pl.visualization.video import read_mp4

@@ -84,13 +84,17 @@ class GuidanceInputs:
         views: the first and the last frame, where caches stand in for frames.
         depth: depth and confidence of the first and the last frame.
         colors: those of the cloud's points.
+        point_confidence: that of the cloud's points.
         splats: member with the renders of a short fit; None reads none.
+        min_confidence: a clip with nothing of at least this confidence is one that cannot be read.
     """
 
     views: bool = False
     depth: bool = False
     colors: bool = False
+    point_confidence: bool = False
     splats: str | None = None
+    min_confidence: float = 1.0
 
     def require(self, manifest: Manifest) -> None:
         """Check that a folder of shards has the member.

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from reconx_pl.data.shards.caches import CACHES, is_cache
 from reconx_pl.data.shards.manifest import MANIFEST, Manifest, Shard
 from reconx_pl.data.shards.reader import read_shard
-from reconx_pl.data.shards.schema import decode_clip
+from reconx_pl.data.shards.schema import GEOMETRY, decode_clip, with_geometry
 from reconx_pl.data.shards.shard_file import ShardFile
 from reconx_pl.errors import BadCameraError, BadDataError, BadSceneError, ConfigurationError
 from reconx_pl.files.atomic import own_temporary, write_whole
@@ -87,7 +87,8 @@ def precompute_shards(
     Args:
         source: folder of shards.
         out: folder of the new shards, on a file system that all processes share.
-        precomputers: run in this order; a member that a clip has already is replaced.
+        precomputers: run in this order; a member that a clip has already is replaced. Depth and cloud that one makes
+            are those that the next ones see.
         settings: how the members are made (JSON values); goes into the manifest, and all processes need the same.
         rank, world: this process and their number.
         progress: counts the clips that this process has to do, after each.
@@ -179,6 +180,8 @@ class _Work:
                         except BadSceneError as error:
                             logger.warning("%s", error)
                             report.without.append(str(error))
+                        if not GEOMETRY.isdisjoint(precomputer.names):  # those that follow look at it
+                            clip = with_geometry(clip, members, raw.source)
                 file.add(raw.members["__key__"], members)
                 yield raw.members["__key__"]
             made = file.close()

@@ -17,9 +17,16 @@ from torch import Tensor
 from webdataset import tariterators
 
 from reconx_pl.data.shards.caches import CachedInputs, GuidanceInputs, is_cache
+from reconx_pl.data.shards.guidance_members import (
+    decode_colors,
+    decode_depth,
+    decode_point_confidence,
+    decode_splats,
+)
 from reconx_pl.data.shards.manifest import Shard
 from reconx_pl.data.shards.schema import (
     CLOUD,
+    CLOUD_CONFIDENCE,
     CLOUD_RGB,
     CONFIDENCE,
     DEPTH,
@@ -28,12 +35,9 @@ from reconx_pl.data.shards.schema import (
     MEMBERS,
     ClipHeader,
     decode_cache,
-    decode_colors,
-    decode_depth,
     decode_header,
     decode_images,
     decode_points,
-    decode_splats,
 )
 from reconx_pl.errors import BadCameraError, BadDataError, ConfigurationError, SchemaVersionError
 from reconx_pl.types import ClipBatch
@@ -134,6 +138,7 @@ def training_members(cached: CachedInputs | None, renders: GuidanceInputs | None
     if renders is not None:
         members |= {DEPTH, CONFIDENCE} if renders.depth else set()
         members |= {CLOUD_RGB} if renders.colors else set()
+        members |= {CLOUD_CONFIDENCE} if renders.point_confidence else set()
         members |= {renders.splats} if renders.splats is not None else set()
     return frozenset(members)
 
@@ -174,9 +179,13 @@ def _guidance_inputs(
 ) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     if renders.depth:
-        found["depth"], found["confidence"] = decode_depth(raw.members, raw.source, header)
+        found["depth"], found["confidence"] = decode_depth(raw.members, raw.source, header, renders.min_confidence)
     if renders.colors:
         found["colors"] = decode_colors(raw.members, raw.source, header.key, points)
+    if renders.point_confidence:
+        found["point_confidence"] = decode_point_confidence(
+            raw.members, raw.source, header.key, points, renders.min_confidence
+        )
     if renders.splats is not None:
         found["splats"] = decode_splats(raw.members, renders.splats, raw.source, header)
     if renders.views and len(decoded) < header.frames:  # caches stand in for the others

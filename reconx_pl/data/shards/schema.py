@@ -22,12 +22,11 @@ be added without a new schema version.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,15 +34,23 @@ import torch
 from torch import Tensor
 
 from reconx_pl.data.shards.jpeg import decode_frames, encode_frames
+from reconx_pl.data.shards.member_arrays import (
+    REMEDY,
+    array_bytes,
+    float_array,
+    member_bytes,
+    place_of,
+    plain_array,
+)
 from reconx_pl.errors import BadDataError, ConfigurationError, SchemaVersionError
 from reconx_pl.types import Cameras, Clip, PointCloud
 
 SCHEMA_VERSION = 2
 HEADER, FRAMES, DEPTH, CONFIDENCE = "json", "jpgs", "depth.npy", "confidence.npy"
 CLOUD, CLOUD_RGB, CLOUD_CONFIDENCE = "cloud.npy", "cloud_rgb.npy", "cloud_confidence.npy"
-MEMBERS = frozenset({HEADER, FRAMES, DEPTH, CONFIDENCE, CLOUD, CLOUD_RGB, CLOUD_CONFIDENCE})
+GEOMETRY = frozenset({DEPTH, CONFIDENCE, CLOUD, CLOUD_RGB, CLOUD_CONFIDENCE})
+MEMBERS = GEOMETRY | {HEADER, FRAMES}
 PICKLE_SUFFIXES = frozenset({"pyd", "pkl", "pickle", "pth", "pt", "torch", "ckpt", "bin", "joblib", "dill"})
-REMEDY = "delete the shard and run the same pack command again"
 
 _KEY = re.compile(r"(?!__)[A-Za-z0-9_+=-]+(/(?!__)[A-Za-z0-9_+=-]+)*")
 _HEADER_KEYS = (
@@ -139,17 +146,17 @@ def encode_geometry(clip: Clip, half: bool = False) -> dict[str, bytes]:
             finite = torch.where(small == torch.inf, 0.0, small)
             dtype = "<f2" if half and _holds(finite, finite) else "<f4"
             chosen = small if dtype == "<f2" else values
-            members[name] = _npy(chosen, size, f"{source}: {name}", dtype, far=name == DEPTH)
+            members[name] = array_bytes(chosen, size, f"{source}: {name}", dtype, far=name == DEPTH)
     if clip.cloud is not None:
         points, pose = len(clip.cloud), clip.cameras.world_to_camera[0].double()
         local = clip.cloud.points.double() @ pose[:3, :3].T + pose[:3, 3]
         fits = half and _holds(local, local.norm(dim=-1, keepdim=True))
         rgb = (clip.cloud.colors.clamp(0, 1) * 255).round().to(torch.uint8)
         stored, dtype = (local, "<f2") if fits else (clip.cloud.points, "<f4")
-        members[CLOUD] = _npy(stored, (points, 3), f"{source}: {CLOUD}", dtype)
-        members[CLOUD_RGB] = _npy(rgb, (points, 3), f"{source}: {CLOUD_RGB}")
+        members[CLOUD] = array_bytes(stored, (points, 3), f"{source}: {CLOUD}", dtype)
+        members[CLOUD_RGB] = array_bytes(rgb, (points, 3), f"{source}: {CLOUD_RGB}")
         trust = clip.cloud.confidence.clamp(max=_LARGEST) if fits else clip.cloud.confidence
-        members[CLOUD_CONFIDENCE] = _npy(trust, (points,), f"{source}: {CLOUD_CONFIDENCE}", dtype)
+        members[CLOUD_CONFIDENCE] = array_bytes(trust, (points,), f"{source}: {CLOUD_CONFIDENCE}", dtype)
     return members
 
 
@@ -177,18 +184,10 @@ def decode_clip(members: Mapping[str, Any], source: str, frames: Sequence[int] |
         BadCameraError: a camera with NaN, a focal length that is not positive, a pose that is not rigid.
     """
     header = decode_header(members, source)
-    where = _where(source, header.key)
     wanted = range(header.frames) if frames is None else frames
     cameras = header.cameras if frames is None else header.cameras[list(frames)]
-    shape = (2, cameras.height, cameras.width)
     has_ends = len(wanted) > 1 and (wanted[0], wanted[-1]) == (0, header.frames - 1)
-    cloud = None
-    if CLOUD in members:
-        points = decode_points(members, source, header.key, header.cameras.world_to_camera[0])
-        rgb = _array(members, CLOUD_RGB, where, "uint8", (len(points), 3))
-        confidence = _floats(members, CLOUD_CONFIDENCE, where, (len(points),))
-        cloud = PointCloud(points, rgb.float() / 255.0, confidence)
-    return Clip(
+    clip = Clip(
         key=header.key,
         dataset=header.dataset,
         scene=header.scene,
@@ -197,10 +196,33 @@ def decode_clip(members: Mapping[str, Any], source: str, frames: Sequence[int] |
         frame_indices=tuple(header.frame_indices[index] for index in wanted),
         fps=header.fps,
         caption=header.caption,
-        depth=_floats(members, DEPTH, where, shape) if has_ends and DEPTH in members else None,
-        confidence=_floats(members, CONFIDENCE, where, shape) if has_ends and CONFIDENCE in members else None,
-        cloud=cloud,
     )
+    clip = with_geometry(clip, members, source, header.cameras.world_to_camera[0])
+    return clip if has_ends else replace(clip, depth=None, confidence=None)
+
+
+def with_geometry(clip: Clip, members: Mapping[str, Any], source: str, first: Tensor | None = None) -> Clip:
+    """The clip with the depth, the confidence and the cloud of these members, and no others.
+
+    Args:
+        clip: of the members.
+        members: as for :func:`decode_clip`.
+        source: the shard, for messages.
+        first: [4, 4] of the stored clip's first camera; None is that of ``clip``.
+
+    Raises:
+        BadDataError: as :func:`decode_clip`.
+    """
+    where, cloud = place_of(source, clip.key), None
+    shape = (2, clip.cameras.height, clip.cameras.width)
+    if CLOUD in members:
+        points = decode_points(members, source, clip.key, clip.cameras.world_to_camera[0] if first is None else first)
+        rgb = plain_array(members, CLOUD_RGB, where, "uint8", (len(points), 3))
+        trust = float_array(members, CLOUD_CONFIDENCE, where, (len(points),))
+        cloud = PointCloud(points, rgb.float() / 255.0, trust)
+    depth = float_array(members, DEPTH, where, shape, far=True) if DEPTH in members else None
+    confidence = float_array(members, CONFIDENCE, where, shape) if CONFIDENCE in members else None
+    return replace(clip, depth=depth, confidence=confidence, cloud=cloud)
 
 
 def decode_header(members: Mapping[str, Any], source: str) -> ClipHeader:
@@ -210,11 +232,11 @@ def decode_header(members: Mapping[str, Any], source: str) -> ClipHeader:
         As :func:`decode_clip`.
     """
     key = members.get("__key__")
-    where = _where(source, key)
+    where = place_of(source, key)
     for name in members:
         if has_pickle_suffix(name):
             raise BadDataError(f"{where}: member .{name} may be a pickle, which can run code; it is refused. {REMEDY}")
-    text = _member(members, HEADER, where)
+    text = member_bytes(members, HEADER, where)
     try:
         header = json.loads(text)
         version = int(header["schema"])
@@ -228,7 +250,7 @@ def decode_header(members: Mapping[str, Any], source: str) -> ClipHeader:
         )
     if missing := [name for name in _HEADER_KEYS if name not in header]:
         raise BadDataError(f"{where}: .json lacks {', '.join(missing)}; {REMEDY}")
-    where = _where(source, key or header["key"])
+    where = place_of(source, key or header["key"])
     try:
         frame_indices = tuple(int(index) for index in header["frame_indices"])
         sizes = tuple(int(size) for size in header["jpeg_sizes"])
@@ -267,8 +289,8 @@ def decode_images(
     members: Mapping[str, Any], header: ClipHeader, source: str, indices: Sequence[int] | None = None
 ) -> Tensor:
     """Frames [T, 3, H, W] uint8 (memory order [T, H, W, 3]) of a clip whose header is known; see ``decode_frames``."""
-    where = _where(source, header.key)
-    blob = _member(members, FRAMES, where)
+    where = place_of(source, header.key)
+    blob = member_bytes(members, FRAMES, where)
     return decode_frames(blob, header.jpeg_sizes, header.cameras.height, header.cameras.width, where, indices)
 
 
@@ -286,14 +308,14 @@ def decode_points(
     Raises:
         BadDataError: no cloud, fewer points than asked for, NaN.
     """
-    where = _where(source, key)
+    where = place_of(source, key)
     if count == 0:
         return torch.zeros(0, 3)
     if count is not None and CLOUD not in members:
         raise BadDataError(
             f"{where}: has no cloud and {count} points are asked for; pack with a cloud, or set points=0"
         )
-    points = _array(members, CLOUD, where, ("float32", "float16"), (None, 3))
+    points = plain_array(members, CLOUD, where, ("float32", "float16"), (None, 3))
     if count is not None and len(points) < count:
         raise BadDataError(
             f"{where}: the cloud has {len(points)} points and {count} are asked for; pack with more points, "
@@ -306,61 +328,13 @@ def decode_points(
     return points
 
 
-def decode_depth(members: Mapping[str, Any], source: str, header: ClipHeader) -> tuple[Tensor, Tensor]:
-    """Depth and confidence [2, H, W] float32 of the first and the last frame, see ``Clip``.
-
-    Raises:
-        BadDataError: the clip has none.
-    """
-    where = _where(source, header.key)
-    if DEPTH not in members:
-        raise BadDataError(
-            f"{where}: has no depth, and guidance by rendering asks for it: pack a data set with depth, let `reconx "
-            "cache --estimator` make some, or train with guidance 'structure' or render.sources [cloud]"
-        )
-    shape = (2, header.cameras.height, header.cameras.width)
-    depth = _floats(members, DEPTH, where, shape)
-    if CONFIDENCE not in members:
-        return depth, torch.full_like(depth, 2.0)
-    return depth, _floats(members, CONFIDENCE, where, shape)
-
-
-def decode_colors(members: Mapping[str, Any], source: str, key: str, count: int) -> Tensor:
-    """Colours [N, 3] float32 in [0, 1] of the first ``count`` points of the cloud.
-
-    Raises:
-        BadDataError: there are none, or fewer.
-    """
-    colors = _array(members, CLOUD_RGB, _where(source, key), "uint8", (None, 3))[:count]
-    if len(colors) < count:
-        raise BadDataError(f"{_where(source, key)}: {len(colors)} colours do not go with {count} points; {REMEDY}")
-    return colors.float() / 255.0
-
-
-def decode_splats(members: Mapping[str, Any], name: str, source: str, header: ClipHeader) -> Tensor:
-    """Colour and coverage [T, 4, H, W] uint8 of a short fit, see ``caches``.
-
-    Raises:
-        BadDataError: it is missing, or not such an array.
-    """
-    where = _where(source, header.key)
-    if name not in members:
-        raise BadDataError(f"{where}: member .{name} is missing: make it with `reconx cache` and this run's config")
-    return _array(members, name, where, "uint8", (header.frames, 4, header.cameras.height, header.cameras.width))
-
-
-def encode_splats(values: Tensor, where: str) -> bytes:
-    """The member of ``decode_splats``, from [T, 4, H, W] uint8."""
-    return _npy(values, tuple(values.shape), where)
-
-
 def encode_cache(values: Tensor, where: str) -> bytes:
     """A cache member from a tensor, kept as float16.
 
     Raises:
         ConfigurationError: NaN, or values that float16 cannot hold.
     """
-    return _npy(values, tuple(values.shape), where, "<f2")
+    return array_bytes(values, tuple(values.shape), where, "<f2")
 
 
 def decode_cache(members: Mapping[str, Any], name: str, source: str, key: str, shape: tuple[int | None, ...]) -> Tensor:
@@ -369,13 +343,13 @@ def decode_cache(members: Mapping[str, Any], name: str, source: str, key: str, s
     Raises:
         BadDataError: it is missing, or not such an array.
     """
-    where = _where(source, key)
+    where = place_of(source, key)
     if name not in members:
         raise BadDataError(
             f"{where}: member .{name} is missing although the manifest lists it; delete the shard and run the same "
             "`reconx cache` command again"
         )
-    return _array(members, name, where, "float16", shape)
+    return plain_array(members, name, where, "float16", shape)
 
 
 def _surely_usable(cameras: Cameras) -> bool:
@@ -389,62 +363,3 @@ def _surely_usable(cameras: Cameras) -> bool:
     return bool(
         (intrinsics[:, [0, 1], [0, 1]] > 0).all() and np.abs(gram - np.eye(3)).max() < 1e-3 and (handed > 0).all()
     )
-
-
-def _where(source: str, key: object) -> str:
-    return source if key is None else f"{source}: clip {key}"
-
-
-def _member(members: Mapping[str, Any], name: str, where: str) -> bytes:
-    if name not in members:
-        raise BadDataError(f"{where}: member .{name} is missing; {REMEDY}")
-    return members[name]
-
-
-def _npy(values: Tensor, shape: tuple[int, ...], where: str, dtype: str = "<f4", *, far: bool = False) -> bytes:
-    """The bytes of an array of finite numbers; with ``far`` infinity may be among them."""
-    array = np.ascontiguousarray(values.detach().cpu().numpy())
-    if array.dtype != np.uint8:
-        with np.errstate(over="ignore"):  # told below, by name
-            array = array.astype(dtype, copy=False)
-    if array.shape != shape or not _usable(array, far):
-        raise ConfigurationError(f"{where} must be {shape} finite numbers, got {array.shape}")
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _usable(array: np.ndarray, far: bool) -> bool:
-    return bool((np.isfinite(array) | (far & (array == np.inf))).all())
-
-
-def _floats(members: Mapping[str, Any], name: str, where: str, shape: tuple[int | None, ...]) -> Tensor:
-    return _array(members, name, where, ("float32", "float16"), shape, far=name == DEPTH).float()
-
-
-def _array(
-    members: Mapping[str, Any],
-    name: str,
-    where: str,
-    dtype: str | tuple[str, ...],
-    shape: tuple[int | None, ...],
-    *,
-    far: bool = False,
-) -> Tensor:
-    data = _member(members, name, where)
-    try:
-        array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise BadDataError(f"{where}: .{name} is not a plain .npy array ({error}); {REMEDY}") from error
-    fits = len(array.shape) == len(shape) and all(
-        want in (None, have) for have, want in zip(array.shape, shape, strict=True)
-    )
-    dtypes = (dtype,) if isinstance(dtype, str) else dtype
-    if not fits or array.dtype.name not in dtypes:
-        wanted = ", ".join("N" if size is None else str(size) for size in shape)
-        raise BadDataError(
-            f"{where}: .{name} is {array.dtype} {array.shape}, it must be {' or '.join(dtypes)} ({wanted}); {REMEDY}"
-        )
-    if not _usable(array, far):
-        raise BadDataError(f"{where}: .{name} has NaN or infinite values; {REMEDY}")
-    return torch.from_numpy(array)

@@ -9,6 +9,10 @@ from reconx_pl.errors import ConfigurationError
 
 GuidanceName = Literal["none", "structure", "render", "both"]
 RenderSource = Literal["depth", "cloud", "splats"]
+RenderMode = Literal["surface", "points"]
+RenderChannels = Literal["replace", "append"]
+RenderHoles = Literal["black", "masked", "filled"]
+RenderViews = Literal["fused", "pooled"]
 GUIDANCES: tuple[GuidanceName, ...] = get_args(GuidanceName)
 
 
@@ -32,11 +36,12 @@ class RenderConfig:
         residual: the network predicts what is to be added to the filled renders (their mean, of several sources); for
             small networks, whose schedule predicts the clean latent (``schedule.prediction: sample``).
         views: "fused" renders all input views together. "pooled" renders each alone and takes the maximum of the
-            latents over the views that cover a latent (GEN3C); of "depth" alone.
+            latents over the views that cover a latent (GEN3C), zero where none does, whatever ``holes`` says; of
+            "depth" alone.
         shrink: renders have 1 / shrink of the rows and columns of the frames, and are enlarged bilinearly.
         radius: of a point, in units of half the shorter side of the image (ViewCrafter 0.01).
         points_per_pixel: so many nearest points count (ViewCrafter 10).
-        min_confidence: depth below it is not known (DUSt3R's scale, 1 keeps all).
+        min_confidence: depth and points below it are not known (DUSt3R's scale, 1 keeps all).
         splat_steps: of the short fit.
         depth_noise: in training: standard deviation of the logarithm of a smooth factor on every depth map.
         point_dropout: in training: share of the depth that is taken away, in patches.
@@ -45,12 +50,12 @@ class RenderConfig:
         ConfigurationError: options that contradict each other, or out of range.
     """
 
-    mode: Literal["surface", "points"] = "surface"
+    mode: RenderMode = "surface"
     sources: tuple[RenderSource, ...] = ("depth",)
-    channels: Literal["replace", "append"] = "replace"
-    holes: Literal["black", "masked", "filled"] = "black"
+    channels: RenderChannels = "replace"
+    holes: RenderHoles = "black"
     residual: bool = False
-    views: Literal["fused", "pooled"] = "fused"
+    views: RenderViews = "fused"
     shrink: int = 1
     radius: float = 0.01
     points_per_pixel: int = 10
@@ -61,6 +66,12 @@ class RenderConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", tuple(self.sources))
+        choices = {"mode": RenderMode, "channels": RenderChannels, "holes": RenderHoles, "views": RenderViews}
+        for name, choice in choices.items():
+            if getattr(self, name) not in get_args(choice):
+                raise ConfigurationError(
+                    f"render.{name} is one of {', '.join(get_args(choice))}, got {getattr(self, name)!r}"
+                )
         known = get_args(RenderSource)
         if not self.sources or len(set(self.sources)) < len(self.sources) or set(self.sources) - set(known):
             raise ConfigurationError(f"render.sources names some of {', '.join(known)}, got {list(self.sources)}")
@@ -71,11 +82,14 @@ class RenderConfig:
             )
         if self.views == "pooled" and "depth" not in self.sources:
             raise ConfigurationError("render.views 'pooled' renders the depth of each view: name depth in sources")
-        if min(self.shrink, self.points_per_pixel, self.splat_steps) < 1 or self.radius <= 0:
-            raise ConfigurationError("render.shrink, points_per_pixel, splat_steps and radius are positive")
-        if self.min_confidence < 1:
+        numbers = {name: getattr(self, name) for name in ("shrink", "points_per_pixel", "splat_steps", "radius")}
+        if min(self.shrink, self.points_per_pixel, self.splat_steps) < 1 or not self.radius > 0:
+            raise ConfigurationError(f"render.shrink, points_per_pixel, splat_steps and radius are positive: {numbers}")
+        if not self.min_confidence >= 1:
             raise ConfigurationError(f"render.min_confidence is at least 1, got {self.min_confidence:g}")
-        if self.depth_noise < 0 or not 0 <= self.point_dropout < 1:
+        if (self.depth_noise or self.point_dropout) and "depth" not in self.sources:
+            raise ConfigurationError("render.depth_noise and point_dropout disturb depth: name depth in sources")
+        if not self.depth_noise >= 0 or not 0 <= self.point_dropout < 1:
             raise ConfigurationError(
                 f"render.depth_noise is 0 or more and point_dropout lies in [0, 1), got {self.depth_noise:g} and "
                 f"{self.point_dropout:g}"

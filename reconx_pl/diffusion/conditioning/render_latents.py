@@ -56,17 +56,18 @@ def render_latents(
     color, coverage = _with_photographs(renders, photographs, places)
     mean: list[Tensor] = []
     parts: list[Tensor] = []
-    for source in sources:
+    for name, source in zip(config.sources, sources, strict=True):
+        pooled = config.views == "pooled" and name == "depth"
         seen = [(color[:, one], coverage[:, one]) for one in source]  # [B, T, 3, H, W], [B, T, H, W]
         latents = [_latents(*each, config, encode, factor) for each in seen]
-        together = latents[0] if len(seen) == 1 else _pooled(latents, [_min_pooled(c, factor) for _, c in seen])
+        together = _pooled(latents, [_min_pooled(c, factor) for _, c in seen]) if pooled else latents[0]
         covered = torch.stack([c for _, c in seen]).amax(0)
         parts.append(together)
         if config.channels == "append":
             shares = functional.pixel_unshuffle(covered[:, :, None] * 2 - 1, factor)  # [B, T, factor^2, h, w]
             parts.append(shares.transpose(1, 2).to(together))
         if config.residual:
-            same = config.holes == "filled" and len(seen) == 1
+            same = config.holes == "filled" and not pooled
             mean.append(together if same else encode(_filled(seen)))
     base = torch.stack(mean).mean(0) if mean else None
     if config.channels == "append":
@@ -105,7 +106,7 @@ def _latents(
     color: Tensor, coverage: Tensor, config: RenderConfig, encode: Callable[[Tensor], Tensor], factor: int
 ) -> Tensor:
     if config.holes == "filled":
-        return encode(fill_holes(color, _known(coverage)))
+        return encode(_fill(color, coverage))
     latents = encode(color * coverage[:, :, None])
     if config.holes == "masked":
         latents = latents * _min_pooled(coverage, factor)[:, None].to(latents)
@@ -115,18 +116,19 @@ def _latents(
 def _filled(seen: list[tuple[Tensor, Tensor]]) -> Tensor:
     """The renders of one source in one picture, holes filled."""
     if len(seen) == 1:
-        return fill_holes(seen[0][0], _known(seen[0][1]))
+        return _fill(*seen[0])
     total = torch.stack([coverage for _, coverage in seen]).sum(0)
     mixed = torch.stack([color * coverage[:, :, None] for color, coverage in seen]).sum(0)
-    return fill_holes(mixed / total.clamp(min=1e-6)[:, :, None], _known(total))
+    return _fill(mixed / total.clamp(min=1e-6)[:, :, None], total)
 
 
-def _known(coverage: Tensor) -> Tensor:
-    """How much of a pixel is left to its render: all, from half coverage on, since its colour is known there.
+def _fill(color: Tensor, coverage: Tensor) -> Tensor:
+    """Holes filled from around. From half coverage on a pixel is left to its render, since its colour is known there.
 
     (Gaussians cover a wall by 0.97; filling up the rest from around would blur it.)
     """
-    return (coverage / COVERED).clamp(max=1)
+    known = (coverage / COVERED).clamp(max=1)
+    return fill_holes(color * known[:, :, None], known)
 
 
 def _min_pooled(coverage: Tensor, factor: int) -> Tensor:

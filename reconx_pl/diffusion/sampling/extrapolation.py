@@ -85,9 +85,15 @@ def seen_points(points: Tensor, cameras: Cameras, tokens: int) -> Tensor | None:
     Returns:
         [N, 3], or None where the views see fewer than ``tokens`` points.
     """
+    numbers = seen_numbers(points, cameras, tokens)
+    return None if numbers is None else points[numbers]
+
+
+def seen_numbers(points: Tensor, cameras: Cameras, tokens: int) -> Tensor | None:
+    """``seen_points`` as numbers [N] of points, for what else belongs to them."""
     with torch.autocast(points.device.type, enabled=False):  # pixels need float32
         index = seen_by_any(points, cameras)
-    return None if len(index) < tokens else repeated(points[index], len(points))
+    return None if len(index) < tokens else repeated(index, len(points))
 
 
 def seen_in_batch(

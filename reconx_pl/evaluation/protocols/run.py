@@ -15,7 +15,7 @@ from reconx_pl.errors import BadDataError
 from reconx_pl.evaluation.protocols.files import parse_protocol
 from reconx_pl.evaluation.protocols.protocol import Protocol
 from reconx_pl.evaluation.protocols.table import write_table
-from reconx_pl.evaluation.records import Provenance, Record
+from reconx_pl.evaluation.records import LAYOUT, Provenance, Record
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.summary import RunSummary
@@ -54,14 +54,16 @@ class ProtocolRun:
 
     def save(self, out: Path) -> None:
         """Write ``out/protocol.json``."""
-        write_json(out / PLAN, {**dataclasses.asdict(self), "protocol_hash": self.protocol.hash})
+        content = {**dataclasses.asdict(self), "protocol_hash": self.protocol.hash, "layout": LAYOUT}
+        write_json(out / PLAN, content)
 
     @staticmethod
     def load(out: Path) -> ProtocolRun:
         """Read ``out/protocol.json``.
 
         Raises:
-            BadDataError: there is none, or it is damaged, or of a version that hashed protocols otherwise.
+            BadDataError: there is none, or it is damaged, or of a version that hashed protocols or kept
+                records otherwise.
         """
         file = Path(out) / PLAN
         content = read_json(file)
@@ -78,10 +80,10 @@ class ProtocolRun:
                 _config(content["config"]),
                 content["estimator"],
             )
-            hashed = content["protocol_hash"]
+            hashed, layout = content["protocol_hash"], content.get("layout")
         except (KeyError, TypeError) as error:
             raise BadDataError(f"{file}: not what evaluate.py --protocol writes ({error}); run it again") from error
-        if protocol.hash != hashed:
+        if protocol.hash != hashed or layout != LAYOUT:
             raise BadDataError(f"{file}: was written by another version of the package; run the evaluation again")
         return plan
 

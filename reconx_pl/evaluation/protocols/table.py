@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from reconx_pl.evaluation.coverage import HALVES
 from reconx_pl.evaluation.missing import unscored
 from reconx_pl.evaluation.protocols.protocol import Protocol
 from reconx_pl.evaluation.records import Record, scene_folder
+from reconx_pl.evaluation.report_notices import coverage_note, left_out_note
 from reconx_pl.files.atomic import atomic_write
 from reconx_pl.metrics.image import DIGITS, HIGHER_IS_BETTER
 
@@ -49,6 +51,7 @@ def protocol_table(results: Record, protocol: Protocol, checkpoint: str, of: int
         "Version": f"reconx_pl {results['version']}",
     }
     parts.append("\n".join(f"- {name}: {_plain(text)}" for name, text in facts.items()))
+    parts += [_plain(note) for note in (coverage_note(results), left_out_note(results)) if note]
     if protocol.published:
         parts.append(f"Published rows: {protocol.source}. Scores are means over the targets of an entry, then entries.")
     parts += _extremes(results)
@@ -80,14 +83,20 @@ def _banners(results: Record, protocol: Protocol, of: int) -> list[str]:
 def _rows(results: Record, protocol: Protocol) -> list[str]:
     """Ours in the order of the methods, then those that were published."""
     metrics = [name for name in protocol.metrics if name not in results["absent"]]
-    heads = " | ".join(f"{name.upper()} {'↑' if HIGHER_IS_BETTER[name] else '↓'}" for name in metrics)
-    lines = [f"| method | {heads} |", "|---" * (len(metrics) + 1) + "|"]
+    halves = [name for name in HALVES if results.get(f"mean_{name}")]
+    lead = metrics[:1]  # of covered and uncovered pixels
+    heads = [f"{name.upper()} {'↑' if HIGHER_IS_BETTER[name] else '↓'}" for name in metrics]
+    heads += [f"{name.upper()}, {half}" for half in halves for name in lead]
+    lines = [f"| method | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for method, label in results["methods"].items():
         if method in results["mean"]:
-            lines.append(f"| {_plain(label)} | {_cells(results['mean'][method], metrics)} |")
+            cells = [_cells(results["mean"][method], metrics)]
+            cells += [_cells(results[f"mean_{half}"].get(method, {}), lead) for half in halves]
+            lines.append(f"| {_plain(label)} | {' | '.join(cells)} |")
     for row in protocol.published:
         scores = {name: value for name in metrics if (value := getattr(row, name, None)) is not None}
-        lines.append(f"| *published:* {_plain(row.method)} | {_cells(scores, metrics)} |")
+        cells = [_cells(scores, metrics), *("–" for _ in halves)]
+        lines.append(f"| *published:* {_plain(row.method)} | {' | '.join(cells)} |")
     return lines
 
 

@@ -38,13 +38,11 @@ def fill_holes(color: Tensor, coverage: Tensor) -> Tensor:
     while max(levels[-1][1].shape[-2:]) > 1:
         levels.append(_half(*levels[-1]))
     above, weight = levels.pop()
-    result = torch.where(weight > 0, above / _divisor(weight), GREY)
-    if not levels:  # an image of one pixel
-        result = torch.where(weight >= 1, above, result)
+    result = torch.where(weight > 0, above / torch.where(weight > 0, weight, 1.0), GREY)
     while levels:
         above, weight = levels.pop()
         coarse = F.interpolate(result, size=above.shape[-2:], mode="bilinear", align_corners=False)
-        result = torch.where(weight >= 1, above, above + (1 - weight) * coarse.clamp(0, 1))
+        result = above + (1 - weight) * coarse.clamp(0, 1)
     return result.view_as(color)
 
 
@@ -53,7 +51,3 @@ def _half(color: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     odd = (0, color.shape[-1] % 2, 0, color.shape[-2] % 2)
     color, weight = (4 * F.avg_pool2d(F.pad(part, odd), 2) for part in (color, weight))
     return color / weight.clamp(min=1), weight.clamp(max=1)
-
-
-def _divisor(weight: Tensor) -> Tensor:
-    return torch.where(weight > 0, weight, 1.0)

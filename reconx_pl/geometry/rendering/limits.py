@@ -9,5 +9,5 @@ NEAR = 1e-5
 EDGE = 1e-4
 #: Twice the area, in pixels squared, below which a triangle is edge on.
 MIN_AREA = 1e-9
-#: What stands for a triangle: cut, of a surface, of sky.
+#: What stands for a triangle: cut, of a surface, of sky. Kernels know the numbers by heart.
 CUT, SURFACE, SKY_TRIANGLE = 0, 1, 2

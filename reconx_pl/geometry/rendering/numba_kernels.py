@@ -17,11 +17,23 @@ _BEHIND_ALL = np.float32(3e38)  # a sky's depth in the buffer: less than that of
 
 
 @njit(**_OPTIONS)
-def draw_mesh(corners, triangles, image, near, edge, min_area, color, depth):
+def _place(points, camera, places):
+    """Project points [N, 3] by a matrix [3, 4] of intrinsics times pose: x, y in pixels, z into places [N, 3]."""
+    for n in range(points.shape[0]):
+        x, y, z = points[n, 0], points[n, 1], points[n, 2]
+        depth = camera[2, 0] * x + camera[2, 1] * y + camera[2, 2] * z + camera[2, 3]
+        places[n, 0] = (camera[0, 0] * x + camera[0, 1] * y + camera[0, 2] * z + camera[0, 3]) / depth
+        places[n, 1] = (camera[1, 0] * x + camera[1, 1] * y + camera[1, 2] * z + camera[1, 3]) / depth
+        places[n, 2] = depth
+
+
+@njit(**_OPTIONS)
+def draw_mesh(points, camera, triangles, image, near, edge, min_area, color, depth):
     """Draw the mesh of one view with a z-buffer.
 
     Args:
-        corners: float64 [H, W, 3], pixel centres of the view as they fall into the target: x, y in pixels, z.
+        points: float64 [H, W, 3], the view's pixel centres in the world.
+        camera: float64 [3, 4], intrinsics times pose of the target.
         triangles: uint8 [H - 1, W - 1, 2], 0 where a triangle is cut (``limits``).
         image: float32 [H, W, 3] of the view.
         near: triangles with a corner at or before this depth are left out.
@@ -30,6 +42,8 @@ def draw_mesh(corners, triangles, image, near, edge, min_area, color, depth):
         depth: float32 [h, w], all zero; becomes the depth of the mesh, infinite for sky.
     """
     height, width = depth.shape
+    corners = np.empty(points.shape)
+    _place(points.reshape(-1, 3), camera, corners.reshape(-1, 3))
     buffer = np.full((height, width), np.float32(np.inf))
     for y in range(triangles.shape[0]):
         for x in range(triangles.shape[1]):
@@ -76,21 +90,25 @@ def draw_mesh(corners, triangles, image, near, edge, min_area, color, depth):
 
 
 @njit(**_OPTIONS)
-def draw_points(pixels, depths, colors, radius, color, coverage, depth, kept_depth, kept_point):
+def draw_points(points, camera, colors, radius, count, color, coverage, depth):
     """Composite a frame's points, at every pixel the nearest ones that hit it.
 
     Args:
-        pixels: float64 [N, 2], where the points fall.
-        depths: float32 [N]; points at or before 0 are left out.
+        points: float64 [N, 3], world.
+        camera: float64 [3, 4], intrinsics times pose; points at or behind it are left out.
         colors: float32 [N, 3].
         radius: of the points, pixels.
+        count: of a pixel's points that are composited.
         color, coverage, depth: float32 [h, w, 3], [h, w], [h, w], all zero; become the image.
-        kept_depth: float32 [h, w, K], all infinite; becomes the depths of the K nearest points, the nearest first.
-        kept_point: int32 [h, w, K], all -1; becomes their numbers.
     """
-    height, width, count = kept_point.shape
-    for n in range(pixels.shape[0]):
-        x, y, z = pixels[n, 0], pixels[n, 1], depths[n]
+    height, width = depth.shape
+    held = np.zeros((height, width), np.int32)
+    kept_depth = np.empty((height, width, count), np.float32)  # the nearest first
+    kept_point = np.empty((height, width, count), np.int32)
+    places = np.empty(points.shape)
+    _place(points, camera, places)
+    for n in range(points.shape[0]):
+        x, y, z = places[n, 0], places[n, 1], np.float32(places[n, 2])  # what is equal in float32 is a tie
         if not (0 < z < np.inf and -radius < x < width + radius and -radius < y < height + radius):
             continue
         left, right = max(0, int(np.ceil(x - radius - 0.5))), min(width - 1, int(np.floor(x + radius - 0.5)))
@@ -100,27 +118,29 @@ def draw_points(pixels, depths, colors, radius, color, coverage, depth, kept_dep
                 dx, dy = x - (column + 0.5), y - (row + 0.5)
                 if not dx * dx + dy * dy < radius * radius:
                     continue
-                place = count
-                while place > 0 and z < kept_depth[row, column, place - 1]:  # of equals the first one stays before
+                place = held[row, column]
+                if place == count:
+                    if not z < kept_depth[row, column, count - 1]:  # of equals the first one stays before
+                        continue
+                    place -= 1  # the last one goes
+                else:
+                    held[row, column] = place + 1
+                while place > 0 and z < kept_depth[row, column, place - 1]:
+                    kept_depth[row, column, place] = kept_depth[row, column, place - 1]
+                    kept_point[row, column, place] = kept_point[row, column, place - 1]
                     place -= 1
-                for other in range(count - 1, place, -1):
-                    kept_depth[row, column, other] = kept_depth[row, column, other - 1]
-                    kept_point[row, column, other] = kept_point[row, column, other - 1]
-                if place < count:
-                    kept_depth[row, column, place] = z
-                    kept_point[row, column, place] = n
+                kept_depth[row, column, place] = z
+                kept_point[row, column, place] = n
     for row in range(height):
         for column in range(width):
             transparency = 1.0
-            for place in range(count):
+            for place in range(held[row, column]):
                 n = kept_point[row, column, place]
-                if n < 0:
-                    break
-                dx, dy = pixels[n, 0] - (column + 0.5), pixels[n, 1] - (row + 0.5)
+                dx, dy = places[n, 0] - (column + 0.5), places[n, 1] - (row + 0.5)
                 weight = 1.0 - (dx * dx + dy * dy) / (radius * radius)
                 for channel in range(3):
                     color[row, column, channel] += np.float32(weight * transparency * colors[n, channel])
                 transparency *= 1.0 - weight
             coverage[row, column] = 1.0 - transparency
-            if kept_point[row, column, 0] >= 0:
+            if held[row, column] > 0:
                 depth[row, column] = kept_depth[row, column, 0]

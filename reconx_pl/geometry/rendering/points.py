@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.geometry.cameras import project
+from reconx_pl.geometry.cameras import project, projection_matrices
 from reconx_pl.geometry.rendering.backend import Backend, chosen_backend, in_threads, kernels
 from reconx_pl.geometry.rendering.discs import disc_hits
 from reconx_pl.geometry.rendering.rendered import Rendered
@@ -61,29 +61,28 @@ def render_points(
     exact = cameras.to(device, torch.float64)
     height, width = cameras.height, cameras.width
     reach = 0.5 * radius * min(height, width)  # pixels
-    colors = cloud.colors.float().contiguous()
+    points, colors = cloud.points.double().contiguous(), cloud.colors.float().contiguous()
     shape = (len(cameras), height, width)
     color, coverage, depth = (torch.zeros(*shape, *more, device=device) for more in ((3,), (), ()))
     together = max(1, _AT_ONCE // (points_per_pixel * height * width + 2 * len(cloud)))
     for start in range(0, len(cameras), together):
         frames = slice(start, start + together)
-        pixels, z = project(cloud.points.double(), exact[frames])  # [F, N, 2], [F, N]
-        z = z.float()  # what is equal in float32 is a tie
+        images = (color[frames], coverage[frames], depth[frames])
         if backend == "numba":
-            kept = (len(z), height, width, points_per_pixel)
-            nearest, numbers = torch.full(kept, torch.inf), torch.full(kept, -1, dtype=torch.int32)
-            arrays = (pixels, z, color[frames], coverage[frames], depth[frames], nearest, numbers)
+            arrays = (projection_matrices(exact[frames]), *images)
             in_threads(
                 kernels().draw_points,
                 (
-                    (p, d, colors.numpy(), reach, *planes)
-                    for p, d, *planes in zip(*(array.numpy() for array in arrays), strict=True)
+                    (points.numpy(), camera, colors.numpy(), reach, points_per_pixel, *planes)
+                    for camera, *planes in zip(*(array.numpy() for array in arrays), strict=True)
                 ),
             )
         else:
-            for frame, p, d in zip(range(start, start + len(z)), pixels, z, strict=True):
-                image = _composited(p, d, colors, reach, points_per_pixel, height, width)
-                color[frame], coverage[frame], depth[frame] = image
+            pixels, z = project(points, exact[frames])  # [F, N, 2], [F, N]
+            for p, d, *planes in zip(pixels, z.float(), *images, strict=True):  # equal in float32 is a tie
+                made = _composited(p, d, colors, reach, points_per_pixel, height, width)
+                for plane, values in zip(planes, made, strict=True):
+                    plane.copy_(values)
     return Rendered(color.permute(0, 3, 1, 2).contiguous().clamp(0, 1), coverage, depth)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.geometry.cameras import camera_distance, project, unproject
+from reconx_pl.geometry.cameras import camera_distance, project, projection_matrices, unproject
 from reconx_pl.geometry.rendering.backend import Backend, chosen_backend, in_threads, kernels
-from reconx_pl.geometry.rendering.limits import CUT, EDGE, FAR, MIN_AREA, NEAR, SKY_TRIANGLE, SURFACE
+from reconx_pl.geometry.rendering.limits import EDGE, FAR, MIN_AREA, NEAR, SKY_TRIANGLE, SURFACE
 from reconx_pl.geometry.rendering.rendered import Rendered
 from reconx_pl.geometry.rendering.surface_torch import draw_meshes
 from reconx_pl.geometry.rendering.views import DepthViews
@@ -27,8 +28,8 @@ class Mesh:
 
     Args:
         corners: [V, H, W, 3] float64, world units.
-        triangles: [V, H - 1, W - 1, 2] uint8, the upper left and the lower right half of every quad: ``CUT``,
-            ``SURFACE`` or ``SKY_TRIANGLE``.
+        triangles: [V, H - 1, W - 1, 2] uint8, the upper left and the lower right half of every quad, as in
+            ``limits``.
         colors: [V, H, W, 3] float32.
         near: depth up to which corners count as behind the camera, world units.
     """
@@ -88,13 +89,13 @@ def render_surface(
     mesh = _mesh(views, sources, discontinuity, extent)
     weights = _weights(distance)
     own = _own_views(exact, sources, extent)
-    pieces = []
+    shape = (len(cameras), cameras.height, cameras.width)
+    color, depth = torch.zeros(shape[0], 3, *shape[1:], device=device), torch.zeros(shape, device=device)
+    complete = (views.depth > 0).flatten(1).all(1)  # of a view's own camera there is nothing left to find out
+    wanted = (~(own & complete).any(1)).nonzero().squeeze(1)
     size = len(views) * (mesh.corners[0].numel() // 3 + cameras.height * cameras.width)
-    for at in torch.arange(len(cameras), device=device).split(max(1, _AT_ONCE // size)):
-        color, depth = _drawn(mesh, exact[at], backend)
-        color, depth = _blended(color, depth, weights[at], tolerance)
-        pieces.append((color, depth))
-    color, depth = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    for at in wanted.split(max(1, _AT_ONCE // size)):
+        color[at], depth[at] = _blended(*_drawn(mesh, exact[at], backend), weights[at], tolerance)
     for target, view in own.nonzero().flip(0).tolist():  # of two views of one camera the first one is left
         there = views.depth[view] > 0
         color[target] = torch.where(there, views.images[view].float(), color[target])
@@ -111,20 +112,21 @@ def _extent(views: DepthViews, cameras: Cameras, sources: Cameras) -> float:
 
 
 def _mesh(views: DepthViews, sources: Cameras, discontinuity: float, extent: float) -> Mesh:
-    sky = views.sky
-    depth = torch.where(sky, FAR * extent, views.depth.double())  # 0 where unknown
-    of_corners, far = _triangles(depth), _triangles(sky)
-    nearest, farthest = of_corners.amin(-1), of_corners.amax(-1)
-    whole = (nearest > 0) & (farthest <= discontinuity * nearest) & (far.all(-1) == far.any(-1))
-    kind = torch.where(whole, torch.where(far.all(-1), SKY_TRIANGLE, SURFACE), CUT)
+    far = FAR * extent
+    depth = torch.where(views.sky, far, views.depth.double())  # 0 where unknown
+    nearest, farthest = _of_corners(depth, torch.minimum), _of_corners(depth, torch.maximum)
+    sky = nearest == far
+    whole = (nearest > 0) & (farthest <= discontinuity * nearest) & (sky | (farthest < far))
+    kind = whole.to(torch.uint8) * torch.where(sky, SKY_TRIANGLE, SURFACE).to(torch.uint8)
     colors = views.images.float().permute(0, 2, 3, 1).contiguous()
-    return Mesh(unproject(depth, sources), kind.to(torch.uint8).contiguous(), colors, NEAR * extent)
+    return Mesh(unproject(depth, sources).contiguous(), kind, colors, NEAR * extent)
 
 
-def _triangles(values: Tensor) -> Tensor:
-    """Values [V, H, W] at the corners of every triangle: [V, H - 1, W - 1, 2, 3]."""
+def _of_corners(values: Tensor, choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Least or greatest of the values [V, H, W] at the corners of every triangle: [V, H - 1, W - 1, 2]."""
     a, b, c, d = values[:, :-1, :-1], values[:, :-1, 1:], values[:, 1:, :-1], values[:, 1:, 1:]
-    return torch.stack([torch.stack([a, b, c], -1), torch.stack([d, c, b], -1)], -2)
+    middle = choose(b, c)
+    return torch.stack([choose(middle, a), choose(middle, d)], -1)
 
 
 def _weights(distance: Tensor) -> Tensor:
@@ -149,18 +151,19 @@ def _own_views(cameras: Cameras, sources: Cameras, extent: float) -> Tensor:
 def _drawn(mesh: Mesh, cameras: Cameras, backend: str) -> tuple[Tensor, Tensor]:
     """Every view's mesh in every frame: color [F, V, h, w, 3], and depth [F, V, h, w], 0 in holes, infinite for sky."""
     frames, (views, height, width, _) = len(cameras), mesh.corners.shape
-    pixels, z = project(mesh.corners.view(-1, 3), cameras)
-    corners = torch.cat([pixels, z[..., None]], -1).view(frames, views, height, width, 3)
     if backend == "torch":
+        pixels, z = project(mesh.corners.view(-1, 3), cameras)
+        corners = torch.cat([pixels, z[..., None]], -1).view(frames, views, height, width, 3)
         return draw_meshes(corners, mesh.triangles, mesh.colors, mesh.near, cameras.height, cameras.width)
     shape = (frames * views, cameras.height, cameras.width)
     color, depth = torch.zeros(*shape, 3), torch.zeros(shape)
-    targets, kinds, images = corners.flatten(0, 1).numpy(), mesh.triangles.numpy(), mesh.colors.numpy()
+    matrices = projection_matrices(cameras).repeat_interleave(views, 0)
+    points, kinds, images = mesh.corners.numpy(), mesh.triangles.numpy(), mesh.colors.numpy()
     in_threads(
         kernels().draw_mesh,
         (
-            (target, kinds[n % views], images[n % views], mesh.near, EDGE, MIN_AREA, *planes)
-            for n, (target, *planes) in enumerate(zip(targets, color.numpy(), depth.numpy(), strict=True))
+            (points[n % views], camera, kinds[n % views], images[n % views], mesh.near, EDGE, MIN_AREA, *planes)
+            for n, (camera, *planes) in enumerate(zip(matrices.numpy(), color.numpy(), depth.numpy(), strict=True))
         ),
     )
     return color.view(frames, views, *shape[1:], 3), depth.view(frames, views, *shape[1:])
@@ -173,5 +176,8 @@ def _blended(color: Tensor, depth: Tensor, weights: Tensor, tolerance: float) ->
     one_surface = hit & (depth <= nearest[:, None] * (1 + tolerance))
     share = weights[:, :, None, None] * one_surface
     total = share.sum(1)
-    mixed = torch.einsum("fvhw,fvhwc->fchw", share / torch.where(total > 0, total, 1.0)[:, None], color)
-    return mixed.clamp(0, 1), torch.where(total > 0, nearest, 0.0)
+    share = share / torch.where(total > 0, total, 1.0)[:, None]
+    mixed = torch.zeros_like(color[:, 0])  # [F, h, w, 3]
+    for view in range(color.shape[1]):
+        mixed.addcmul_(share[:, view, ..., None], color[:, view])
+    return mixed.permute(0, 3, 1, 2).clamp(0, 1), torch.where(total > 0, nearest, 0.0)

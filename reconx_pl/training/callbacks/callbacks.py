@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -18,8 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from reconx_pl.data.datamodule import ShardDataModule
-from reconx_pl.diffusion.pipeline import SamplingPipeline
 from reconx_pl.errors import ConfigurationError, ReconXError
+from reconx_pl.evaluation.coverage import HALVES
+from reconx_pl.evaluation.records import scene_folder
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scenes
 from reconx_pl.files.ranks import all_or_none
 from reconx_pl.reconstruction.view_generator import RecordedFrames, ViewGenerator, blind, seeded_generator
@@ -134,15 +136,18 @@ def limited(frames: Tensor, fps: float, count: int, side: int) -> tuple[Tensor, 
 
 def add_animation(logger: TensorBoardLogger, tag: str, frames: Tensor, fps: float, step: int) -> None:
     """Log frames [T, 3, H, W] in [0, 1] as an animated GIF; ``SummaryWriter.add_video`` would need moviepy."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
     pixels = (frames.permute(0, 2, 3, 1) * 255).round().clamp(0, 255).byte().cpu().numpy()
     first, *others = [Image.fromarray(frame) for frame in pixels]
     encoded = io.BytesIO()
     first.save(encoded, format="GIF", save_all=True, append_images=others, duration=round(1000 / max(fps, 1)), loop=0)
-    image = Summary.Image(
-        height=pixels.shape[1], width=pixels.shape[2], colorspace=3, encoded_image_string=encoded.getvalue()
-    )
+    add_image(logger, tag, encoded.getvalue(), first.size, step)
+
+
+def add_image(logger: TensorBoardLogger, tag: str, encoded: bytes, size: tuple[int, int], step: int) -> None:
+    """Log a PNG or GIF of ``size`` (columns, rows) as it is."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    image = Summary.Image(height=size[1], width=size[0], colorspace=3, encoded_image_string=encoded)
     writer = logger.experiment._get_file_writer()
     writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
@@ -150,11 +155,15 @@ def add_animation(logger: TensorBoardLogger, tag: str, frames: Tensor, fps: floa
 class EvaluationCallback(L.Callback):
     """Generates, fits and scores held-out clips in ``validate`` and ``test``, through the runner of ``evaluate.py``.
 
+    Scores become scalars of the log, whole and of covered and uncovered pixels; contact sheets become images of it, if
+    ``config.media`` has them made.
+
     Args:
         out: folder of results, with a sub-folder for each step; None takes ``evaluation`` in the run's folder.
         config: fit, targets, metrics, baselines.
         clips: how many held-out clips; None takes all.
-        during_fit: also after each validation of a training run (the fit takes its time).
+        during_fit: also in a training run, after some of its validations (the fit takes its time).
+        every_n_validations: which: every n-th, and the one after the last step.
     """
 
     def __init__(
@@ -163,17 +172,28 @@ class EvaluationCallback(L.Callback):
         config: EvaluationConfig | None = None,
         clips: int | None = None,
         during_fit: bool = False,
+        every_n_validations: int = 1,
     ) -> None:
+        if every_n_validations < 1:
+            raise ConfigurationError(f"every_n_validations is at least 1, got {every_n_validations}")
         self.out = out
         self.config = config or EvaluationConfig()
         self.clips = clips
         self.during_fit = during_fit
+        self.every_n_validations = every_n_validations
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        if trainer.state.fn == "fit":
+            last = 0 < trainer.max_steps <= trainer.global_step
+            if not self.during_fit or (validations_so_far(trainer) % self.every_n_validations and not last):
+                return
+        self._after_validation(trainer, pl_module)
 
     @tolerated("the evaluation of held-out clips")
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        fitting = trainer.state.fn == "fit"
-        if not trainer.sanity_checking and (self.during_fit or not fitting):
-            self._evaluate(trainer, cast(ReconXModule, pl_module), "val")
+    def _after_validation(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._evaluate(trainer, cast(ReconXModule, pl_module), "val")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._evaluate(trainer, cast(ReconXModule, pl_module), "test")
@@ -189,7 +209,7 @@ class EvaluationCallback(L.Callback):
             if is_sharded(module.network):
                 with all_or_none():
                     clips = list(clips)
-                view_generator = generate_together(clips, own, self.config.seed, module.device)
+                view_generator = generate_together(clips, own, self.config, module.device)
             results = evaluate_scenes(
                 clips,
                 view_generator,
@@ -203,20 +223,39 @@ class EvaluationCallback(L.Callback):
         module.train(training)
         if trainer.is_global_zero and trainer.logger is not None:
             trainer.logger.log_metrics(flatten_scores(results, split), module.step)
+            if isinstance(trainer.logger, TensorBoardLogger):
+                add_sheets(trainer.logger, results, out, module.step)
+
+
+def validations_so_far(trainer: L.Trainer) -> int:
+    """How many validations a training run has had, this one included, also before it was started again.
+
+    Counted from batches and epochs: the checkpoint that a run goes on from may be older than its last validation.
+    """
+    every, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
+    assert batches is not None  # a validation is over
+    if every is None:
+        return (trainer.fit_loop.total_batch_idx + 1) // int(batches)
+    if math.isinf(batches):
+        return (trainer.current_epoch + 1) // every
+    in_epoch = max(1, int(trainer.num_training_batches // batches))
+    return trainer.current_epoch // every * in_epoch + (trainer.fit_loop.batch_idx + 1) // int(batches)
 
 
 def generate_together(
-    clips: Iterable[Clip], view_generator: SamplingPipeline, seed: int, device: torch.device
+    clips: Iterable[Clip], view_generator: ViewGenerator, config: EvaluationConfig, device: torch.device
 ) -> RecordedFrames:
     """Generate every clip with a sharded model, all ranks the same one at the same time, as an evaluation would.
 
-    A clip that cannot be generated is left out, and fails when its turn in the evaluation comes.
+    Frames are asked for at the cameras at which it would ask for them (``config.pose_policy``). A clip that cannot be
+    generated is left out, and fails when its turn in the evaluation comes.
     """
     frames: dict[str, Tensor] = {}
     for clip in clips:
         try:
+            cameras = clip.cameras if config.pose_policy == "dataset" else None
             frames[clip.key] = view_generator.generate(
-                blind(clip), seeded_generator(seed, clip.key, "generate", device)
+                blind(clip, cameras), seeded_generator(config.seed, clip.key, "generate", device)
             )
         except ReconXError as error:  # about the clip, and thus the same on every rank
             log.error("clip %s cannot be generated: %s", clip.key, error)
@@ -224,12 +263,32 @@ def generate_together(
 
 
 def flatten_scores(results: Mapping[str, Any], split: str) -> dict[str, float]:
-    """``{"mean": {method: {metric: value}}}`` as ``split/method/metric`` scalars."""
+    """``{"mean": {method: {metric: value}}}`` as ``split/method/metric`` scalars, parts as ``.../metric_covered``."""
+    groups = {"": "mean"} | {f"_{half}": f"mean_{half}" for half in HALVES}
     return {
-        f"{split}/{method}/{metric}": float(value)
-        for method, scores in results["mean"].items()
+        f"{split}/{method}/{metric}{ending}": float(value)
+        for ending, group in groups.items()
+        for method, scores in results[group].items()
         for metric, value in scores.items()
     }
+
+
+def add_sheets(logger: TensorBoardLogger, results: Mapping[str, Any], out: Path, step: int) -> None:
+    """Log the contact sheet of every scene as the image ``evaluation/KEY``.
+
+    Args:
+        logger: of rank 0.
+        results: what ``evaluate_scenes`` returned.
+        out: its folder; the sheets of ranks whose folder is another are not there.
+        step: of the log.
+    """
+    for record in results["scenes"]:
+        name = record["files"].get("contact_sheet")
+        sheet = None if name is None else scene_folder(out, record["key"]) / name
+        if sheet is not None and sheet.is_file():
+            with Image.open(sheet) as picture:
+                size = picture.size
+            add_image(logger, f"evaluation/{record['key']}", sheet.read_bytes(), size, step)
 
 
 class ExportWeights(L.Callback):

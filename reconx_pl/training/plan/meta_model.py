@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map
 
 from reconx_pl.diffusion.autoencoder import PosteriorAutoencoder
 from reconx_pl.diffusion.conditioning.dropout import Dropped
@@ -21,7 +21,7 @@ from reconx_pl.diffusion.model import ReconXDiffusion, RecordedDraws
 from reconx_pl.diffusion.weights.building import build_network, network_config
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.training.stages import Stage, apply_stage
-from reconx_pl.types import ClipBatch, ClipRenders
+from reconx_pl.types import ClipBatch, ClipRenders, Tensors
 
 NO_WEIGHTS = "0" * 64  # stands for the fingerprint of weights that are not there
 
@@ -96,6 +96,8 @@ def blank_batch(network: ReconXDiffusion, shape: BatchShape) -> ClipBatch:
         fps=torch.empty(b, device="meta"),
         points=torch.empty(b, shape.points, 3, device="meta"),
     )
+    if network.structure_encoder is not None and network.structure_encoder.config.color:
+        batch["colors"] = torch.empty(b, shape.points, 3, device="meta")
     seen = t
     if shape.cached:
         wanted = network.cached_inputs()
@@ -144,7 +146,16 @@ def _latent_shape(network: ReconXDiffusion, batch: ClipBatch) -> tuple[int, ...]
 
 def hollow(values: Any, device: str) -> Any:
     """Tensors of the same shapes and types without their values, in nested containers."""
-    return tree_map_only(Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype, device=device), values)
+
+    def emptied(tensor: Tensor) -> Tensor:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+
+    def of(value: Any) -> Any:
+        if isinstance(value, Tensors):
+            return value.mapped(emptied)
+        return emptied(value) if isinstance(value, Tensor) else value
+
+    return tree_map(of, values)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from reconx_pl.diffusion.config import BLOCK_KINDS, UNetConfig
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.weights.building import build_network
 from reconx_pl.errors import BadWeightsError, ConfigurationError
-from reconx_pl.training.module import OptimizerConfig
+from reconx_pl.training.optimizer import OptimizerConfig
 from reconx_pl.training.plan.meta_model import NO_WEIGHTS, BatchShape, blank_batch
 from reconx_pl.training.plan.peaks import PEAKS, peak_flops
 from reconx_pl.training.plan.step_flops import StepFlops, count_step

@@ -57,6 +57,19 @@ def test_our_rows_stand_above_the_published_ones() -> None:
     assert table("dl3dv-6").count("| *published:* ReconX | 17.45 | – | – |") == 1
 
 
+def test_covered_and_uncovered_pixels_stand_beside_the_whole() -> None:
+    split = {"mean_covered": {"reconx": {"psnr": 25.0}}, "mean_uncovered": {"reconx": {"psnr": 18.0}}}
+    scenes = {"covered": {"reconx": 7, "nearest_input": 7}, "uncovered": {"reconx": 5}}
+    split["coverage"] = {"share": 0.91, "by": {"their depth": 7}, "least": 0.005, "scenes": scenes}
+    split["left_out"] = {"filled_render": {"no depth": 2}}
+    text = table(**split)
+    assert "| method | PSNR ↑ | SSIM ↑ | LPIPS ↓ | PSNR, covered | PSNR, uncovered |" in text
+    assert "| ReconX: splats | 23.46 | 0.800 | 0.100 | 25.00 | 18.00 |" in text
+    assert "| *published:* MVSplat | 19.97 | 0.732 | 0.245 | – | – |" in text
+    assert "of covered pixels over 7 of 7 scenes and of uncovered pixels over 5 of 7 scenes" in text
+    assert "91.0 %" in text and "at least 0.5 %" in text and "not of 2 scenes, no depth" in text
+
+
 def test_what_the_numbers_depend_on_is_said() -> None:
     text, protocol = table(), load_protocol("re10k-hard")
     for part in (

@@ -55,6 +55,10 @@ def test_its_own_camera_sees_the_photograph_to_the_bit(backend: Backend) -> None
     assert torch.equal(seen.color[1][:, known], views.images[0][:, known])
     assert torch.equal(seen.depth[1][known], views.depth[0][known])
     assert torch.equal(seen.color[0], views.images[1])
+    twice = replace(views, cameras=views.cameras[[0, 0]])
+    assert torch.equal(
+        render_surface(twice, views.cameras[0], backend=backend).color[0][:, known], seen.color[1][:, known]
+    )
     assert int(seen.coverage[1][~known].sum()) > 0  # where it knows nothing the other view helps
 
 
@@ -127,6 +131,14 @@ def test_what_lies_behind_the_camera_is_left_out(backend: Backend) -> None:
     torch.testing.assert_close(seen.depth[0][on], 0.5 / pixel_rays(at((0, 0, 0)))[0, ..., 1][on], atol=1e-4, rtol=1e-4)
 
 
+def test_what_lies_behind_the_camera_does_not_hide_what_lies_before_it(backend: Backend) -> None:
+    """Seen from between a near wall on the left and a far one on the right: mirrored, the left one would cover it."""
+    depth = torch.full((SIZE, SIZE), 2.0)
+    depth[:, 12:] = 8.0
+    seen = render_surface(views_of(depth, (0, 0, 0)), at((0, 0, 4)), discontinuity=10, backend=backend)
+    assert bool((seen.depth[0, :, 13:] == 4).all()) and float(seen.coverage[0, :, :12].sum()) == 0
+
+
 def test_views_that_agree_are_blended_linearly_along_their_path(backend: Backend) -> None:
     views = views_of(2.0, (0, 0, 0), (0.4, 0, 0))
     views.images[0], views.images[1] = 0.0, 1.0
@@ -176,7 +188,9 @@ def test_sky_is_far_behind_everything_and_unknown_is_a_hole(backend: Backend) ->
     # 6 pixels at depth 1 are 0.12 at depth 50
     shifted = 0.88 * views.images[0, :, 17:, :23] + 0.12 * views.images[0, :, 17:, 1:]
     torch.testing.assert_close(seen.color[0, :, 17:, :23], shifted, atol=1e-4, rtol=0)
-    assert float(seen.coverage[0, 12, 10:14].sum()) == 0  # between square and sky there is no surface
+    assert float(seen.coverage[0, 12, 10:14].sum()) == 0
+    sheet = render_surface(views, at((0.25, 0, 0)), discontinuity=1e3, backend=backend)
+    assert float(sheet.coverage[0, 12, 10:14].sum()) == 0  # between square and sky there never is a surface
 
 
 def test_a_scene_of_nothing_but_sky_is_rendered(backend: Backend) -> None:

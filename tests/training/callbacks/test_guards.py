@@ -17,7 +17,8 @@ from reconx_pl.errors import BadDataError, ConfigurationError
 from reconx_pl.training.callbacks.guards import FiniteGuard
 from reconx_pl.training.ema import AverageConfig
 from reconx_pl.training.gradients import clip_gradients, gradient_norm
-from reconx_pl.training.module import OptimizerConfig, ReconXModule
+from reconx_pl.training.module import ReconXModule
+from reconx_pl.training.optimizer import OptimizerConfig
 from reconx_pl.training.stages import Stage
 
 

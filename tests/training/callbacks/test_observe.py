@@ -28,7 +28,8 @@ from reconx_pl.errors import ConfigurationError
 from reconx_pl.training.callbacks.callbacks import MediaCallback, ThroughputCallback, limited
 from reconx_pl.training.callbacks.observe import ObserveCallback
 from reconx_pl.training.callbacks.profile import TraceProfiler
-from reconx_pl.training.module import OptimizerConfig, ReconXModule
+from reconx_pl.training.module import ReconXModule
+from reconx_pl.training.optimizer import OptimizerConfig
 from reconx_pl.training.plan.meta_model import build_meta_model
 from reconx_pl.training.plan.step_flops import count_step
 from reconx_pl.training.sharding import shard_network

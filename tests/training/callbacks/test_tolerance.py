@@ -21,7 +21,8 @@ from reconx_pl.errors import OtherRankError
 from reconx_pl.files.ranks import all_or_none
 from reconx_pl.training.callbacks.safe_logger import SafeTensorBoardLogger
 from reconx_pl.training.callbacks.tolerance import tolerated
-from reconx_pl.training.module import OptimizerConfig, ReconXModule
+from reconx_pl.training.module import ReconXModule
+from reconx_pl.training.optimizer import OptimizerConfig
 from reconx_pl.training.stages import Stage
 
 

@@ -31,9 +31,9 @@ SUMMARY = "Turn photographs into a scene of Gaussians; give it again to go on af
 NO_MODEL = (
     "generating between the photographs needs a model, and none was named (--model). Two ways to one: train it "
     "(`python train.py fit -c configs/stage2.yaml`, then --model runs/re10k/stage2; docs/training.md), or fetch one "
-    "(`reconx weights list`; the base model, without ReconX's training: `reconx weights fetch "
-    "dynamicrafter-512-interp`, `reconx weights convert`, then --model FOLDER). To go without, with the "
-    "photographs alone: --no-diffusion"
+    "(`reconx weights list`), such as ViewCrafter for two photographs and more: `reconx weights fetch "
+    "viewcrafter-25-sparse`, or --model viewcrafter-25-sparse at once, which asks before it fetches. To go without, "
+    "with the photographs alone: --no-diffusion"
 )
 
 

@@ -16,6 +16,8 @@ from rich.progress import TaskProgressColumn
 from reconx_pl.cli.arguments import ArgumentParser, renamed_arguments, renamed_command
 from reconx_pl.cli.config_option import ConfigOption
 from reconx_pl.cli.console import console, progress_bar
+from reconx_pl.cli.generate import SUMMARY as GENERATE
+from reconx_pl.cli.generate import generate_parser, run_generate
 from reconx_pl.cli.model_weights import provide_model
 from reconx_pl.cli.protocols import COMMANDS as PROTOCOL_COMMANDS
 from reconx_pl.cli.protocols import add_actions as add_protocol_actions
@@ -265,6 +267,7 @@ def build_parser() -> ArgumentParser:
             _add_arguments(command, function, only_first_by_place=name == "render")
         commands.add_subcommand(name, command, help=command.description)
     commands.add_subcommand("reconstruct", reconstruct_parser(), help=RECONSTRUCT)
+    commands.add_subcommand("generate", generate_parser(), help=GENERATE)
     for name, described in ELSEWHERE.items():
         commands.add_subcommand(name, ArgumentParser(description=described), help=described)
     weights = ArgumentParser(description="Pretrained weights: list, fetch, convert, verify, publish them.")
@@ -312,6 +315,9 @@ def main(args: list[str] | None = None) -> None:
         given = parser.parse_args(renamed_command(sys.argv[1:] if args is None else args))
         if given.command == "reconstruct":
             run_reconstruct(reconstruct_parser(), given.reconstruct)
+            return
+        if given.command == "generate":
+            run_generate(generate_parser(), given.generate)
             return
         parsed = parser.instantiate_classes(given)
         chosen = parsed[parsed.command]

@@ -31,19 +31,42 @@ SUMMARY = "Turn photographs into a scene of Gaussians; give it again to go on af
 NO_MODEL = (
     "generating between the photographs needs a model, and none was named (--model). Two ways to one: train it "
     "(`python train.py fit -c configs/stage2.yaml`, then --model runs/re10k/stage2; docs/training.md), or fetch one "
-    "(`reconx weights list`; the base model, without ReconX's training: `reconx weights fetch "
-    "dynamicrafter-512-interp`, `reconx weights convert`, then --model FOLDER). To go without, with the "
-    "photographs alone: --no-diffusion"
+    "(`reconx weights list`), such as ViewCrafter for two photographs and more: `reconx weights fetch "
+    "viewcrafter-25-sparse`, or --model viewcrafter-25-sparse at once, which asks before it fetches. To go without, "
+    "with the photographs alone: --no-diffusion"
 )
 
 
 def reconstruct_parser() -> ArgumentParser:
     """The parser of ``reconx reconstruct``."""
     parser = ArgumentParser(description=SUMMARY)
+    add_chain_options(parser, "folder of the results")
+    parser.add_argument("--no-diffusion", action="store_true", help="generate nothing: fit to the photographs alone")
+    parser.add_argument(
+        "--stages",
+        nargs="*",
+        type=StageName,
+        default=list(STAGES),
+        help="those wanted, with all that they need: " + ", ".join(STAGES),
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with what --out holds: its photographs and options"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="--out may hold other results")
+    return parser
+
+
+def add_chain_options(parser: ArgumentParser, out: str) -> None:
+    """Photographs, where results go, who finds geometry and who generates along which path, and all settings.
+
+    Args:
+        parser: gets the options.
+        out: what ``--out`` is.
+    """
     parser.add_argument(
         "photographs", nargs="*", type=Path, help="2 to 64 image files, folders of images, or one video"
     )
-    parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("-o", "--out", type=Path, required=True, help=out)
     parser.add_argument("--config", action=ConfigOption, help="YAML file with any of these options")
     parser.add_argument(
         "--geometry",
@@ -62,22 +85,22 @@ def reconstruct_parser() -> ArgumentParser:
         help="who generates: folder of a training run, or of converted weights, or a release (reconx weights list)",
     )
     parser.add_argument("--yes", action="store_true", help="fetch the weights of a release without asking")
-    parser.add_argument("--no-diffusion", action="store_true", help="generate nothing: fit to the photographs alone")
+    parser.add_argument(
+        "--path",
+        type=str | None,
+        default=None,
+        help="of the camera: interpolated, viewcrafter, orbit, spiral, or a file of cameras; short for "
+        "--generation.path (docs/guidance.md)",
+    )
     parser.add_class_arguments(ReconstructionConfig)
     parser.add_argument("--sampling", type=SamplingConfig | None, default=None, help="in place of the model's own")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
-    parser.add_argument(
-        "--stages",
-        nargs="*",
-        type=StageName,
-        default=list(STAGES),
-        help="those wanted, with all that they need: " + ", ".join(STAGES),
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with what --out holds: its photographs and options"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="--out may hold other results")
-    return parser
+
+
+def take_path(chosen: Namespace) -> None:
+    """Let ``--path`` stand where ``--generation.path`` does."""
+    if chosen.path is not None:
+        chosen.generation.path, chosen.path = chosen.path, None
 
 
 def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
@@ -89,6 +112,7 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
     """
     if chosen.resume:
         chosen = _resumed(parser, chosen)
+    take_path(chosen)
     options = vars(parser.instantiate_classes(chosen))
     out: Path = options["out"]
     if not options["photographs"]:
@@ -166,7 +190,10 @@ def _keep(parser: ArgumentParser, chosen: Namespace, out: Path) -> None:
     content["photographs"] = [str(path.absolute()) for path in map(Path, content["photographs"])]
     if content["model"] is not None and Path(content["model"]).exists():  # else it is a name on the hub
         content["model"] = str(Path(content["model"]).absolute())
-    for name in ("resume", "stages", "overwrite", "out", "config", "yes"):
+    path = Path(content["generation"]["path"])
+    if path.is_file():
+        content["generation"]["path"] = str(path.absolute())
+    for name in ("resume", "stages", "overwrite", "out", "config", "yes", "path"):
         content.pop(name, None)
     with storage(out), atomic_write(out / SETTINGS) as partial:
         partial.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

@@ -167,6 +167,7 @@ class MetricSuite:
         self.absent: dict[str, str] = {}
         self._device = torch.device(device)
         self._lpips: LpipsDistance | None = None
+        self._maps: dict[str, Tensor] | None = None  # of the images that are being scored, while ``split`` wants them
         if "lpips" in names:
             from reconx_pl.metrics.lpips import LpipsDistance
 
@@ -193,7 +194,30 @@ class MetricSuite:
         Raises:
             BadSceneError: an image with NaN or infinite values, which no metric can judge, or an empty mask.
         """
-        return self.split(prediction, target, {}, masks, way)[0]
+        for what, images in (("prediction", prediction), ("target", target)):
+            if not torch.isfinite(images).all():
+                raise BadSceneError(f"a {what} to be scored has NaN or infinite values; nothing to measure")
+        prediction, target = prediction.detach().to(self._device), target.detach().to(self._device)
+        if masks is not None:
+            masks = _checked_masks(masks, target).to(self._device)
+            if way == "white":
+                target = torch.where(masks[:, None], target, 1.0)
+            prediction = torch.where(masks[:, None], prediction, target)
+        averaged = masks if way == "targets" else None
+        scores: dict[str, Tensor] = {}
+        mapped = self._maps is not None
+        for name in self.names:
+            if name == "psnr":
+                value, maps = psnr(prediction, target, masks), _squares(prediction, target).mean(dim=1)
+            elif name == "ssim":
+                value, maps = _ssim_and_map(prediction, target, averaged)
+            else:
+                assert self._lpips is not None
+                value, maps = _lpips_and_map(prediction, target, self._lpips, averaged, mapped or averaged is not None)
+            scores[name] = value.double().cpu()
+            if self._maps is not None:
+                self._maps[name] = maps.double().cpu()
+        return scores
 
     def split(
         self,
@@ -207,7 +231,7 @@ class MetricSuite:
 
         A part is scored with the maps of the whole image: the squared error, the map of SSIM (up to the border, where
         scikit-image mirrors the image) and the map of LPIPS are averaged over its pixels. What a window or a receptive
-        field sees beyond the part counts too.
+        field sees beyond the part counts too. What a subclass adds to the scores has no parts.
 
         Args:
             prediction, target, masks, way: see ``__call__``.
@@ -219,34 +243,20 @@ class MetricSuite:
         Raises:
             BadSceneError: as ``__call__``.
         """
-        for what, images in (("prediction", prediction), ("target", target)):
-            if not torch.isfinite(images).all():
-                raise BadSceneError(f"a {what} to be scored has NaN or infinite values; nothing to measure")
-        prediction, target = prediction.detach().to(self._device), target.detach().to(self._device)
-        if masks is not None:
-            masks = _checked_masks(masks, target).to(self._device)
-            if way == "white":
-                target = torch.where(masks[:, None], target, 1.0)
-            prediction = torch.where(masks[:, None], prediction, target)
-        averaged = masks if way == "targets" else None
-        scored = {
-            name: (part if masks is None else part.to(masks.device) & masks).cpu() for name, part in parts.items()
-        }
-        scores: dict[str, Tensor] = {}
-        of_parts: dict[str, dict[str, Tensor]] = {name: {} for name in parts}
-        for name in self.names:
-            if name == "psnr":
-                value, maps = psnr(prediction, target, masks), _squares(prediction, target).mean(dim=1)
-            elif name == "ssim":
-                value, maps = _ssim_and_map(prediction, target, averaged)
-            else:
-                assert self._lpips is not None
-                value, maps = _lpips_and_map(prediction, target, self._lpips, averaged, bool(parts))
-            scores[name] = value.double().cpu()
-            for part, pixels in scored.items():
-                mean = _masked_mean(maps.double().cpu(), pixels)
-                of_parts[part][name] = _decibels(mean) if name == "psnr" else mean
-        return scores, of_parts
+        if not parts:
+            return self(prediction, target, masks, way), {}
+        maps: dict[str, Tensor] = {}
+        self._maps = maps  # filled by ``__call__``: one pass of LPIPS serves both
+        try:
+            scores = self(prediction, target, masks, way)
+        finally:
+            self._maps = None
+        found: dict[str, dict[str, Tensor]] = {}
+        for part, pixels in parts.items():
+            counted = pixels.cpu() if masks is None else pixels.cpu() & masks.cpu()
+            means = {name: _masked_mean(values, counted) for name, values in maps.items()}
+            found[part] = {name: _decibels(mean) if name == "psnr" else mean for name, mean in means.items()}
+        return scores, found
 
 
 def _checked_masks(masks: Tensor, target: Tensor) -> Tensor:

@@ -67,8 +67,8 @@ def generate(
             made, note = _between(work) if config.path in BETWEEN else _along(work)
     frames = to_bytes(made.images)
     save_tensors({"frames": frames, **camera_tensors(made.cameras)}, folder / SEQUENCE)
-    write_json(folder / PLACES, {"input_places": made.input_places, "posed": made.posed})
-    write_mp4(frames.movedim(1, -1), folder / VIDEO, max(fps, _SLOWEST))
+    write_json(folder / PLACES, {name: getattr(made, name) for name in ("input_places", "posed", "beside")})
+    write_mp4(frames[: made.way].movedim(1, -1), folder / VIDEO, max(fps, _SLOWEST))
     return [note]
 
 

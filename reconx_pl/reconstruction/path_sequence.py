@@ -193,4 +193,4 @@ def _sequence(inputs: InputViews, path: CameraPath, images: Tensor) -> FrameSequ
     cameras = path.cameras.to(inputs.images.device)
     if beside:
         cameras = _joined([cameras, inputs.cameras[beside]])
-    return FrameSequence(whole, cameras, places, posed=True)
+    return FrameSequence(whole, cameras, places, posed=True, beside=len(beside))

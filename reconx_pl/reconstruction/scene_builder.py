@@ -117,12 +117,19 @@ class FrameSequence(Tensors):
         input_places: places of the input views.
         posed: whether frames were generated at these cameras, by a model that is guided by renders: they need no
             alignment.
+        beside: so many input views at the end lie beside the path, and are no part of a video of it.
     """
 
     images: Tensor
     cameras: Cameras
     input_places: list[int]
     posed: bool = False
+    beside: int = 0
+
+    @property
+    def way(self) -> int:
+        """Frames of the path."""
+        return len(self.images) - self.beside
 
 
 @dataclass(frozen=True)

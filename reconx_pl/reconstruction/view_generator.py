@@ -145,16 +145,16 @@ class ViewGeneratorSource:
     Args:
         identity: what its frames follow from, weights and sampling.
         load: gives the view generator.
-        follows_cameras: see the function.
         clip: frames, size and frame rate that it generates unless told otherwise; None knows none.
+        follows_cameras: see the function.
     """
 
     def __init__(
         self,
         identity: str,
         load: Callable[[], ViewGenerator],
-        follows_cameras: bool = False,
         clip: ClipDefaults | None = None,
+        follows_cameras: bool = False,
     ) -> None:
         self.identity, self.load, self.follows_cameras = identity, load, follows_cameras
         self.clip = clip or ClipDefaults()

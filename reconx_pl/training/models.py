@@ -66,6 +66,16 @@ class NamedModel:
         return GenerationDefaults(sampling=sampling)
 
     @property
+    def follows_cameras(self) -> bool:
+        """Whether it is guided by renders, and so generates what the cameras of a clip see. Nothing is loaded."""
+        if self.config is None:
+            return RELEASES[self.name].render is not None
+        described = renamed(yaml.safe_load(self.config.read_text(encoding="utf-8")))  # JSON is YAML
+        network = described["model"]["network"] if "model" in described else described
+        stated = network.get("init_args", network)
+        return stated.get("render") is not None or stated.get("guidance") in ("render", "both")
+
+    @property
     def sampling(self) -> SamplingConfig:
         """Its own sampling settings: those of the run or the release, else the base model's."""
         return self.defaults.sampling
@@ -173,7 +183,8 @@ def model_source(name: str | Path, sampling: SamplingConfig | None = None, devic
     """
     found = find_model(name)
     settings = found.settings(sampling)
-    return ViewGeneratorSource(found.identity(settings), lambda: found.load(settings, device), clip=found.clip)
+    follows = found.follows_cameras and settings.render
+    return ViewGeneratorSource(found.identity(settings), lambda: found.load(settings, device), found.clip, follows)
 
 
 def live_identity(view_generator: SamplingPipeline) -> str:

@@ -106,18 +106,10 @@ def test_random_points_replace_the_geometry_in_equal_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("guidance", "structure", "render"),
-    [
-        (None, True, True),
-        ("none", False, False),
-        ("structure", True, False),
-        ("render", False, True),
-        ("both", True, True),
-    ],
+    ("guidance", "kept"),
+    [(None, (True, True)), ("none", (False, False)), ("structure", (True, False)), ("render", (False, True))],
 )
-def test_guidance_leaves_out_what_it_does_not_name(
-    guidance: GuidanceName | None, structure: bool, render: bool
-) -> None:
+def test_guidance_leaves_out_what_it_does_not_name(guidance: GuidanceName | None, kept: tuple[bool, bool]) -> None:
     sampling = Ablation().guided_by(guidance).sampling(SamplingConfig())
     assert (sampling.structure, sampling.render) == kept
     assert Ablation(no_structure=True).guided_by("both").no_structure  # a flag stays

@@ -139,7 +139,7 @@ def test_every_visit_draws_a_posterior_of_its_own(
 ) -> None:
     seen: list[Tensor] = []
     monkeypatch.setattr(
-        "reconx_pl.diffusion.model.diffusion_loss", lambda model, schedule, x0, generator, **given: seen.append(x0)
+        "reconx_pl.diffusion.batch_loss.diffusion_loss", lambda model, schedule, x0, generator, **given: seen.append(x0)
     )
     for batch in (batch_of(plain), batch_of(cached, network)):
         for seed in (1, 2):

@@ -156,7 +156,7 @@ def score(recipe: Recipe, arms: Sequence[str], seeds: Sequence[int], jobs: int) 
             for cameras, policy in CAMERAS.items():
                 for name in SETS:
                     first = (seed, arm) == (seeds[0], arms[0])
-                    floors = (*FLOORS, "depth_warp") if first else ()
+                    floors = FLOORS if first else ()
                     commands.append(
                         [
                             *(sys.executable, "evaluate.py", "--model", str(recipe.runs / f"{arm}-{seed}")),
@@ -164,6 +164,7 @@ def score(recipe: Recipe, arms: Sequence[str], seeds: Sequence[int], jobs: int) 
                             f"--evaluation.two_views={'two_views' in floors}",
                             f"--evaluation.nearest_input={'nearest_input' in floors}",
                             f"--evaluation.filled_render={'filled_render' in floors}",
+                            f"--evaluation.filled_render_splats={'filled_render_splats' in floors}",
                             f"--evaluation.media={seed == seeds[0]}",
                             *("--out", str(results_folder(recipe, arm, seed, name, cameras))),
                         ]
@@ -206,7 +207,8 @@ def _scores(recipe: Recipe, arms: Sequence[str], seeds: Sequence[int], name: str
         return
     first = results[arms[0], seeds[0]]
     metrics = [metric for metric in first["metrics"] if metric not in first["absent"]]
-    yield f"\n**{name}, {cameras} cameras**, {first['finished']} scenes, {len(seeds)} seeds\n"
+    share = 100 * first["coverage"]["share"]
+    yield f"\n**{name}, {cameras} cameras**, {first['finished']} scenes, {len(seeds)} seeds; {share:.1f} % covered\n"
     yield f"| | {' | '.join(metrics)} | psnr, covered | psnr, uncovered |"
     yield f"|---|{'---:|' * (len(metrics) + 2)}"
     for method, title in FLOORS.items():
@@ -222,7 +224,7 @@ def _cells(results: Sequence[dict[str, Any]], method: str, metrics: Sequence[str
     digits = {"psnr": 2}
     cells = [spread([one["mean"][method][metric] for one in results], digits.get(metric, 3)) for metric in metrics]
     for part in ("covered", "uncovered"):
-        values = [one.get("mean_by_coverage", {}).get(method, {}).get(part, {}).get("psnr") for one in results]
+        values = [one[f"mean_{part}"].get(method, {}).get("psnr") for one in results]
         cells.append(spread(values) if None not in values else "")
     return cells
 

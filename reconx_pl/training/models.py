@@ -69,10 +69,9 @@ class NamedModel:
     def follows_cameras(self) -> bool:
         """Whether it is guided by renders, and so generates what the cameras of a clip see. Nothing is loaded."""
         if self.config is None:
-            network = release_config(self.name, frames=32)
-        else:
-            described = renamed(yaml.safe_load(self.config.read_text(encoding="utf-8")))  # JSON is YAML
-            network = described["model"]["network"] if "model" in described else described
+            return RELEASES[self.name].render is not None
+        described = renamed(yaml.safe_load(self.config.read_text(encoding="utf-8")))  # JSON is YAML
+        network = described["model"]["network"] if "model" in described else described
         stated = network.get("init_args", network)
         return stated.get("render") is not None or stated.get("guidance") in ("render", "both")
 

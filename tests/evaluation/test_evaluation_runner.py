@@ -34,8 +34,9 @@ def clips() -> list[Clip]:
 
 def test_a_view_generator_is_shown_the_two_views_and_nothing_of_the_others(clips: list[Clip]) -> None:
     clip, view_generator = clips[0], CrossFade()
+    evaluate_scene(clip, view_generator, replace(CONFIG, pose_policy="interpolated"))
     evaluate_scene(clip, view_generator, CONFIG)
-    seen = view_generator.seen[0]
+    seen, asked = view_generator.seen
     assert torch.equal(seen.frames[[0, -1]], clip.frames[[0, -1]])
     assert seen.frames[1:-1].abs().max() == 0
     assert torch.equal(seen.cameras.world_to_camera[[0, -1]], clip.cameras.world_to_camera[[0, -1]])
@@ -43,6 +44,9 @@ def test_a_view_generator_is_shown_the_two_views_and_nothing_of_the_others(clips
     shuffled = replace(clip, cameras=clip.cameras[[0, 3, 1, 2, 4]])
     assert torch.equal(blind(shuffled).cameras.world_to_camera, seen.cameras.world_to_camera)
     assert not torch.allclose(seen.cameras.world_to_camera[1:-1], clip.cameras.world_to_camera[1:-1])
+    # With the policy "dataset" frames are asked for at the cameras of the data set, and are as black.
+    assert torch.equal(asked.cameras.world_to_camera, clip.cameras.world_to_camera)
+    assert torch.equal(asked.frames, seen.frames)
 
 
 def test_scores_are_those_of_the_frames(clips: list[Clip]) -> None:

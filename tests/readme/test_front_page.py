@@ -26,9 +26,9 @@ def test_the_front_page_has_the_words_of_the_field(words: str) -> None:
     assert words in README.lower()
 
 
-def test_eight_files_lead_into_the_code() -> None:
+def test_nine_files_lead_into_the_code() -> None:
     part = README.split("## Dive into the code")[1].split("\n## ")[0]
-    assert len(re.findall(r"^\| \[[\w/]+\.py\]\(reconx_pl/", part, re.MULTILINE)) == 8
+    assert len(re.findall(r"^\| \[[\w/]+\.py\]\(reconx_pl/", part, re.MULTILINE)) == 9
 
 
 def test_old_words_stand_in_the_table_of_old_names_alone() -> None:

@@ -94,7 +94,8 @@ def test_a_source_knows_the_clip_of_its_model(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "viewcrafter_25.ckpt").write_bytes(b"weights")
     source = model_source("viewcrafter-25", SamplingConfig(num_inference_steps=10))
-    assert source.clip.frames == 25 and "last_step='corrected'" in source.identity
+    assert source.clip.frames == 25 and "last_step='corrected'" in source.identity and source.follows_cameras
+    assert not model_source("viewcrafter-25", SamplingConfig(render=False)).follows_cameras
     assert source.identity != model_source("viewcrafter-25").identity
 
 

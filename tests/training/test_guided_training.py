@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import yaml
@@ -18,6 +20,7 @@ from tiny_run import logged, tiny_config
 from torch import Tensor
 
 from reconx_pl.cli.train import PlanCLI, main
+from reconx_pl.data.datamodule import ShardDataModule
 from reconx_pl.data.procedural import procedural_clip, write_procedural
 from reconx_pl.data.shards.manifest import Manifest
 from reconx_pl.data.shards.stream import ClipPass, read_clips
@@ -244,10 +247,15 @@ def test_tokens_with_colours_in_every_frame_train(shards: Path, tmp_path: Path) 
 
 
 @pytest.fixture(scope="module")
-def module(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> ReconXModule:
+def run(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
     folder = tmp_path_factory.mktemp("module")
     main(["fit", "-c", str(config_of(folder, shards, "render", REPLACE, steps=1))])
-    return load_run(folder / "base")
+    return folder / "base"
+
+
+@pytest.fixture(scope="module")
+def module(run: Path) -> ReconXModule:
+    return load_run(run)
 
 
 def at(module: ReconXModule, step: int, training: bool = True, fn: str = "fit") -> ReconXModule:
@@ -290,6 +298,36 @@ def test_held_out_clips_that_cannot_be_rendered_do_not_end_a_run(
         with pytest.raises(BadSceneError, match=f"clip {batch['key'][0]}: no pixel"):
             at(module, 3, training, fn).with_renders(batch)
     assert at(module, 3, training=False).with_renders(dict(FAILED)) == {}  # type: ignore[arg-type]
+
+
+class TakesShardsAway(L.Callback):
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for shard in self.folder.glob("*.tar"):
+            shard.unlink()
+
+
+def test_held_out_shards_that_vanish_do_not_end_a_guided_run(
+    run: Path, shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(shards, tmp_path / "val")
+    own = load_run(run)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        val_check_interval=1,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        callbacks=[TakesShardsAway(tmp_path / "val")],
+        **quiet,
+    )
+    trainer.fit(own, ShardDataModule(str(shards), str(tmp_path / "val"), points=64, batch_size=2))
+    assert trainer.global_step == 2 and "reading held-out clips failed" in caplog.text
+    assert "val/loss" not in trainer.callback_metrics
 
 
 def test_the_clip_of_a_batch_is_the_clip_of_a_shard(module: ReconXModule, batch: ClipBatch, shards: Path) -> None:

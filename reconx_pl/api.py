@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -105,6 +105,7 @@ class ReconX:
         out: str | Path | None = None,
         *,
         config: ReconstructionConfig | None = None,
+        path: str | Path | None = None,
         overwrite: bool = False,
         progress: Progress | None = None,
     ) -> Scene:
@@ -115,15 +116,20 @@ class ReconX:
             out: folder of the results; what it holds of the same photographs is not done again. None makes a new
                 temporary one.
             config: in place of the constructor's.
+            path: along which frames are generated, in place of ``config.generation.path``: one of its words, or a file
+                of cameras.
             overwrite: ``out`` may hold the reconstruction of other photographs.
             progress: counts what the stage at hand counts.
         """
         folder = Path(mkdtemp(prefix="reconx-")) if out is None else Path(out)
         estimator = named_estimator(self.geometry, self.device) if isinstance(self.geometry, str) else self.geometry
+        chosen = config or self.config
+        if path is not None:
+            chosen = replace(chosen, generation=replace(chosen.generation, path=str(path)))
         made = reconstruct(
             _files(images, folder),
             folder,
-            config or self.config,
+            chosen,
             estimator,
             self.view_generator,
             device=self.device,

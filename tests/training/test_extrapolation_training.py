@@ -91,6 +91,9 @@ def run(folder: Path, shards: Path, steps: int, *arguments: str) -> tuple[dict[i
     path = tiny_config(folder, shards, "stage2", steps=steps, checkpoint_every=2)
     config = yaml.safe_load(path.read_text())
     config["model"]["optimizer"] |= {"decay": "none"}
+    network = config["model"]["network"]["init_args"]  # the paper's: renders know no second condition on the way
+    network |= {"guidance": "structure", "render": None}
+    network["unet"]["in_channels"] = 2 * network["unet"]["out_channels"]
     path.write_text(yaml.safe_dump(config))
     main(["fit", "-c", str(path), *arguments])
     return logged(folder / "stage2", "train/loss"), load_file(folder / "stage2" / "weights.safetensors")

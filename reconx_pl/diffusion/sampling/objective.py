@@ -23,6 +23,18 @@ class DiffusionLoss(NamedTuple):
     t: Tensor  # [B] int64 steps that were drawn
 
 
+def training_steps(
+    batch: int, schedule: NoiseSchedule, generator: torch.Generator, device: torch.device | str
+) -> Tensor:
+    """[B] int64 steps to train at: any alike, but for ``ScheduleConfig.terminal_share`` of them, which are the last."""
+    last = schedule.config.steps - 1
+    t = uniform_integers(batch, last + 1, generator, device)
+    if schedule.config.terminal_share == 0:
+        return t  # no number is drawn: the draws after it are those of the base model
+    chosen = torch.rand(batch, generator=generator, device=generator.device) < schedule.config.terminal_share
+    return torch.where(chosen.to(device), last, t)
+
+
 def diffusion_loss(
     model_fn: Callable[[Tensor, Tensor], Tensor],
     schedule: NoiseSchedule,
@@ -58,7 +70,7 @@ def diffusion_loss(
     if t is None or noise is None:
         if generator is None:
             raise ConfigurationError("the objective needs a torch.Generator, or both t and noise")
-        t = uniform_integers(x0.shape[0], schedule.config.steps, generator, x0.device) if t is None else t
+        t = training_steps(x0.shape[0], schedule, generator, x0.device) if t is None else t
         noise = standard_normal(x0.shape, generator, x0.device, x0.dtype) if noise is None else noise
     prediction = model_fn(schedule.add_noise(x0, noise, t), t)
     error = (prediction.float() - schedule.target(x0, noise, t).float()) ** 2

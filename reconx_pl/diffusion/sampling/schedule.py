@@ -38,6 +38,8 @@ class ScheduleConfig:
         prediction: what the model's output means: "v" (base model), "epsilon" (the paper's text) or "sample", the clean
             latent. A U-Net that is narrower than its latents cannot pass their noise through and needs "sample" (Li
             and He 2025, "Back to basics: let denoising generative models denoise"); the demo's is.
+        terminal_share: of the training samples, drawn at the last step, from which a sampler of few steps begins; the
+            others are at any step alike (ours, for small networks; 0 is the base model's).
     """
 
     steps: int = 1000
@@ -47,6 +49,7 @@ class ScheduleConfig:
     rescale_end: float | None = 0.7
     rescale_steps: int = 400
     prediction: Literal["v", "epsilon", "sample"] = "v"
+    terminal_share: float = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 2:
@@ -64,6 +67,8 @@ class ScheduleConfig:
             )
         if self.rescale_end is not None and not 0 < self.rescale_end <= 1:
             raise ConfigurationError(f"rescale_end lies in (0, 1] or is None, got {self.rescale_end}")
+        if not 0 <= self.terminal_share <= 1:
+            raise ConfigurationError(f"terminal_share lies in [0, 1], got {self.terminal_share}")
         if not 2 <= self.rescale_steps <= self.steps:
             raise ConfigurationError(f"rescale_steps lies between 2 and steps={self.steps}, got {self.rescale_steps}")
 

@@ -72,3 +72,16 @@ def test_missing_randomness_and_unknown_weighting_are_refused() -> None:
         diffusion_loss(lambda x, t: x, NoiseSchedule(), X0, None)
     with pytest.raises(ConfigurationError, match="weighting"):
         diffusion_loss(lambda x, t: x, NoiseSchedule(), X0, torch.Generator(), weighting="snr")
+
+
+def test_a_share_of_the_samples_is_drawn_at_the_last_step() -> None:
+    many = torch.zeros(4000, 1, 1, 1, 1)
+
+    def drawn(share: float) -> Tensor:
+        schedule = NoiseSchedule(ScheduleConfig(prediction="sample", terminal_share=share))
+        return diffusion_loss(lambda x, s: x, schedule, many, torch.Generator().manual_seed(3)).t
+
+    assert 0.47 < float((drawn(0.5) == 999).float().mean()) < 0.53
+    assert (drawn(1.0) == 999).all() and float((drawn(0.0) == 999).float().mean()) < 0.01
+    with pytest.raises(ConfigurationError, match="terminal_share"):
+        ScheduleConfig(terminal_share=1.5)

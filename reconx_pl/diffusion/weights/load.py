@@ -166,7 +166,7 @@ def _fit_queries(
 
 def _fit_first_conv(network: ReconXDiffusion, state: dict[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
     """Give the weights of a model without input channels of renders zeros for them."""
-    if network.render is None or FIRST_CONV not in state or FIRST_CONV not in own:
+    if FIRST_CONV not in state or FIRST_CONV not in own or network.render is None:
         return
     theirs, ours = state[FIRST_CONV], own[FIRST_CONV].shape[1]
     if theirs.ndim == 4 and theirs.shape[1] == 2 * network.autoencoder.latent_channels < ours:

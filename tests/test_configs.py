@@ -284,5 +284,6 @@ def test_the_demo_reconstructs_with_what_it_trained_and_as_it_evaluates() -> Non
     assert config.model == str(Path(exported(trained)).parent) == evaluation["model"]
     assert config.generation.frames == evaluation["window"]["frames"]
     assert (config.generation.height, config.generation.width) == (128, 128)
-    for name in ("confidence", "input_view_weight"):
-        assert config.fit[name] == evaluation["evaluation"]["fit"][name]
+    fit = evaluation["evaluation"]["fit"]
+    assert config.fit.input_view_weight == fit["input_view_weight"] and "robust_weights" not in fit
+    assert config.fit.robust_weights is None

@@ -26,8 +26,8 @@ from reconx_pl.visualization.video import to_uint8
 
 CELL, CLOUD_WIDTH, GAP, MARGIN, ARROW, TOP, BOTTOM = 192, 270, 6, 22, 52, 64, 50
 NOTE = (
-    "Outputs of `make demo`: a procedural scene, and a small model that is trained for minutes on a processor. Its "
-    "generated frames are fog; the fit gives them little weight and the input views much."
+    "Outputs of `make demo`: a procedural scene, and a small model that is trained for minutes on a processor. It is "
+    "guided by the depth of the two views, rendered into the camera of every frame."
 )
 
 

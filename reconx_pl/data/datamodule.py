@@ -153,6 +153,12 @@ class ShardDataModule(LightningDataModule):
             raise ConfigurationError(f"no {split} clips: set `{split}` of the data module to a folder of shards")
         return islice(read_clips(folder), limit)
 
+    def clip_shape(self) -> tuple[int, int, int, float]:
+        """Frames, rows and columns of pixels, and frame rate of the first training clip that can be read."""
+        first = next(iter(ClipPass(self.train, points=0, max_bad_share=self.max_bad_share)))
+        frames, _, height, width = first["frames"].shape[1:]
+        return frames, height, width, first["fps"].item()
+
     def _pass(self, folder: str | None, cached: CachedInputs | None) -> DataLoader[ClipBatch] | list[Any]:
         if folder is None:
             return []

@@ -186,12 +186,12 @@ def _exported(run: Path, weights: Path, licence: str | None, progress: Progress 
     text = yaml.safe_dump({"model": model}, sort_keys=False).encode()
     card, licence = with_licence(run_card(facts, model.get("init_from")), licence, f"{run}: a run has no card")
     digests = {EXPORTED: file_sha256(weights, progress), RUN_CONFIG: hashlib.sha256(text).hexdigest()}
-    files: dict[str, Path | bytes] = {
-        EXPORTED: weights,
-        RUN_CONFIG: text,
-        CARD: card.encode(),
-        SUMS: sums_text(digests).encode(),
-    }
+    files: dict[str, Path | bytes] = {EXPORTED: weights, RUN_CONFIG: text}
+    read_generation(run)
+    if (run / GENERATION).is_file():
+        files[GENERATION] = run / GENERATION
+        digests[GENERATION] = file_sha256(run / GENERATION)
+    files |= {CARD: card.encode(), SUMS: sums_text(digests).encode()}
     return Shipment(files, licence, tuple(sorted(set(_absolute(model)))))
 
 

@@ -63,7 +63,7 @@ class NamedModel:
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(SamplingConfig, "sampling")
         sampling = parser.instantiate_classes(parser.parse_object({"sampling": stated or {}})).sampling
-        return GenerationDefaults(sampling=sampling)
+        return replace(read_generation(self.run), sampling=sampling)
 
     @property
     def follows_cameras(self) -> bool:

@@ -20,6 +20,7 @@ from tiny_run import tiny_config
 from reconx_pl.cli.main import main
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.weights.card import model_card, run_card, with_licence
+from reconx_pl.diffusion.weights.generation import ClipDefaults, GenerationDefaults
 from reconx_pl.diffusion.weights.releases import RELEASES, release_defaults
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError, PublishingError
 from reconx_pl.files.checksums import SUMS, read_sums
@@ -68,6 +69,7 @@ def run(tmp_path: Path) -> Path:
     model = {"stage": "image_attention", "init_from": "/home/ada/base.ckpt", "network": {"weights": ["a", "/data/t"]}}
     config = {"data": {"train": "/home/ada/secret"}, "model": model}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "generation.json").write_text(GenerationDefaults(clip=ClipDefaults(8, 64, 64, 8.0)).text())
     return folder
 
 
@@ -113,7 +115,7 @@ def test_a_pushed_run_keeps_to_the_model(hub: Hub, run: Path, capfd: pytest.Capt
     main(["weights", "push", str(run), NAME, "--licence", "apache-2.0", "--public"])
     assert not hub.repositories[NAME].private
     files = received(hub)
-    assert set(files) == {"config.yaml", "weights.safetensors", "README.md", SUMS}
+    assert set(files) == {"config.yaml", "weights.safetensors", "generation.json", "README.md", SUMS}
     assert files["weights.safetensors"] == (run / "weights.safetensors").read_bytes()
     config = yaml.safe_load(files["config.yaml"])
     assert config == {"model": yaml.safe_load((run / "config.yaml").read_text())["model"]}

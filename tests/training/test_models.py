@@ -11,7 +11,7 @@ from released_checkpoints import tiny
 from safetensors.torch import save_file
 
 from reconx_pl.diffusion.pipeline import SamplingConfig
-from reconx_pl.diffusion.weights.generation import ClipDefaults
+from reconx_pl.diffusion.weights.generation import ClipDefaults, GenerationDefaults
 from reconx_pl.diffusion.weights.releases import release_defaults
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.training.models import NamedModel, find_model, model_source
@@ -86,6 +86,9 @@ def test_a_converted_release_generates_as_the_checkpoint_does(tmp_path: Path) ->
 def test_the_settings_of_a_run_are_its_own(run: Path) -> None:
     found = find_model(run)
     assert found.clip == ClipDefaults()
+    (run / "generation.json").write_text(GenerationDefaults(clip=ClipDefaults(8, 64, 96, 10.0)).text())
+    assert found.clip == find_model(run / "checkpoints" / "step=3.ckpt").clip == ClipDefaults(8, 64, 96, 10.0)
+    assert found.sampling == SamplingConfig(num_inference_steps=7), "as its configuration says"
     assert found.settings(SamplingConfig(guidance_scale=2.0)) == SamplingConfig(guidance_scale=2.0)
 
 

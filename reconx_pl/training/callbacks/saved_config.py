@@ -1,4 +1,4 @@
-"""The configuration in a run's folder: written once, and never replaced in silence."""
+"""What describes a run in its folder: its configuration, never replaced in silence, and the clips it generates."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import logging
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
+from reconx_pl.data.datamodule import ShardDataModule
+from reconx_pl.diffusion.weights.generation import GENERATION, ClipDefaults, GenerationDefaults
+from reconx_pl.files.atomic import write_whole
 from reconx_pl.renamed import renamed
+from reconx_pl.training.module import ReconXModule
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +25,8 @@ class RunConfig(SaveConfigCallback):
     """Saves ``config.yaml`` into the run's folder; a run that is started again with the same one leaves it alone.
 
     With another one the differences are logged, the former file becomes ``config.<n>.yaml``, and the new one is
-    written. Only ``fit`` replaces a configuration that is there.
+    written. Only ``fit`` replaces a configuration that is there. ``generation.json`` beside it says the size of the
+    clips that the run trains on, which are what its model generates where nothing else is said.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -33,6 +38,12 @@ class RunConfig(SaveConfigCallback):
         if trainer.strategy.broadcast(stays):
             self.already_saved = True
         super().setup(trainer, pl_module, stage)
+        if trainer.is_global_zero and folder is not None and stage == "fit":
+            shape = cast(ShardDataModule, cast(Any, trainer).datamodule).clip_shape()
+            sampling = cast(ReconXModule, pl_module).sampling
+            write_whole(
+                Path(folder) / GENERATION, GenerationDefaults(None, ClipDefaults(*shape), sampling).text().encode()
+            )
 
     def _set_aside(self, path: Path) -> bool:
         """Rename the file if it says something else than the present configuration; returns whether it does."""

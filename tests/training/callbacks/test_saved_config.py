@@ -11,7 +11,9 @@ from tiny_run import tiny_config
 
 from reconx_pl.cli.train import main
 from reconx_pl.data.procedural import write_procedural
+from reconx_pl.diffusion.weights.generation import ClipDefaults
 from reconx_pl.training.callbacks.saved_config import differences
+from reconx_pl.training.models import find_model
 
 
 def test_differences_are_named_by_their_place() -> None:
@@ -23,11 +25,12 @@ def test_differences_are_named_by_their_place() -> None:
 
 def test_it_is_written_once_and_never_replaced_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     shards = tmp_path / "shards"
-    write_procedural(shards, count=2, frames=4, size=(32, 32), points=64, clips_per_shard=1)
+    write_procedural(shards, count=2, frames=4, size=(32, 48), points=64, clips_per_shard=1)
     config = tiny_config(tmp_path, shards, "base", steps=2, checkpoint_every=1)
     arguments = ["fit", "-c", str(config), "--trainer.limit_val_batches", "0"]
     saved = tmp_path / "base" / "config.yaml"
     main([*arguments, "--trainer.max_steps", "1"])
+    assert find_model(saved.parent).clip == ClipDefaults(4, 32, 48, 8.0), "the size of its clips is beside it"
     first = saved.read_text()
     written = saved.stat().st_mtime_ns
     main([*arguments, "--trainer.max_steps", "1"])  # started again

@@ -36,18 +36,23 @@ from reconx_pl.training.models import find_model
 from reconx_pl.types import Clip
 
 
-def settings(steps: int) -> Mapping[str, FitConfig]:
+def settings(steps: int) -> Mapping[str, SceneConfig]:
     plain, robust = FitConfig(steps=steps, loss=LossWeights(lpips=0.0)), RobustWeights(start=0.3)
-    return {
+    often = replace(plain, input_view_weight=3.0)
+    fits = {
         "all frames alike": replace(plain, confidence="none"),
         "confidence": plain,
-        "photographs x 3": replace(plain, confidence="none", input_view_weight=3.0),
-        "confidence, photographs x 3": replace(plain, input_view_weight=3.0),
+        "photographs x 3": replace(often, confidence="none"),
+        "confidence, photographs x 3": often,
         "confidence, photographs x 8": replace(plain, input_view_weight=8.0),
         "confidence, photographs x 3, robust weights": replace(plain, input_view_weight=3.0, robust_weights=robust),
         "linear confidence, photographs x 20, robust weights": replace(
             plain, confidence="linear", input_view_weight=20.0, robust_weights=robust
         ),
+    }
+    return {
+        **{name: SceneConfig(fit, poses="dataset", confidence="reprojection") for name, fit in fits.items()},
+        "confidence by surfaces, photographs x 3": SceneConfig(often, poses="dataset", confidence="render"),
     }
 
 
@@ -56,18 +61,20 @@ def scores(clip: Clip, generator: ViewGenerator, steps: int) -> dict[str, float]
     task, device = clip_task(clip, EvaluationConfig()), torch.device("cpu")
     renderer, inner = default_renderer(device), slice(1, -1)
     sequence = generate_sequence(task.inputs, task.clips, generator, 0, device, cameras=task.view_cameras)
-    given = prepare_fit(task.inputs, sequence, SceneConfig(poses="dataset"))
 
-    def fitted(frames: FitInput, config: FitConfig) -> float:
-        result = fit_scene(frames, SceneConfig(config, poses="dataset"), clip.key, renderer=renderer)
+    def fitted(frames: FitInput, config: SceneConfig) -> float:
+        result = fit_scene(frames, config, clip.key, renderer=renderer)
         with torch.no_grad():
             views = renderer.render(result.gaussians, task.view_cameras).color
         return float(psnr(views[inner], task.views[inner]).mean())
 
     found = {"(generated frames)": float(psnr(sequence.images[inner], task.views[inner]).mean())}
-    plain = settings(steps)["confidence"]
-    found["(the two views alone)"] = fitted(photographs_alone(task.inputs, given.start), plain)
-    return found | {name: fitted(given, config) for name, config in settings(steps).items()}
+    for name, config in settings(steps).items():
+        given = prepare_fit(task.inputs, sequence, config)
+        if name == "confidence":
+            found["(the two views alone)"] = fitted(photographs_alone(task.inputs, given.start), config)
+        found[name] = fitted(given, config)
+    return found
 
 
 def main() -> None:

@@ -49,8 +49,8 @@ def filled_fit(
     """
     images = frames.clone()
     images[sequence.input_places] = inputs.images
-    uniform = config.confidence == "uniform"
+    rule = config.confidence if config.confidence in ("uniform", "render") else "reprojection"
     points = replace(config.points, views="ends")
-    known = replace(config, poses="dataset", confidence="uniform" if uniform else "reprojection", points=points)
+    known = replace(config, poses="dataset", confidence=rule, points=points)
     given = prepare_fit(inputs, replace(sequence, images=images), known)
     return replace(given, start=start)

@@ -26,6 +26,7 @@ POSES = {  # of generated frames
 }
 TRUST = {  # by the setting of confidence
     "reprojection": "Generated frames are weighed by their agreement with the cloud.",
+    "render": "Generated frames are weighed by their agreement with the surfaces that the input views saw.",
     "alignment": "Generated frames are weighed by the confidence of their alignment.",
     "uniform": "Every pixel of the generated frames is trusted alike.",
 }

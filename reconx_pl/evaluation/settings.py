@@ -14,7 +14,7 @@ from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.points import PointsConfig
 
 POSE_POLICIES = ("dataset", "interpolated", "aligned")
-CONFIDENCES = ("auto", "reprojection", "uniform", "alignment")
+CONFIDENCES = ("auto", "reprojection", "render", "uniform", "alignment")
 MASKS = ("none", "targets", "white")
 
 
@@ -31,8 +31,9 @@ class EvaluationConfig:
             cameras of the input views held fixed (ReconX, IV-E: the paper does not say; ours). The latter two never
             look at a target's pose before scoring. The input views keep their own cameras in all of them.
         confidence: of generated pixels: "alignment" is what the global alignment gives every pixel (the paper's C_i;
-            needs pose_policy "aligned"), "reprojection" their agreement with the scene's cloud, "uniform" trusts every
-            pixel alike (the ablation), "auto" is "alignment" where frames are aligned, else "reprojection".
+            needs pose_policy "aligned"), "reprojection" their agreement with the scene's cloud, "render" with the depth
+            of the input views as surfaces, "uniform" trusts every pixel alike (the ablation), "auto" is "alignment"
+            where frames are aligned, else "reprojection".
         alignment: of which frames together, with pose_policy "aligned"; see ``SceneConfig``.
         clip_frames: T, frames generated from one context view of a protocol entry to the next, both included; the
             paper has 32, and a model generates best what it was trained on. Packed clips have a number of their own.

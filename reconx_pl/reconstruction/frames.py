@@ -23,6 +23,12 @@ from reconx_pl.reconstruction.settings import ReconstructionConfig
 from reconx_pl.reconstruction.views import Views, fit_size, input_views
 from reconx_pl.types import Cameras
 
+_TRUST = {  # by the confidence of their pixels
+    "alignment": "their confidence by that alignment",
+    "reprojection": "their confidence by agreement with the points",
+    "render": "their confidence by agreement with the depth of the photographs",
+    "uniform": "every pixel counts alike",
+}
 _TENSORS, _PLACES = "frames.safetensors", "frames.json"
 
 
@@ -55,9 +61,9 @@ def prepare_frames(
         way = (
             "a global alignment with the photographs held fixed"
             if given.aligned
-            else "the path along which they were generated; their confidence by agreement with the points"
+            else "the path along which they were generated"
         )
-        notes = [f"poses of the generated frames by {way}"]
+        notes = [f"poses of the generated frames by {way}; {_TRUST[config.scene.trust(given.aligned)]}"]
     _write(folder, given)
     return [*notes, f"{len(given.start)} points to start from"]
 

@@ -39,7 +39,7 @@ from reconx_pl.types import Cameras, Clip, PointCloud, PointMap, Progress, Tenso
 
 FramePoses = Literal["auto", "aligned", "interpolated", "dataset"]
 Alignment = Literal["clips", "all"]
-FrameConfidence = Literal["auto", "alignment", "reprojection", "uniform"]
+FrameConfidence = Literal["auto", "alignment", "reprojection", "render", "uniform"]
 NEUTRAL_CONFIDENCE = 2.0  # 1 + exp(0)
 FILL_FROM = 8  # input views: fewer cannot tell a gap between points from a surface
 
@@ -61,8 +61,9 @@ class SceneConfig:
             "dataset": given with the frames. "auto": those that frames were generated at, of a model that is guided by
             renders; else aligned where the estimator can, else interpolated.
         confidence: of generated pixels. "alignment": the paper's C_i, what the global alignment gives every pixel.
-            "reprojection": agreement with the points of the input views. "uniform": every pixel counts alike. "auto":
-            that of the alignment where frames are aligned, else reprojection.
+            "reprojection": agreement with the points of the input views. "render": with their depth as surfaces, sky
+            included. "uniform": every pixel counts alike. "auto": that of the alignment where frames are aligned, else
+            reprojection.
         alignment: "clips" aligns from each input view to the next, with both held fixed; "all" aligns all frames at
             once, as the paper does, which is more accurate and whose pairs, each with its point maps in memory, grow
             with the square of the frames (``python -m benchmarks.chain alignment``). With two views it is the same.
@@ -105,6 +106,11 @@ class SceneConfig:
                 "confidence 'alignment' is what a global alignment gives; take poses 'aligned', or 'reprojection'"
             )
         return aligned
+
+    def trust(self, aligned: bool) -> FrameConfidence:
+        """The confidence of generated pixels that "auto" stands for."""
+        best: FrameConfidence = "alignment" if aligned else "reprojection"
+        return best if self.confidence == "auto" else self.confidence
 
 
 @dataclass(frozen=True)
@@ -338,10 +344,10 @@ def _confidence(
     images = sequence.images
     if config.confidence == "uniform" or len(images) == len(inputs):
         return None
-    if maps is not None and config.confidence != "reprojection":
+    trust = config.trust(maps is not None)
+    if maps is not None and trust == "alignment":
         return maps.confidence.to(images)
-    assert inputs.cloud is not None
-    return frame_confidence(images, cameras, inputs.cloud, sequence.input_places, inputs.confidence)
+    return frame_confidence(images, cameras, inputs, sequence.input_places, surfaces=trust == "render")
 
 
 def _aligned(

@@ -14,6 +14,7 @@ from reconx_pl.evaluation.baselines import METHODS
 from reconx_pl.evaluation.filled_render import NO_DEPTH, filled_frames
 from reconx_pl.evaluation.report import write_report
 from reconx_pl.evaluation.runner import evaluate_scene, evaluate_scenes, evaluate_views
+from reconx_pl.evaluation.task import clip_task
 from reconx_pl.geometry.rendering.views import DepthViews
 from reconx_pl.metrics.image import psnr
 from reconx_pl.reconstruction import scene_builder
@@ -71,11 +72,16 @@ def test_a_fit_of_them_differs_from_the_method_in_the_frames_alone(clip: Clip, f
     assert torch.equal(floor["cameras"].world_to_camera, method["cameras"].world_to_camera)
     assert torch.equal(floor["start"].points, method["start"].points)
     assert floor["input_views"] == method["input_views"] == [0, 4]
-    rule = frame_confidence(floor["frames"], floor["cameras"], clip.cloud, [0, 4], clip.confidence)
+    inputs = clip_task(clip, FLOORS).inputs
+    rule = frame_confidence(floor["frames"], floor["cameras"], inputs, [0, 4])
     assert torch.equal(floor["confidence"], rule) and not torch.equal(rule, method["confidence"])
     assert result.scores["filled_render_splats"]["psnr"].mean() > result.scores["reconx"]["psnr"].mean()
     evaluate_scene(clip, CrossFade(), replace(FLOORS, confidence="uniform"))
     assert fits[-1]["confidence"] is None and fits[-2]["confidence"] is None
+    evaluate_scene(clip, CrossFade(), replace(FLOORS, confidence="render"))
+    assert torch.equal(
+        fits[-1]["confidence"], frame_confidence(floor["frames"], floor["cameras"], inputs, [0, 4], surfaces=True)
+    )
 
 
 def test_of_an_entry_targets_are_rendered_and_frames_between_the_contexts_fitted(

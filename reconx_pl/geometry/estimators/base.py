@@ -142,20 +142,36 @@ def reprojection_confidence(
     """
     cameras = _required(cameras, "reprojection_confidence", images)
     seen = view_cloud(cloud, cameras)
-    covered = seen.covered[:, None].float()  # [V, 1, H, W]
-    share = F.avg_pool2d(covered, 3, 1, 1)
+    return agreement(images, seen.color, seen.covered, ceiling, tolerance)
+
+
+def agreement(images: Tensor, color: Tensor, covered: Tensor, ceiling: float = 10.0, tolerance: float = 0.06) -> Tensor:
+    """Confidence of views from how well they agree with what is known there; see ``reprojection_confidence``.
+
+    Args:
+        images: [V, 3, H, W] in [0, 1].
+        color: [V, 3, H, W] of what is known.
+        covered: [V, H, W] bool, where something is.
+        ceiling: confidence of perfect agreement, > 1.
+        tolerance: colour error where the excess over 1 falls to 1/e.
+
+    Returns:
+        [V, H, W], >= 1.
+    """
+    weight = covered[:, None].float()  # [V, 1, H, W]
+    share = F.avg_pool2d(weight, 3, 1, 1)
 
     def smooth(values: Tensor) -> Tensor:  # the mean over the covered pixels around
-        return F.avg_pool2d(values * covered, 3, 1, 1) / share.clamp(min=1e-6)
+        return F.avg_pool2d(values * weight, 3, 1, 1) / share.clamp(min=1e-6)
 
     views, _, height, width = images.shape
-    padded = F.pad(smooth(seen.color), (1, 1, 1, 1), mode="replicate")
+    padded = F.pad(smooth(color), (1, 1, 1, 1), mode="replicate")
     around = F.unfold(padded, 3).view(views, 3, 9, height, width)
-    known = F.unfold(F.pad(covered, (1, 1, 1, 1)), 3).view(views, 9, height, width) > 0
+    known = F.unfold(F.pad(weight, (1, 1, 1, 1)), 3).view(views, 9, height, width) > 0
     error = (smooth(images.float())[:, :, None] - around).pow(2).mean(1)  # [V, 9, H, W]
     error = torch.where(known, error, torch.inf).amin(1)  # [V, H, W]
     confidence = 1 + (ceiling - 1) * torch.exp(-error / tolerance**2)
-    return torch.where(seen.covered, confidence, 1.0)
+    return torch.where(covered, confidence, 1.0)
 
 
 def _required(cameras: Cameras | None, who: str, images: Tensor) -> Cameras:

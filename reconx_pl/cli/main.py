@@ -50,8 +50,9 @@ def procedural(
     gap: float = 1.0,
     max_gap: float = 0.0,
     clips_per_shard: int = 32,
+    variety: Literal["plain", "varied", "estimated"] = "plain",
 ) -> None:
-    """Pack procedural clips (rooms and landscapes with exact depth) into shards.
+    """Pack procedural clips (made-up scenes with depth) into shards.
 
     Args:
         out: folder of the shards; packing goes on where it stopped.
@@ -64,6 +65,8 @@ def procedural(
         gap: scales the distance between first and last view, in (0, 4]; above 1 they share less of the scene.
         max_gap: above gap, every scene draws its own between the two; 0 for one gap.
         clips_per_shard: clips in one tar file.
+        variety: "plain" has rooms and landscapes with exact depth; "varied" more kinds of things and textures;
+            "estimated" also the errors of estimated geometry.
     """
     from reconx_pl.data.procedural import write_procedural
 
@@ -78,6 +81,7 @@ def procedural(
             gap=gap,
             max_gap=max_gap,
             clips_per_shard=clips_per_shard,
+            variety=variety,
             progress=progress,
         )
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from reconx_pl.data.procedural.clutter import clutter
+from reconx_pl.data.procedural.imperfect import imperfect_clip
 from reconx_pl.data.procedural.landscapes import landscape
+from reconx_pl.data.procedural.looks import Look
 from reconx_pl.data.procedural.paths import CameraPath, choose_path
-from reconx_pl.data.procedural.primitives import Scene
+from reconx_pl.data.procedural.primitives import Array, Scene, SceneBuilder
 from reconx_pl.data.procedural.render import Rendering, depth_confidence, render_scene
 from reconx_pl.data.procedural.rooms import room
 from reconx_pl.errors import BadSceneError, ConfigurationError
@@ -21,8 +24,14 @@ from reconx_pl.geometry.cameras import resize_cameras, unproject
 from reconx_pl.geometry.point_maps import cloud_from_maps
 from reconx_pl.types import Cameras, Clip, PointCloud, PointMap
 
-Kind = Literal["room", "landscape"]
+Kind = Literal["room", "landscape", "clutter"]
+Variety = Literal["plain", "varied", "estimated"]
 DATASET = "procedural"
+_SCENES: Mapping[Kind, Callable[[SceneBuilder], tuple[Scene, Array, Array]]] = {
+    "room": room,
+    "landscape": landscape,
+    "clutter": clutter,
+}
 MAX_GAP = 4.0  # beyond, the path leaves the scene
 _LAYOUTS = 40  # tried for a seed before it is given up; the first or second serves nearly always
 
@@ -37,14 +46,17 @@ class ProceduralScene:
     path: CameraPath
 
 
-def procedural_scene(seed: int, kind: Kind | None = None, gap: float = 1.0) -> ProceduralScene:
+def procedural_scene(
+    seed: int, kind: Kind | None = None, gap: float = 1.0, variety: Variety = "plain"
+) -> ProceduralScene:
     """The scene and the path that belong to a seed.
 
     Args:
         seed: >= 0; every seed is another scene.
-        kind: "room" or "landscape"; None lets the seed choose.
+        kind: None lets the seed choose: of plain scenes a room or a landscape, of the others also clutter.
         gap: scales the distance between the two ends of the path, in (0, 4]; above 1 they share less of the scene. In a
             room the walls bound that distance.
+        variety: see ``procedural_clip``.
 
     Raises:
         ConfigurationError: an argument out of range.
@@ -52,15 +64,23 @@ def procedural_scene(seed: int, kind: Kind | None = None, gap: float = 1.0) -> P
     """
     if seed < 0:
         raise ConfigurationError(f"a procedural seed is 0 or more, got {seed}")
-    if kind not in (None, "room", "landscape"):
-        raise ConfigurationError(f'kind is "room", "landscape" or None, got {kind!r}')
+    if kind is not None and kind not in _SCENES:
+        raise ConfigurationError(f"kind is one of {', '.join(_SCENES)}, or None; got {kind!r}")
+    if variety not in get_args(Variety):
+        raise ConfigurationError(f"variety is one of {', '.join(get_args(Variety))}, got {variety!r}")
     if not 0 < gap <= MAX_GAP:
         raise ConfigurationError(f"gap scales the baseline and lies in (0, {MAX_GAP:g}], got {gap}")
     rng = np.random.default_rng([seed, 0x5CE4E])
-    chosen: Kind = "room" if rng.random() < 0.6 else "landscape"
-    chosen = kind or chosen
-    for _ in range(_LAYOUTS):
-        scene, start, target = room(rng) if chosen == "room" else landscape(rng)
+    draw = rng.random()
+    if kind is not None:
+        chosen = kind
+    elif variety == "plain":
+        chosen = "room" if draw < 0.6 else "landscape"
+    else:
+        chosen = "room" if draw < 0.35 else "landscape" if draw < 0.6 else "clutter"
+    for layout in range(_LAYOUTS):
+        look = None if variety == "plain" else Look(np.random.default_rng([seed, 0x1007, layout]))
+        scene, start, target = _SCENES[chosen](SceneBuilder(rng, look))
         path = choose_path(scene, rng, start, target, gap)
         if path is not None:
             return ProceduralScene(seed, chosen, scene, path)
@@ -79,6 +99,7 @@ def procedural_clip(
     gap: float = 1.0,
     fps: float = 8.0,
     samples: int = 2,
+    variety: Variety = "plain",
 ) -> Clip:
     """Render a clip with everything a shard can hold.
 
@@ -90,25 +111,28 @@ def procedural_clip(
             same two views are cast again with finer pixels, so that the cloud always has this size.
         fps: frames a second that the clip claims.
         samples: colour rays along each side of a pixel.
+        variety: "plain" has few kinds of things and textures. "varied" has more of both, highlights, thin things and
+            clutter. "estimated" is varied too, and its depth, cloud and cameras have the errors of estimators, its
+            frames those of a camera's exposure: see ``imperfect.imperfect_clip``.
 
     Returns:
         A clip with exact depth, infinite where a ray meets nothing (the sky), a DUSt3R-like confidence, and a cloud in
-        farthest-point order; metres.
+        farthest-point order; metres. "estimated" is none of it exactly.
     """
     if frames < 2:
         raise ConfigurationError(f"a clip needs a first and a last frame, got frames = {frames}")
     _check_size(size)
     if samples < 1:
         raise ConfigurationError(f"samples counts colour rays along a pixel's side and is 1 or more, got {samples}")
-    made = procedural_scene(seed, kind, gap)
+    made = procedural_scene(seed, kind, gap, variety)
     cameras = made.path.cameras(np.linspace(0.0, 1.0, frames), *size)
     seen = render_scene(made.scene, cameras, samples)
     ends = [0, frames - 1]
     depth = seen.depth[ends]
     confidence = depth_confidence(depth, seen.cosine[ends])
     cloud = _cloud(made.scene, cameras[ends], Rendering(seen.frames[ends], depth, seen.cosine[ends]), points, seed)
-    return Clip(
-        key=clip_key(seed, kind),
+    clip = Clip(
+        key=clip_key(seed, kind, variety),
         dataset=DATASET,
         scene=f"{made.kind}-{seed:08d}",
         frames=seen.frames,
@@ -120,6 +144,7 @@ def procedural_clip(
         confidence=confidence,
         cloud=cloud,
     )
+    return imperfect_clip(clip, np.random.default_rng([seed, 0x1337])) if variety == "estimated" else clip
 
 
 def procedural_views(
@@ -168,9 +193,10 @@ def _cloud(scene: Scene, ends: Cameras, seen: Rendering, points: int, seed: int)
     return cloud
 
 
-def clip_key(seed: int, kind: Kind | None = None) -> str:
+def clip_key(seed: int, kind: Kind | None = None, variety: Variety = "plain") -> str:
     """The key of a seed's clip in a shard."""
-    return f"procedural-{seed:08d}" if kind is None else f"procedural-{kind}-{seed:08d}"
+    words = [DATASET, *([] if variety == "plain" else [variety]), *([] if kind is None else [kind])]
+    return f"{'-'.join(words)}-{seed:08d}"
 
 
 def _check_size(size: tuple[int, int]) -> None:

@@ -73,6 +73,46 @@ def _square(x, period, footprint):
 
 
 @_compiled
+def _leaves(u, v, period, footprint, seed):
+    """Weights of the colours B and C: shapes of four sizes that cover each other, fine ones above coarse ones.
+
+    Such pictures ("dead leaves") have the edges and the spectrum of photographs (Lee, Mumford and Huang, 2001).
+    """
+    first, second = 0.5, 0.3
+    for octave in range(4):
+        pitch = period * 0.45**octave
+        fade = _clamp(pitch / footprint * 0.5 - 1.0, 0.0, 1.0)
+        if octave > 0:  # what is too fine to see still takes its share, at its mean colour
+            first += (1 - fade) * 0.5 * (0.5 - first)
+            second += (1 - fade) * 0.5 * (0.45 - second)
+        if fade <= 0:
+            continue
+        i, j, top = math.floor(u / pitch), math.floor(v / pitch), -1.0
+        mask, b, c = 0.0, 0.0, 0.0
+        for di in range(-1, 2):
+            for dj in range(-1, 2):
+                a, d, s = int(i) + di, int(j) + dj, seed + 17 * octave
+                height = _hash(a, d, 1, s)
+                if height <= top or (octave > 0 and height < 0.45):  # the coarsest leave no gaps where they can
+                    continue
+                x = u - (a + _hash(a, d, 2, s)) * pitch
+                y = v - (d + _hash(a, d, 3, s)) * pitch
+                size = pitch * (0.25 + 0.6 * _hash(a, d, 4, s))
+                if _hash(a, d, 5, s) < 0.5:
+                    inside = size - math.sqrt(x * x + y * y)
+                else:
+                    angle = 3.1416 * _hash(a, d, 6, s)
+                    along, across = math.cos(angle), math.sin(angle)
+                    inside = min(size - abs(x * along + y * across), 0.4 * size - abs(y * along - x * across))
+                cover = _clamp(inside / footprint + 0.5, 0.0, 1.0)
+                if cover > 0:
+                    top, mask, b, c = height, cover, _hash(a, d, 7, s), _hash(a, d, 8, s)
+        first += fade * mask * (b - first)
+        second += fade * mask * (0.9 * c - second)
+    return first, second
+
+
+@_compiled
 def _pattern(table, row, u, v, hu, hv, footprint):
     """Weights of the colours B and C in [0, 1] at (u, v) metres on a face of half size (hu, hv)."""
     kind, seed = int(table[row, k.KIND]), int(table[row, k.SEED])
@@ -111,6 +151,8 @@ def _pattern(table, row, u, v, hu, hv, footprint):
         frame = _clamp((edge + 0.06 * pu) / footprint + 0.5, 0.0, 1.0)
         glass = _clamp(edge / footprint + 0.5, 0.0, 1.0) * _clamp(max(du, dv) / (0.02 * pu + footprint), 0.0, 1.0)
         return glass, frame
+    if kind == k.LEAVES:
+        return _leaves(u, v, pu, footprint, seed)
     if kind == k.PICTURE:
         x, y = u / hu, v / hv
         border = _clamp((max(abs(x) * hu - hu, abs(y) * hv - hv) + 0.05) / footprint + 0.5, 0.0, 1.0)
@@ -391,8 +433,13 @@ def render_view(
                             lit = 0.0
                         # more fill from above, and a little more on one side, so that unlit edges show
                         fill = 0.8 - 0.2 * ny + light[11] * nx + light[12] * nz
+                        shine = 0.0
+                        if table[row, k.GLOSS] > 0 and lit > 0:  # Blinn-Phong
+                            bx, by, bz = lx - dx / length, ly - dy / length, lz - dz / length
+                            along = (nx * bx + ny * by + nz * bz) / math.sqrt(bx * bx + by * by + bz * bz)
+                            shine = table[row, k.GLOSS] * max(along, 0.0) ** 40 * strength
                         for c in range(3):
-                            total[c] += color[c] * (light[4 + c] * lit + light[7 + c] * fill)
+                            total[c] += color[c] * (light[4 + c] * lit + light[7 + c] * fill) + light[4 + c] * shine
                     if samples > 0:
                         for c in range(3):
                             value = total[c] * 255.0 / (samples * samples)

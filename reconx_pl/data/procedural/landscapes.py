@@ -14,13 +14,13 @@ from reconx_pl.data.procedural.primitives import Array, Scene, SceneBuilder, rot
 _REACH = 42.0  # metres; the ground ends there, behind the hills
 
 
-def landscape(rng: np.random.Generator) -> tuple[Scene, Array, Array]:
-    """A random landscape.
+def landscape(b: SceneBuilder) -> tuple[Scene, Array, Array]:
+    """A random landscape; ``b`` is empty.
 
     Returns:
         the scene, a point [3] where a camera may stand, and one [3] that it may look at.
     """
-    b = SceneBuilder(rng)
+    rng = b.rng
     name, hue, saturation, value = (
         ("a meadow", rng.uniform(0.2, 0.32), 0.5, 0.55),
         ("a desert", rng.uniform(0.08, 0.12), 0.42, 0.78),

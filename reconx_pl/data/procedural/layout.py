@@ -22,7 +22,7 @@ CONE = 4  # apex at y = -1 (up), base of radius 1 at y = 1
 GROUND = 5  # the disc x^2 + z^2 <= 1 at y = 0, from above
 
 # kinds of textures
-PLAIN, CHECKER, STRIPES, BRICKS, PLANKS, DOTS, WINDOWS, PICTURE = range(8)
+PLAIN, CHECKER, STRIPES, BRICKS, PLANKS, DOTS, WINDOWS, PICTURE, LEAVES = range(9)
 
 # columns of the material table
 KIND, PERIOD_U, PERIOD_V = 0, 1, 2
@@ -30,6 +30,7 @@ COLOR_A, COLOR_B, COLOR_C = 3, 6, 9  # three columns each, in [0, 1]
 GRAIN, GRAIN_LENGTH = 12, 13  # relative amplitude and wavelength (metres) of the fine noise
 TINT, TINT_LENGTH = 14, 15  # share of colour C in the coarse noise, and its wavelength
 SEED, COS, SIN = 16, 17, 18
+GLOSS = 19  # of the highlight, 0 = none
 
 
 class Tables(NamedTuple):
@@ -42,7 +43,7 @@ class Tables(NamedTuple):
     materials_of: NDArray[np.int64]  # [P] row of the material table
     radii: Array  # [P] of the bounding spheres, 0 = unbounded
     casts: NDArray[np.bool_]  # [P] throws a shadow
-    materials: Array  # [M, 19]
+    materials: Array  # [M, 20]
     light: (
         Array  # [13] position (then 1) or direction (then 0), colour, ambient colour, falloff (metres), fill along x, z
     )

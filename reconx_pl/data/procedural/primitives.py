@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,9 +67,15 @@ def rotation(yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> Array:
 
 @dataclass
 class SceneBuilder:
-    """Collects materials and primitives; everything random comes from ``rng``."""
+    """Collects materials and primitives; everything random comes from ``rng``.
+
+    Attributes:
+        rng: where all randomness comes from.
+        look: changes materials, as ``looks.Look`` does; None leaves them as they are named.
+    """
 
     rng: np.random.Generator
+    look: Callable[[list[float]], list[float]] | None = None
     _rows: list[list[float]] = field(default_factory=list)
     _parts: list[tuple[int, Array, Array, Array, int, float, bool]] = field(default_factory=list)
 
@@ -88,7 +95,8 @@ class SceneBuilder:
     ) -> int:
         """Add a material; returns its row. Colours in [0, 1], lengths in metres, angle in radians."""
         row = [float(kind), *period, *a, *(b or a), *(c or a), grain, grain_length, tint, tint_length]
-        self._rows.append([*row, float(self.rng.integers(1, 1 << 20)), math.cos(angle), math.sin(angle)])
+        row += [float(self.rng.integers(1, 1 << 20)), math.cos(angle), math.sin(angle), 0.0]
+        self._rows.append(row if self.look is None else self.look(row))
         return len(self._rows) - 1
 
     def copy_rows(self, rows: list[int]) -> int:

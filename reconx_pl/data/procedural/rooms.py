@@ -14,13 +14,13 @@ from reconx_pl.data.procedural.primitives import Array, Scene, SceneBuilder, rot
 Placer = Callable[[SceneBuilder, float, float, float], str]
 
 
-def room(rng: np.random.Generator) -> tuple[Scene, Array, Array]:
-    """A random room.
+def room(b: SceneBuilder) -> tuple[Scene, Array, Array]:
+    """A random room; ``b`` is empty.
 
     Returns:
         the scene, a point [3] where a camera may stand, and one [3] that it may look at.
     """
-    b = SceneBuilder(rng)
+    rng = b.rng
     width, length, height = rng.uniform(5, 8.5), rng.uniform(6, 10), rng.uniform(2.6, 3.6)
     walls = [palette.wall(b) for _ in range(3)]
     floor, floor_name = palette.floor(b)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reconx_pl.data.procedural.clip import Kind, clip_key, procedural_clip
+from reconx_pl.data.procedural.clip import Kind, Variety, clip_key, procedural_clip
 from reconx_pl.data.shards.writer import ShardWriter
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.types import Progress
@@ -26,6 +26,7 @@ def write_procedural(
     fps: float = 8.0,
     clips_per_shard: int = 16,
     quality: int = 95,
+    variety: Variety = "plain",
     progress: Progress | None = None,
 ) -> int:
     """Render the seeds first_seed .. first_seed + count - 1 into shards; run it again to go on where it stopped.
@@ -34,7 +35,7 @@ def write_procedural(
         folder: of the shards and their manifest.
         count: clips in all.
         first_seed: keep training and held-out scenes apart by disjoint ranges of seeds.
-        frames, size, kind, points, fps: see ``procedural_clip``.
+        frames, size, kind, points, fps, variety: see ``procedural_clip``.
         gap: see ``procedural_clip``.
         max_gap: above ``gap``, every seed draws its own gap evenly between the two; 0 gives all clips the same.
         clips_per_shard, quality: see ``ShardWriter``.
@@ -56,15 +57,17 @@ def write_procedural(
     }  # fmt: skip
     if max_gap:
         settings["max_gap"] = max_gap
+    if variety != "plain":
+        settings["variety"] = variety
     seeds = range(first_seed, first_seed + count)
     rendered = 0
     with ShardWriter(folder, clips_per_shard=clips_per_shard, settings=settings, quality=quality) as writer:
-        todo = [seed for seed in seeds if clip_key(seed, kind) not in writer.done]
+        todo = [seed for seed in seeds if clip_key(seed, kind, variety) not in writer.done]
         if progress is not None:
             progress(f"packing {folder}", count - len(todo), count)
         for seed in todo:
             own = gap_of(seed, gap, max_gap)
-            writer.write(procedural_clip(seed, frames, size, kind, points=points, gap=own, fps=fps))
+            writer.write(procedural_clip(seed, frames, size, kind, points=points, gap=own, fps=fps, variety=variety))
             rendered += 1
             if progress is not None:
                 progress(f"packing {folder}", count - len(todo) + rendered, count)

@@ -56,7 +56,7 @@ h1, p, li, figcaption { overflow-wrap: anywhere; }
 .plan .camera.first { fill-opacity: 0.55; }
 .plan .eye { fill: #1a1c21; }
 .plan text { font-size: 12px; font-weight: 600; fill: #1a1c21; text-anchor: middle; dominant-baseline: central;
-  generate-order: stroke; stroke: #fff; stroke-width: 3px; }
+  paint-order: stroke; stroke: #fff; stroke-width: 3px; }
 .says dt { font-weight: 600; margin-top: 10px; }
 .says dd { margin: 0; color: var(--quiet); font-size: 0.92rem; overflow-wrap: anywhere; max-width: 54em; }
 @media (max-width: 640px) {

@@ -17,15 +17,27 @@ from reconx_pl.splatting.io.scene_files import load_scene, save_scene
 from reconx_pl.types import Cameras, Gaussians, PointCloud
 
 
-def export(scene: Path, out: Path, overwrite: bool = False) -> None:
+def export(scene: Path, out: Path, cameras: Path | None = None, overwrite: bool = False) -> None:
     """Write a scene of Gaussians in another format; the ending decides.
 
     Args:
         scene: .ply or .splat.
-        out: .ply (everything, for most viewers) or .splat (an eighth of the size, lossy: base colours, 8 bits).
+        out: .ply (everything, for most viewers), .splat (an eighth of the size, lossy: base colours, 8 bits), or .html
+            (a page that any browser opens, without a server; at most 200,000 Gaussians).
+        cameras: for .html, a posed scene in any format that pack reads; the page starts at its first camera.
         overwrite: replace a file that is there.
     """
-    save_scene(load_scene(scene), out, overwrite)
+    if out.suffix.lower() == ".html":
+        from reconx_pl.data.formats.readers import only_scene
+        from reconx_pl.visualization.viewer import write_scene_page
+
+        refuse_existing(out, overwrite)
+        views = None if cameras is None else only_scene(cameras).cameras
+        write_scene_page(out, load_scene(scene), views, title=scene.stem)
+    else:
+        if cameras is not None:
+            raise ConfigurationError(f"{out.name} keeps no cameras; leave --cameras out, or write .html")
+        save_scene(load_scene(scene), out, overwrite)
     console.print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -20,6 +20,7 @@ from reconx_pl.types import Cameras, Gaussians
 from reconx_pl.visualization.color_maps import confidence_colors, depth_colors
 from reconx_pl.visualization.contact_sheet import SheetRow, contact_sheet, error_image, spread, stacked
 from reconx_pl.visualization.flythrough import Flythrough, render_flythrough
+from reconx_pl.visualization.scene_page import write_fit_page
 from reconx_pl.visualization.video import write_mp4
 
 FLYTHROUGH_FRAMES, FLYTHROUGH_FPS = 60, 24.0
@@ -102,7 +103,8 @@ def flythrough(gaussians: Gaussians, cameras: Cameras, renderer: Renderer) -> Fl
 
 
 def write_media(result: SceneResult, config: EvaluationConfig, renderer: Renderer, folder: Path) -> dict[str, str]:
-    """Write contact_sheet.png, generated.mp4 with confidence.mp4 if something was, rendered.mp4, depth.mp4, scene.ply.
+    """Write contact_sheet.png, generated.mp4 with confidence.mp4 if something was, rendered.mp4, depth.mp4, scene.ply
+    and scene.html.
 
     Returns:
         the names by what they are.
@@ -126,4 +128,7 @@ def write_media(result: SceneResult, config: EvaluationConfig, renderer: Rendere
     write_mp4(flown.frames, folder / "rendered.mp4", FLYTHROUGH_FPS)
     write_mp4(depth_colors(flown.depth), folder / "depth.mp4", FLYTHROUGH_FPS)
     save_ply(result.gaussians, folder / "scene.ply")
-    return files | {"rendered": "rendered.mp4", "depth": "depth.mp4", "splats": "scene.ply"}
+    key = result.task.inputs.key
+    write_fit_page(folder / "scene.html", result.gaussians, given.images, given.cameras, given.input_places, key)
+    made = {"rendered": "rendered.mp4", "depth": "depth.mp4", "splats": "scene.ply", "page": "scene.html"}
+    return files | made

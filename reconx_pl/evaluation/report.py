@@ -291,7 +291,7 @@ def _scene(out: Path, record: Record, metrics: Sequence[str]) -> str:
         halves = {name: of for name in HALVES if (of := _means(record.get(f"{name}_scores", {})))}
         table = _table(_means(record["scores"]), metrics, halves)
         parts.append(f"<details><summary>Scores of this scene</summary>{table}</details>")
-    links = {"splats": "splats (.ply)", "contact_sheet": "contact sheet (.png)"}
+    links = {"page": "the scene in the browser", "splats": "splats (.ply)", "contact_sheet": "contact sheet (.png)"}
     linked = [f'<a href="{relative}/{files[kind]}">{text}</a>' for kind, text in links.items() if kind in files]
     linked.append(f'<a href="{relative}/result.json">numbers (.json)</a>')
     return "".join(parts) + f'<p class="note">{" · ".join(linked)}</p></article>'

@@ -21,9 +21,10 @@ from reconx_pl.splatting.renderers.choose import default_renderer
 from reconx_pl.types import Cameras, Progress
 from reconx_pl.visualization.color_maps import depth_colors
 from reconx_pl.visualization.flythrough import render_flythrough
+from reconx_pl.visualization.scene_page import write_fit_page
 from reconx_pl.visualization.video import write_mp4
 
-SCENE, VIDEO, DEPTH_VIDEO = "scene.ply", "flythrough.mp4", "flythrough_depth.mp4"
+SCENE, PAGE, VIDEO, DEPTH_VIDEO = "scene.ply", "scene.html", "flythrough.mp4", "flythrough_depth.mp4"
 RENDERED, NUMBERS = "rendered.safetensors", "fit.json"
 WITHOUT_LPIPS = "--fit.loss.lpips 0"
 
@@ -39,9 +40,12 @@ def what_a_fit_needs(config: ReconstructionConfig, device: torch.device) -> tupl
 
 
 def fit_scene(
-    given: FitInput, config: ReconstructionConfig, device: torch.device, folder: Path, progress: Progress
+    given: FitInput, config: ReconstructionConfig, device: torch.device, title: str, folder: Path, progress: Progress
 ) -> list[str]:
-    """Fit, and write the scene, what it shows from the photographs' cameras, and the loss. Returns notes.
+    """Fit, and write the scene, the page ``title`` of it, what it shows from the photographs' cameras, and the loss.
+
+    Returns:
+        notes.
 
     Raises:
         MissingWeightsError, BackendUnavailableError: see ``what_a_fit_needs``.
@@ -75,6 +79,7 @@ def fit_scene(
         },
     )
     save_ply(result.gaussians, folder / SCENE)
+    write_fit_page(folder / PAGE, result.gaussians, given.images, given.cameras, given.input_places, title)
     return [
         f"{len(result.gaussians)} Gaussians fitted to {len(given.images)} frames",
         f"PSNR at the photographs themselves {float(scores.mean()):.2f} dB (they were fitted: no measure of quality)",

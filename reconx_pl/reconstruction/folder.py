@@ -24,7 +24,7 @@ except ImportError:  # Windows
 log = logging.getLogger(__name__)
 RESULTS = (
     *(files.IMAGES, files.MODEL, files.CLOUD, files.ARCHIVE, files.CAMERAS),
-    *(generation.VIDEO, fitting.SCENE, fitting.VIDEO, fitting.DEPTH_VIDEO),
+    *(generation.VIDEO, fitting.SCENE, fitting.PAGE, fitting.VIDEO, fitting.DEPTH_VIDEO),
 )  # what a run puts into its folder, over what is there
 
 

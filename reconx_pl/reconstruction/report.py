@@ -16,6 +16,7 @@ from reconx_pl.reconstruction.settings import FIT, FLYTHROUGH, GENERATION, GEOME
 from reconx_pl.visualization.html import duration, plural, settings_table, time_bar, write_page
 
 _ABOUT = {  # what is in the folder: the stage that makes it, and what it is
+    fitting.PAGE: (FIT, "the scene in any browser, by a double click"),
     fitting.SCENE: (FIT, "the scene, 3D Gaussians in the layout that every viewer of splats reads"),
     fitting.VIDEO: (FLYTHROUGH, "fly-through of the scene"),
     fitting.DEPTH_VIDEO: (FLYTHROUGH, "its depth"),
@@ -33,6 +34,7 @@ h1, p, li, figcaption { overflow-wrap: anywhere; }
 .files li { padding: 7px 0; border-bottom: 1px solid var(--line); }
 .files a { font-weight: 600; margin-right: 8px; }
 .files span { color: var(--quiet); font-size: 0.92rem; }
+.open { display: inline-block; padding: 10px 18px; border-radius: 6px; background: #2b6cb0; color: #fff; }
 .box li { margin-bottom: 4px; }
 .clips.wide figure { flex: 1 1 320px; max-width: 640px; }
 .clips.wide video { width: 100%; image-rendering: auto; }
@@ -86,10 +88,11 @@ def write_report(out: Path, summary: Mapping[str, Any]) -> Path:
     body = [
         _head(content),
         "<main>",
-        _files(content),
+        _scene(content),
         flythrough(content),
         views(content),
         generated(content),
+        _files(content),
         seen_from_above(content),
         loss(content),
         _stages(content),
@@ -123,6 +126,12 @@ def _head(content: Content) -> str:
     )
 
 
+def _scene(content: Content) -> str:
+    if content.result(FIT, fitting.PAGE) is None:
+        return ""
+    return f'<p><a class="open" href="{fitting.PAGE}">Open the scene</a></p>'
+
+
 def _device(content: Content) -> str:
     return {"cuda": "a GPU", "cpu": "the CPU"}.get(content.summary["device"], escape(str(content.summary["device"])))
 
@@ -139,7 +148,8 @@ def _files(content: Content) -> str:
     opened = []
     if content.result(FIT, fitting.SCENE):
         opened += [
-            f"<li>In the browser, from this folder: <code>reconx view {fitting.SCENE} --cameras .</code></li>",
+            f"<li>In the browser: open <code>{fitting.PAGE}</code>. With all its Gaussians, from this folder: "
+            f"<code>reconx view {fitting.SCENE} --cameras .</code></li>",
             f"<li>In any viewer of Gaussian splats: open <code>{fitting.SCENE}</code>.</li>",
         ]
     if content.result(GEOMETRY, files.CAMERAS):

@@ -70,6 +70,7 @@ class Reconstructed:
         made = {
             generation.VIDEO: GENERATION,
             fitting.SCENE: FIT,
+            fitting.PAGE: FIT,
             fitting.VIDEO: FLYTHROUGH,
             fitting.DEPTH_VIDEO: FLYTHROUGH,
         }
@@ -93,7 +94,7 @@ def reconstruct(
 
     Args:
         sources: image files, folders of images, or one video; see ``data.photographs.load_photographs``.
-        out: gets scene.ply, cameras.json, sparse/0, images, generated.mp4, flythrough.mp4, report.html,
+        out: gets scene.ply, scene.html, cameras.json, sparse/0, images, generated.mp4, flythrough.mp4, report.html,
             reconstruction.json, and the stages' own files in ``stages``, which may be deleted.
         config: see there; what its ``generation`` leaves open is the model's own.
         estimator: finds cameras and points.
@@ -153,7 +154,7 @@ class _Chain:
             for path, stem in zip(names, stems, strict=True)
         ]
         claim(out, self.files, overwrite)
-        self.name = out.resolve().name or "scene"
+        self.name = title_of(sources, out)
         self.stages = Stages(out / STAGE_FOLDER, device, progress)
         self.settings = plain_settings(config)
         self.views: Views | None = None
@@ -258,11 +259,13 @@ class _Chain:
         config = self.config
 
         def make(folder: Path, progress: Progress) -> list[str]:
-            return fitting.fit_scene(read_fit_input(frames.folder), config, self.device, folder, progress)
+            given = read_fit_input(frames.folder)
+            return fitting.fit_scene(given, config, self.device, self.name, folder, progress)
 
         inputs = {"fit": self.settings["fit"], "seed": config.seed, "device": self.device.type}
         stage = self.stages.run(FIT, inputs, make, [frames])
-        files.copy(stage.folder / fitting.SCENE, self.out / fitting.SCENE)
+        for name in (fitting.SCENE, fitting.PAGE):
+            files.copy(stage.folder / name, self.out / name)
         return stage
 
     def _flythrough(self, views: Views, frames: Stage, fit: Stage) -> None:
@@ -299,6 +302,16 @@ class _Chain:
         write_json(self.out / SUMMARY, summary)
         if complete and self.views is not None:
             write_report(self.out, summary)
+
+
+def title_of(sources: Sequence[Path], out: Path) -> str:
+    """What a reconstruction is called: as its folder of photographs or its video."""
+    one = Path(sources[0]).resolve()
+    if one.is_file():
+        one = one.with_suffix("") if len(sources) == 1 else one.parent
+    if one.name.lower() in ("images", "photos", "photographs", "input"):
+        one = one.parent
+    return one.name or out.resolve().name or "scene"
 
 
 def _sha256(path: Path) -> str:

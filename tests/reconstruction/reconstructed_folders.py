@@ -99,6 +99,7 @@ def reconstructed(
         numbers = {"gaussians": 12345, "frames": len(names), "psnr_of_photographs": psnr, "loss": loss}
         write_json(folder(FIT) / "fit.json", numbers)
         copy(save_ply(_gaussians(), folder(FIT) / "scene.ply"), out / "scene.ply")
+        (out / "scene.html").write_text("<html></html>")
     if FLYTHROUGH in stages:
         for video in ("flythrough.mp4", "flythrough_depth.mp4"):
             write_mp4(pictures(4).float() / 255, out / video, 8)

@@ -55,6 +55,8 @@ def test_report_says_what_was_made(tmp_path: Path) -> None:
     page, _ = read_page(write_report(tmp_path, summary))
     assert "<b>3 photographs</b>" in page and "<b>12,345</b> Gaussians" in page and ">complete<" in page
     assert "reconx view scene.ply --cameras ." in page
+    order = ['<a class="open" href="scene.html">', "Fly-through", "Photographs and scene", "What came out", "Stages"]
+    assert sorted(order, key=page.index) == order, "pictures before files"
     pairs = section(page, "Photographs and scene")
     assert "no measure of its quality" in pairs and "PSNR 21.25 dB on average, 20.25 to 22.25" in pairs
     assert "Nothing was generated" in section(page, "Generated frames")

@@ -26,12 +26,15 @@ from headless_browser import Browser, NoBrowser
 from raw_scenes import write_posed
 from scipy.spatial.transform import Rotation
 
-from reconx_pl.errors import BadSceneError, ConfigurationError, MissingDependencyError
-from reconx_pl.geometry.cameras import project
+from reconx_pl.cli.main import main
+from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.geometry.cameras import project, resize_cameras
 from reconx_pl.splatting.initialise import SH_DC
 from reconx_pl.splatting.io.scene_files import save_scene
+from reconx_pl.splatting.renderers.cpu import CpuRenderer
 from reconx_pl.types import Cameras, Gaussians
-from reconx_pl.visualization.viewer import Viewer, _most_important
+from reconx_pl.visualization.splat_scene import most_important
+from reconx_pl.visualization.viewer import Viewer, write_scene_page
 
 SIZE = 800, 600  # of the page; the cameras have the same aspect
 TILT = math.radians(30)
@@ -113,7 +116,6 @@ def black_behind(image: np.ndarray) -> bool:
 
 @pytest.fixture
 def browser() -> Iterator[Browser]:
-    pytest.importorskip("viser", reason="viser is not installed: pip install 'reconx_pl[viewer]'")
     folder = Path(tempfile.mkdtemp(prefix="chromium"))
     try:
         with Browser(folder, SIZE) as running:
@@ -164,7 +166,6 @@ def free_port() -> int:
 
 
 def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
-    pytest.importorskip("viser", reason="viser is not installed: pip install 'reconx_pl[viewer]'")
     save_scene(scene(), tmp_path / "scene.ply")
     posed = write_posed(tmp_path / "posed")
     # A shell that runs the tests in the background hands down that SIGINT is ignored.
@@ -194,7 +195,6 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_is_an_error() -> None:
-    pytest.importorskip("viser", reason="viser is not installed: pip install 'reconx_pl[viewer]'")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -205,14 +205,42 @@ def test_a_taken_port_is_an_error() -> None:
         Viewer(scene(), host="no.such.host.invalid", port=0)
 
 
-def test_viser_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "viser", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'reconx_pl\[viewer\]'"):
-        Viewer(scene())
+def test_a_page_shows_the_scene_without_a_server(browser: Browser, tmp_path: Path) -> None:
+    page, again = tmp_path / "scene.html", tmp_path / "again.html"
+    small = torch.linspace(0, 1, 3)[:, None, None, None].expand(3, 3, 6, 8)
+    for path in (page, again):
+        write_scene_page(path, scene(), cameras(), title="<three> balls", images=small, frames=cameras())
+    assert page.read_bytes() == again.read_bytes(), "the same scene is the same file"
+    text = page.read_text()
+    assert "<title>&lt;three&gt; balls</title>" in text and not re.search(r"(src|href)=.?https?:", text)
+    browser.open(page.as_uri())
+    image = seen(browser, lambda image: black_behind(image) and in_place(0, ("red", "green", "blue"))(image))
+    assert in_place(0, ("red", "green", "blue"))(image), "the page starts at the first camera"
+    larger = resize_cameras(cameras()[0], SIZE[1], SIZE[0])
+    larger.world_to_camera[:, :3, 3] /= UNIT  # nothing is nearer than the renderer's near plane
+    metres = replace(scene(), means=scene().means / UNIT, log_scales=scene().log_scales - math.log(UNIT))
+    truth = CpuRenderer().render(metres, larger).color[0].clamp(0, 1).permute(1, 2, 0).numpy()
+    part = slice(230, 500), slice(100, 700)  # viser's panels are above
+    error = float(np.square(image[part] / 255 - truth[part]).mean())
+    assert -10 * math.log10(error) >= 20, "our own render of the first camera"
+
+
+def test_a_page_by_the_command(tmp_path: Path) -> None:
+    save_scene(scene(), tmp_path / "scene.ply")
+    posed = write_posed(tmp_path / "posed")
+    out = tmp_path / "scene.html"
+    main(["export", str(tmp_path / "scene.ply"), str(out), "--cameras", str(posed)])
+    with_cameras = out.stat().st_size
+    with pytest.raises(SystemExit):
+        main(["export", str(tmp_path / "scene.ply"), str(out)])  # it is there
+    main(["export", str(tmp_path / "scene.ply"), str(out), "--overwrite"])
+    assert 500_000 < out.stat().st_size < with_cameras
+    with pytest.raises(SystemExit):
+        main(["export", str(tmp_path / "scene.ply"), str(tmp_path / "a.ply"), "--cameras", str(posed)])
+    assert not (tmp_path / "a.ply").exists()
 
 
 def test_what_cannot_be_shown() -> None:
-    pytest.importorskip("viser", reason="viser is not installed: pip install 'reconx_pl[viewer]'")
     nothing = Gaussians(
         *(part[:0] for part in (scene().means, scene().quaternions, scene().log_scales)),
         torch.zeros(0),
@@ -228,9 +256,9 @@ def test_what_cannot_be_shown() -> None:
         Viewer(scene(), port=0, max_gaussians=0)
 
 
-def test_the_most_important_gaussians_are_kept(caplog: pytest.LogCaptureFixture) -> None:
+def test_themost_important_gaussians_are_kept(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        kept = _most_important(scene(), 2)
+        kept = most_important(scene(), 2)
     assert torch.equal(kept.means, scene().means[:2])  # the balls have more volume
     assert "2 most important of 3" in caplog.text
-    assert len(_most_important(scene(), 3)) == len(_most_important(scene(), None)) == 3
+    assert len(most_important(scene(), 3)) == len(most_important(scene(), None)) == 3

@@ -22,7 +22,7 @@ _PAIR = "pip install --upgrade torch torchvision"
 # What only some uses need; the rest is for all of them.
 _ONLY_FOR: dict[str, Mapping[Use, Need]] = {
     "pycolmap": {"reconstruct": "required", "train": "useful"},
-    "viser": {"reconstruct": "useful"},
+    "viser": {"reconstruct": "required", "train": "required"},
 }
 
 

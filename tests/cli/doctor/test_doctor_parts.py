@@ -25,7 +25,7 @@ REQUIRED = [
     "av>=15",
     'pycolmap>=4.2; sys_platform != "nowhere"',
     'ninja; extra == "gpu"',
-    'viser>=1.1; extra == "viewer"',
+    "viser>=1.1",
     'pytest>=8; extra == "dev"',
 ]
 VERSIONS = {
@@ -68,7 +68,7 @@ def test_installed_packages(monkeypatch: pytest.MonkeyPatch) -> None:
          "2.12.0 and 0.25 do not match: torchvision asks for torch==2.11.0", "pip install --upgrade torch torchvision"),
         ({"pycolmap": None}, "reconstruct", "pycolmap", "missing", "not installed", "pip install 'pycolmap>=4.2'"),
         ({"pycolmap": None}, "train", "pycolmap", "warning", "not installed", "pip install 'pycolmap>=4.2'"),
-        ({"viser": "1.0"}, "reconstruct", "viser", "warning", "1.0", "pip install 'viser>=1.1'"),
+        ({"viser": "1.0"}, "reconstruct", "viser", "missing", "1.0", "pip install 'viser>=1.1'"),
         ({"reconx_pl": None}, "basics", "reconx_pl", "missing", "not installed", "pip install -e ."),
         ({"packaging": None}, "basics", "packaging", "missing", "not installed", "make setup"),
     ],

@@ -87,6 +87,7 @@ def clip_task(clip: Clip, config: EvaluationConfig, held_out: HeldOutViews | Non
         cloud=clip.cloud,
         depth=clip.depth,
         confidence=clip.confidence,
+        measured=not clip.geometry,  # which an estimator has written
         indices=(clip.frame_indices[0], clip.frame_indices[-1]),
         dataset=clip.dataset,
         scene=clip.scene,

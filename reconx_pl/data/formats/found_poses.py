@@ -17,7 +17,8 @@ from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.data.shards.clouds import Poses
 from reconx_pl.errors import BadSceneError, UnplacedViewsError
 from reconx_pl.geometry.cameras import resize_cameras
-from reconx_pl.geometry.estimators.base import PointMapEstimator, Reconstruction
+from reconx_pl.geometry.estimators.base import PointMapEstimator, Reconstruction, has_dense_maps
+from reconx_pl.geometry.point_maps import depth_from_point_map
 from reconx_pl.geometry.similarity import align
 from reconx_pl.types import AlignmentQuality, Cameras, PointCloud
 
@@ -29,15 +30,29 @@ _SUSPECTS = 5  # named in a warning
 
 @dataclass(frozen=True)
 class EstimatedScene:
-    """A scene with what was found for it."""
+    """A scene with what was found for it.
+
+    Attributes:
+        scene: the scene, with points.
+        geometry: where its points, and its poses if they were found too, come from.
+        alignment: of found cameras with those of the data set, where both are there.
+        maps: depth and confidence, each [V, h, w], of the V frames that the estimator saw; None where it knows points
+            alone.
+    """
 
     scene: RawScene
-    geometry: str  # where its points, and its poses if they were found too, come from
-    alignment: AlignmentQuality | None = None  # of found cameras with those of the data set, where both are there
+    geometry: str
+    alignment: AlignmentQuality | None = None
+    maps: tuple[Tensor, Tensor] | None = None
 
 
-def with_found_poses(blank: RawScene, estimator: PointMapEstimator) -> RawScene:
+def with_found_poses(blank: RawScene, estimator: PointMapEstimator, geometry: str = "") -> EstimatedScene:
     """The scene with the cameras and the points that an estimator finds for its images; those it has are ignored.
+
+    Args:
+        blank: the images.
+        estimator: finds both.
+        geometry: what is said of their origin.
 
     Raises:
         UnplacedViewsError: some frames have no place among the others.
@@ -54,7 +69,8 @@ def with_found_poses(blank: RawScene, estimator: PointMapEstimator) -> RawScene:
         )
         for view, frame in enumerate(blank.frames)
     )
-    return replace(blank, frames=posed, cloud=_plain(found.cloud))
+    posed_scene = replace(blank, frames=posed, cloud=_plain(found.cloud))
+    return EstimatedScene(posed_scene, geometry, maps=_maps(found, estimator))
 
 
 def with_estimated_points(raw: RawScene, estimator: PointMapEstimator, poses: Poses = "dataset") -> EstimatedScene:
@@ -86,6 +102,7 @@ def with_estimated_points(raw: RawScene, estimator: PointMapEstimator, poses: Po
         replace(raw, frames=bare, cloud=_plain(found.cloud)),
         f"points found by {type(estimator).__name__} from {views}, with {which}",
         quality,
+        _maps(found, estimator),
     )
 
 
@@ -128,6 +145,13 @@ def _estimate(raw: RawScene, estimator: PointMapEstimator, with_poses: bool) -> 
         if isinstance(error, UnplacedViewsError):
             raise UnplacedViewsError(message, error.views) from error
         raise BadSceneError(message) from error
+
+
+def _maps(found: Reconstruction, estimator: PointMapEstimator) -> tuple[Tensor, Tensor] | None:
+    if not has_dense_maps(estimator):
+        return None
+    depth = depth_from_point_map(found.point_map, found.cameras)
+    return depth.detach().cpu().float(), found.point_map.confidence.detach().cpu().float()
 
 
 def _image(raw: RawScene, view: int) -> Tensor:  # [3, H, W] in [0, 1]

@@ -84,7 +84,7 @@ def read_video(
     least = max(_LEAST_FRAMES, math.ceil(min_placed * len(numbers)))
     while True:
         try:
-            return with_found_poses(scene, chosen)
+            return with_found_poses(scene, chosen).scene
         except UnplacedViewsError as error:
             lost = set(error.views)
             kept = tuple(frame for view, frame in enumerate(scene.frames) if view not in lost)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from reconx_pl.data.formats.found_poses import EstimatedScene, with_estimated_points, with_points_of
 from reconx_pl.data.formats.posed import write_posed
 from reconx_pl.data.formats.readers import only_scene
-from reconx_pl.data.packing.clip_sampling import MIN_POINTS, scene_clip
+from reconx_pl.data.formats.scene import RawScene
+from reconx_pl.data.packing.clip_sampling import MIN_POINTS, crop_depth, scene_clip
 from reconx_pl.data.photos.unposed import Views, has_geometry, photograph_files, scene_of_photographs, without_poses
 from reconx_pl.data.shards.clouds import Poses
 from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.geometry.cameras import resize_and_crop
 from reconx_pl.geometry.default_estimator import default_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.types import Clip
@@ -66,7 +72,8 @@ def posed_clip(
 
     Where the folder has no poses, poses and points are found from the photographs of the clip. Where it has poses but
     neither depth nor points, points are found from the two input views. Without an ``estimator``, ``default_estimator``
-    does both, and the log says so.
+    does both, and the log says so. An estimator that finds depth pixel by pixel also gives the clip the depth and the
+    confidence of the input views.
 
     Args:
         folder: a posed scene, or photographs, or ``images`` with photographs.
@@ -106,7 +113,25 @@ def posed_clip(
             "photographs (window.start, window.stride), take the points of all photographs of the clip (views: clip), "
             "or add those of a reconstruction"
         )
-    return clip if found is None else replace(clip, geometry=found.geometry, alignment=found.alignment)
+    if found is None:
+        return clip
+    depth, confidence = found.maps or (None, None)
+    return replace(
+        clip,
+        geometry=found.geometry,
+        alignment=found.alignment,
+        depth=_cropped(depth, raw, indices, window),
+        confidence=_cropped(confidence, raw, indices, window),
+    )
+
+
+def _cropped(maps: Tensor | None, raw: RawScene, indices: Sequence[int], window: SceneWindow) -> Tensor | None:
+    """Of maps [V, h, w] of the frames that an estimator saw, those of the input views, [2, H, W]: the outermost."""
+    if maps is None:
+        return None
+    ends = replace(raw, frames=(raw.frames[indices[0]], raw.frames[indices[-1]])).cameras
+    cameras, resized, offset = resize_and_crop(ends, window.height, window.width)
+    return torch.stack([crop_depth(maps[end].numpy(), cameras, resized, offset) for end in (0, -1)])
 
 
 @dataclass(frozen=True)

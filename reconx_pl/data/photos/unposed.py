@@ -75,7 +75,8 @@ def scene_of_photographs(files: Sequence[Path], estimator: PointMapEstimator) ->
         frames.append(RawFrame(str(path), width, height, np.eye(3), np.eye(4), frame_id=number, load=load))
     folder = files[0].parent.parent if files[0].parent.name == "images" else files[0].parent
     blank = RawScene(folder.resolve().name, "photographs", tuple(frames), folder)
-    return EstimatedScene(
-        with_found_poses(blank, estimator),
+    return with_found_poses(
+        blank,
+        estimator,
         f"poses and points found by {type(estimator).__name__} from {len(files)} photographs, targets included",
     )

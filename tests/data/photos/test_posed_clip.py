@@ -26,6 +26,8 @@ from reconx_pl.data.photos.posed_clip import SceneWindow, find_geometry, posed_c
 from reconx_pl.data.photos.unposed import photograph_files, scene_of_photographs, without_poses
 from reconx_pl.data.procedural import procedural_views
 from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError
+from reconx_pl.evaluation.settings import EvaluationConfig
+from reconx_pl.evaluation.task import clip_task
 from reconx_pl.geometry.cameras import project, resize_cameras, unproject
 from reconx_pl.geometry.estimators.base import KnownDepth, Reconstruction
 from reconx_pl.geometry.estimators.colmap import ColmapEstimator
@@ -148,6 +150,26 @@ def test_an_estimator_that_is_named_takes_the_place_of_what_came_with_the_scene(
     clip = posed_clip(photographs.folder, WINDOW, KnownDepth(ends, points=500))
     assert "found by KnownDepth from the two input views, with the poses of the data set" in clip.geometry
     assert clip.cloud is not None and clip.cloud.colors.max() > 0 and on_the_surface(clip, photographs) > 0.8
+    # its depth and confidence are those of the input views, cropped as these are
+    assert clip.depth is not None and clip.depth.shape == (2, WINDOW.height, WINDOW.width)
+    y = ((torch.arange(64) + 0.5) / 64 * HEIGHT).long()  # 64 of 64 rows
+    x = ((torch.arange(64) + 10 + 0.5) / 85 * WIDTH).long()  # 64 of 85 columns, from the tenth on
+    torch.testing.assert_close(clip.depth, ends[:, y][:, :, x], rtol=1e-4, atol=1e-4)
+    assert clip.confidence is not None and clip.confidence.shape == clip.depth.shape
+    whole = posed_clip(photographs.folder, WINDOW, KnownDepth(photographs.depth, points=500), views="clip")
+    assert whole.depth is not None
+    torch.testing.assert_close(whole.depth, clip.depth, rtol=1e-4, atol=1e-4)
+    assert not clip_task(clip, EvaluationConfig()).inputs.measured, "an estimator's depth gives way to an alignment"
+
+
+def test_an_estimator_of_points_gives_no_depth(photographs: Photographs) -> None:
+    photographs.write_poses()
+
+    class Points(KnownDepth):
+        dense_maps = False
+
+    clip = posed_clip(photographs.folder, WINDOW, Points(photographs.depth[[0, VIEWS - 1]], points=500))
+    assert clip.depth is None and clip.confidence is None and clip.cloud is not None
 
 
 @pytest.mark.parametrize(("degrees", "suspicious"), [(0.0, False), (20.0, True)])

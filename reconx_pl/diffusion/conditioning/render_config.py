@@ -11,7 +11,7 @@ GuidanceName = Literal["none", "structure", "render", "both"]
 RenderSource = Literal["depth", "cloud", "splats"]
 RenderMode = Literal["surface", "points"]
 RenderChannels = Literal["replace", "append"]
-RenderHoles = Literal["black", "masked", "filled"]
+RenderHoles = Literal["black", "masked", "filled", "shared"]
 RenderViews = Literal["fused", "pooled"]
 GUIDANCES: tuple[GuidanceName, ...] = get_args(GuidanceName)
 
@@ -33,6 +33,7 @@ class RenderConfig:
             source further input channels, its latents and its coverage, whose weights start at zero.
         holes: what the network sees where nothing was rendered. "black": black pixels (ViewCrafter). "masked": latents
             of which any pixel is not covered are zero (GEN3C, Ren et al. 2025). "filled": colours of the surroundings.
+            "shared": what the other sources have there, in their order, and where none has anything the surroundings.
         residual: the network predicts what is to be added to the filled renders (their mean, of several sources); for
             small networks, whose schedule predicts the clean latent (``schedule.prediction: sample``).
         views: "fused" renders all input views together. "pooled" renders each alone and takes the maximum of the
@@ -80,6 +81,8 @@ class RenderConfig:
                 f"render.channels 'replace' has room for one source, and render.sources names {len(self.sources)}: "
                 "name one, or take channels 'append'"
             )
+        if self.holes == "shared" and (len(self.sources) < 2 or self.views == "pooled"):
+            raise ConfigurationError("render.holes 'shared' takes from another source: name two sources, not pooled")
         if self.views == "pooled" and "depth" not in self.sources:
             raise ConfigurationError("render.views 'pooled' renders the depth of each view: name depth in sources")
         numbers = {name: getattr(self, name) for name in ("shrink", "points_per_pixel", "splat_steps", "radius")}

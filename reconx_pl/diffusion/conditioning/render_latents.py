@@ -59,7 +59,8 @@ def render_latents(
     for name, source in zip(config.sources, sources, strict=True):
         pooled = config.views == "pooled" and name == "depth"
         seen = [(color[:, one], coverage[:, one]) for one in source]  # [B, T, 3, H, W], [B, T, H, W]
-        latents = [_latents(*each, config, encode, factor) for each in seen]
+        whole = _shared(color, coverage, source[0]) if config.holes == "shared" else None
+        latents = [_latents(*each, config, encode, factor) for each in ([whole] if whole is not None else seen)]
         together = _pooled(latents, [_min_pooled(c, factor) for _, c in seen]) if pooled else latents[0]
         covered = torch.stack([c for _, c in seen]).amax(0)
         parts.append(together)
@@ -67,7 +68,7 @@ def render_latents(
             shares = functional.pixel_unshuffle(covered[:, :, None] * 2 - 1, factor)  # [B, T, factor^2, h, w]
             parts.append(shares.transpose(1, 2).to(together))
         if config.residual:
-            same = config.holes == "filled" and not pooled
+            same = config.holes in ("filled", "shared") and not pooled
             mean.append(together if same else encode(_filled(seen)))
     base = torch.stack(mean).mean(0) if mean else None
     if config.channels == "append":
@@ -105,12 +106,27 @@ def _with_photographs(renders: ClipRenders, photographs: Tensor, places: Tensor)
 def _latents(
     color: Tensor, coverage: Tensor, config: RenderConfig, encode: Callable[[Tensor], Tensor], factor: int
 ) -> Tensor:
-    if config.holes == "filled":
+    if config.holes in ("filled", "shared"):
         return encode(_fill(color, coverage))
     latents = encode(color * coverage[:, :, None])
     if config.holes == "masked":
         latents = latents * _min_pooled(coverage, factor)[:, None].to(latents)
     return latents
+
+
+def _shared(color: Tensor, coverage: Tensor, own: int) -> tuple[Tensor, Tensor]:
+    """One of renders [B, R, T, ...] with its holes as the others have them, in their order."""
+    order = [own, *(other for other in range(color.shape[1]) if other != own)]
+    mixed, known = torch.zeros_like(color[:, own]), torch.zeros_like(coverage[:, own])
+    for source in order:
+        share = (1 - known) * _known(coverage[:, source])
+        mixed += share[:, :, None] * color[:, source]
+        known += share
+    return mixed / known.clamp(min=1e-6)[:, :, None], COVERED * known
+
+
+def _known(coverage: Tensor) -> Tensor:
+    return (coverage / COVERED).clamp(max=1)
 
 
 def _filled(seen: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -127,7 +143,7 @@ def _fill(color: Tensor, coverage: Tensor) -> Tensor:
 
     (Gaussians cover a wall by 0.97; filling up the rest from around would blur it.)
     """
-    known = (coverage / COVERED).clamp(max=1)
+    known = _known(coverage)
     return fill_holes(color * known[:, :, None], known)
 
 

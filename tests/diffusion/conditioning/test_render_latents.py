@@ -240,3 +240,29 @@ def test_photographs_of_another_size(photographs: Tensor) -> None:
         latents_of(made(), photographs[..., :8])
     with pytest.raises(ConfigurationError, match="do not go with photographs"):
         latents_of(made(), photographs[:1])
+
+
+def test_shared_holes(photographs: Tensor) -> None:
+    """Holes of one source have the colour of the other; where neither has any, that of the surroundings."""
+    coverage = torch.ones(B, 2, T, SIDE, SIDE)
+    coverage[:, 0, :, :8] = 0
+    coverage[:, 1, :, 6:8] = 0
+    renders = made(2, coverage)
+    options: dict[str, Any] = {"sources": ("depth", "splats"), "channels": "append", "residual": True}
+    found = latents_of(renders, photographs, holes="shared", **options)
+    (first, seen), (second, other) = (frames_of(renders, photographs, number) for number in (0, 1))
+    mixed = first * seen[:, :, None] + second * (other * (1 - seen))[:, :, None]
+    expected = encode(fill_holes(mixed, torch.maximum(seen, other)))
+    assert found.more is not None and found.base is not None
+    channels = 3 * FACTOR**2
+    torch.testing.assert_close(found.more[:, :channels], expected)
+    swapped = second * other[:, :, None] + first * (seen * (1 - other))[:, :, None]
+    again = encode(fill_holes(swapped, torch.maximum(seen, other)))
+    torch.testing.assert_close(found.base, (expected + again) / 2)
+    # what was rendered is told as before
+    plain = latents_of(renders, photographs, holes="filled", **options)
+    assert plain.more is not None
+    own = slice(channels, channels + FACTOR**2)
+    assert torch.equal(found.more[:, own], plain.more[:, own])
+    with pytest.raises(ConfigurationError, match="'shared' takes from another source"):
+        RenderConfig(holes="shared")

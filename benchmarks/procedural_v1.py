@@ -24,9 +24,16 @@ from typing import Any
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks.condition_alone import ConditionAlone
 from reconx_pl.data.procedural import write_procedural
+from reconx_pl.data.shards.stream import read_clips
+from reconx_pl.diffusion.conditioning.render_config import RenderConfig
+from reconx_pl.evaluation.runner import evaluate_scenes
+from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.files.configs import merged, read_config
 from reconx_pl.files.json_files import read_json
+from reconx_pl.splatting.fit import FitConfig
+from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.training.precompute import cache_shards
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "procedural_v1"
@@ -42,6 +49,7 @@ FLOORS = {  # method of a record -> row of the table: what knows no model
     "filled_render_splats": "3DGS of filled renders",
 }
 TRAINED = {"generated": "generated", "reconx": "3DGS"}
+CONDITION = "condition alone"  # a floor as well: what the arm `render` adds its prediction to
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,18 @@ class Recipe:
             made = Path(config["data"][name]).name
             config["data"][name] = f"data/{self.folder}{made.removeprefix('pv1')}"
         return config
+
+    def evaluation(self, policy: str) -> EvaluationConfig:
+        """Settings of an evaluation without floors; ``fit`` says the same to evaluate.py."""
+        return EvaluationConfig(
+            fit=FitConfig(steps=200, loss=LossWeights(lpips=0.0)) if self.fit else FitConfig(),
+            pose_policy=policy,
+            two_views=False,
+            nearest_input=False,
+            filled_render=False,
+            filled_render_splats=False,
+            media=False,
+        )
 
     @cached_property
     def runs(self) -> Path:
@@ -155,6 +175,9 @@ def score(recipe: Recipe, arms: Sequence[str], seeds: Sequence[int], jobs: int) 
         for arm in arms:
             for cameras, policy in CAMERAS.items():
                 for name in SETS:
+                    done = read_json(results_folder(recipe, arm, seed, name, cameras) / "results.json")
+                    if done is not None and done["complete"]:
+                        continue
                     first = (seed, arm) == (seeds[0], arms[0])
                     floors = FLOORS if first else ()
                     commands.append(
@@ -170,6 +193,17 @@ def score(recipe: Recipe, arms: Sequence[str], seeds: Sequence[int], jobs: int) 
                         ]
                     )
     run_all(commands, jobs, recipe.runs / "logs")
+    described = recipe.arm("render", 0)["model"]["network"]["init_args"]
+    condition = ConditionAlone(RenderConfig(**described["render"]), described["autoencoder"]["init_args"]["factor"])
+    for cameras, policy in CAMERAS.items():
+        for name in SETS:
+            evaluate_scenes(
+                read_clips(recipe.shards(name)),
+                condition,
+                recipe.evaluation(policy),
+                recipe.runs / "results" / f"condition-{name}-{cameras}",
+                model=condition.identity,
+            )
 
 
 def results_folder(recipe: Recipe, arm: str, seed: int, name: str, cameras: str) -> Path:
@@ -214,7 +248,10 @@ def _scores(recipe: Recipe, arms: Sequence[str], seeds: Sequence[int], name: str
     for method, title in FLOORS.items():
         if method in first["mean"]:
             yield f"| {title} | {' | '.join(_cells([first], method, metrics))} |"
+    condition = read_json(recipe.runs / "results" / f"condition-{name}-{cameras}" / "results.json")
     for method, title in TRAINED.items():
+        if condition is not None and condition["complete"]:
+            yield f"| {title}, {CONDITION} | {' | '.join(_cells([condition], method, metrics))} |"
         for arm in arms:
             ran = [results[arm, seed] for seed in seeds]
             yield f"| {title}, {arm} | {' | '.join(_cells(ran, method, metrics))} |"

@@ -23,7 +23,6 @@ from reconx_pl.geometry.estimators.plane_sweep_estimator import PlaneSweepEstima
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
 
-MODEL = "reconx-mini"
 METHODS = {
     "reconx": "Gaussians of generated frames",
     "two_views": "Gaussians of the two views",
@@ -68,6 +67,7 @@ def photographed(chosen: argparse.Namespace, folder: Path) -> list[Mapping[str, 
             model=chosen.model,
             scene=chosen.root / name,
             estimator=PlaneSweepEstimator(),
+            poses=chosen.poses,
             evaluation=settings(chosen.cameras, chosen.steps),
             window=window,
         )
@@ -113,7 +113,7 @@ def lines(records: list[Mapping[str, Any]]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--model", required=True, help="what --model of evaluate.py takes")
     parser.add_argument("--first_seed", type=int)
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--gap", type=float, default=3.0)
@@ -121,6 +121,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path)
     parser.add_argument("--scenes", nargs="+", default=[])
     parser.add_argument("--stride", type=int, default=1, help="photographs from frame to frame")
+    parser.add_argument("--poses", choices=["dataset", "estimated"], default="dataset", help="of the two photographs")
     parser.add_argument("--cameras", choices=["dataset", "interpolated"], default="dataset", help="of generated frames")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--frames", type=int, default=8)
@@ -130,10 +131,13 @@ def main() -> None:
     if (chosen.first_seed is None) == (chosen.root is None):
         parser.error("name --first_seed, or --root with --scenes")
     with tempfile.TemporaryDirectory(prefix="mini-") as folder:
-        if chosen.root is None:
-            records = list(procedural(chosen, Path(folder))["scenes"])
-        else:
-            records = [record for results in photographed(chosen, Path(folder)) for record in results["scenes"]]
+        found = [procedural(chosen, Path(folder))] if chosen.root is None else photographed(chosen, Path(folder))
+    records = [record for results in found for record in results["scenes"]]
+    failed = {key: why for results in found for key, why in results["failed"].items()}
+    for key, why in failed.items():
+        print(f"not scored: {key}: {why}", flush=True)
+    if not records:
+        raise SystemExit(1)
     print("\n".join(lines(records)), flush=True)
     whole = means(records, "")
     name = "gaussians_minus_two_views" if chosen.root is None else "gaussians_minus_no_generation"
@@ -147,6 +151,7 @@ def main() -> None:
         "all": whole,
         "seen": means(records, "covered_"),
         "unseen": means(records, "uncovered_"),
+        "failed": failed,
         "scenes": {
             record["key"]: {method: values["mean"] for method, values in record["scores"].items()} for record in records
         },

@@ -10,7 +10,8 @@ from rich.progress import DownloadColumn
 
 from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.cli.doctor.command import doctor
-from reconx_pl.errors import BadWeightsError
+from reconx_pl.diffusion.weights.writing import Precision
+from reconx_pl.errors import BadWeightsError, ConfigurationError
 
 
 def list_weights(folder: Path = Path("weights")) -> None:
@@ -93,5 +94,32 @@ def push(
     console.print(f"{repository}: {address}", highlight=False, soft_wrap=True)
 
 
+def export(model: str, out: Path, dtype: Precision = "16") -> None:
+    """Write a model into one .safetensors file that says which network it is and how it generates; --model takes it.
+
+    Args:
+        model: folder of a training run, a checkpoint in it, or whatever else --model takes.
+        out: the file; frozen encoders are in it, if the model has any.
+        dtype: of its tensors: 32, bf16 or 16.
+    """
+    from reconx_pl.diffusion.weights.model_file import write_model_file
+    from reconx_pl.files.checksums import file_sha256
+    from reconx_pl.pretrained.fetch import record_sha256
+    from reconx_pl.training.models import find_model  # brings Lightning along, which takes its time
+
+    if out.suffix != ".safetensors":
+        raise ConfigurationError(f"{out}: a model file ends in .safetensors")
+    found = find_model(model)
+    write_model_file(found.load().network, found.defaults, out, dtype)
+    digest = file_sha256(out)
+    record_sha256(out, digest)
+    console.print(f"{out}: {out.stat().st_size / 1e6:.3g} MB, SHA-256 {digest}", highlight=False, soft_wrap=True)
+
+
 COMMANDS: dict[str, Callable[..., None]] = {"doctor": doctor}
-WEIGHTS_COMMANDS: dict[str, Callable[..., None]] = {"list": list_weights, "verify": verify, "push": push}
+WEIGHTS_COMMANDS: dict[str, Callable[..., None]] = {
+    "list": list_weights,
+    "verify": verify,
+    "push": push,
+    "export": export,
+}

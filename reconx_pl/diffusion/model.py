@@ -117,10 +117,11 @@ class ReconXDiffusion(nn.Module):
         from its initial values, with a line in the log.
 
         Args:
-            place: the folder. Only what is not a folder is looked up on the Hugging Face hub, as ``owner/name``.
+            place: the folder, or a file of ``reconx weights export``. What is neither is looked up on the Hugging Face
+                hub, as ``owner/name``.
             revision: branch, tag or commit on the hub.
             device: where the network goes.
-            dtype: floating parameters are cast to it; None keeps the file's.
+            dtype: floating parameters are cast to it; None keeps those of a folder, and takes float32 for a file.
 
         Raises:
             MissingWeightsError: no such folder, and not on the hub or no network.

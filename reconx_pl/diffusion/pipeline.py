@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from reconx_pl.devices import faster_precision
 from reconx_pl.diffusion.conditioning.render_latents import COVERED
 from reconx_pl.diffusion.conditioning.structure import structure_points
 from reconx_pl.diffusion.model import ReconXDiffusion
@@ -17,6 +18,7 @@ from reconx_pl.diffusion.sampling.config import SamplingConfig
 from reconx_pl.diffusion.sampling.extrapolation import seen_numbers
 from reconx_pl.diffusion.sampling.guidance import Guidance
 from reconx_pl.diffusion.sampling.solvers import make_sampler
+from reconx_pl.diffusion.splat_renders import ShortFits
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.rendering.views import DepthViews
 from reconx_pl.types import Clip, ClipRenders, Progress
@@ -49,6 +51,7 @@ class SamplingPipeline:
     ) -> None:
         self.network = network.eval()
         self.config = config or SamplingConfig()
+        self._fits = ShortFits()
         here = next(network.unet.parameters()).device
         self.device = here if device is None else torch.device(device)
         if self.device.type != here.type and not self.config.offload:
@@ -132,7 +135,7 @@ class SamplingPipeline:
                 "--path orbit among them"
             )
         clip.cameras.check(f"the path of clip {clip.key}")
-        renders = clip_renders(clip, config, self.device, views)
+        renders = clip_renders(clip, config, self.device, views, self._fits)
         covered = float((renders.coverage >= COVERED).any(dim=1).float().mean())
         if covered < SEEN_WARNING:
             log.warning(
@@ -228,7 +231,8 @@ class SamplingPipeline:
         sampler = make_sampler(
             network.schedule, config.sampler, config.num_inference_steps, config.eta, config.last_step, config.spacing
         )
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        precision = faster_precision(device) if config.precision == "auto" else config.precision
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
         with autocast, resident(device, home, network.unet, network.schedule):
             latents = sampler.sample(
                 guidance.denoiser(network.bind, sets),

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from reconx_pl.data.shards.caches import GuidanceInputs, cache_name
 from reconx_pl.diffusion.conditioning.render_config import RenderConfig
-from reconx_pl.diffusion.splat_renders import splat_renders, splats_fingerprint
+from reconx_pl.diffusion.splat_renders import ShortFits, splat_renders, splats_fingerprint
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import resize_cameras, unproject
 from reconx_pl.geometry.rendering.cloud_view import view_cloud
@@ -28,7 +28,11 @@ NOISE_CELLS = 8  # along the longer side of a depth map: how smooth its noise is
 
 
 def clip_renders(
-    clip: Clip, config: RenderConfig, device: torch.device | str = "cpu", views: DepthViews | None = None
+    clip: Clip,
+    config: RenderConfig,
+    device: torch.device | str = "cpu",
+    views: DepthViews | None = None,
+    fits: ShortFits | None = None,
 ) -> ClipRenders:
     """Renders of one clip, B = 1.
 
@@ -37,6 +41,7 @@ def clip_renders(
         config: what is rendered.
         device: where.
         views: the input views with depth; None takes the first and the last frame of the clip.
+        fits: those of clips before, which may look at the same views.
 
     Raises:
         BadSceneError: the clip lacks a source; names it.
@@ -44,7 +49,11 @@ def clip_renders(
     if "depth" in config.sources or "splats" in config.sources:
         views = known_views(depth_views(clip) if views is None else views, config, clip.key).to(device)
     cameras = clip.cameras.to(device)
-    made = [_source(source, views, clip.cloud, cameras, config, clip.key) for source in config.sources]
+    splats = None
+    if "splats" in config.sources:
+        assert views is not None
+        splats = splat_renders((fits or ShortFits()).of(views, clip.cloud, config.splat_steps), cameras)
+    made = [_source(source, views, clip.cloud, cameras, config, clip.key, splats) for source in config.sources]
     return _stacked([[render for renders in made for render in renders]])
 
 
@@ -116,7 +125,10 @@ def batch_renders(batch: ClipBatch, config: RenderConfig, generator: torch.Gener
             points = batch["points"][clip]
             trust = batch["point_confidence"][clip] if "point_confidence" in batch else torch.ones_like(points[:, 0])
             cloud = PointCloud(points, batch["colors"][clip], trust)
-        splats = batch["splats"][clip] if "splats" in config.sources else None
+        splats = None
+        if "splats" in config.sources:
+            stored = batch["splats"][clip].float() / 255.0  # [T, 4, H, W]
+            splats = stored[:, :3], stored[:, 3]
         made.append(
             [
                 render
@@ -181,7 +193,7 @@ def _source(
     cameras: Cameras,
     config: RenderConfig,
     key: str,
-    splats: Tensor | None = None,
+    splats: tuple[Tensor, Tensor] | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
     """Colour [T, 3, H, W] and coverage [T, H, W] of the renders of one source: one, or one of each view."""
     if source == "cloud":
@@ -195,12 +207,10 @@ def _source(
                 f"clip {key}: no point has a confidence of at least {config.min_confidence:g}; lower min_confidence"
             )
         return [_enlarged(lambda small: _points(kept, small, config), cameras, config)]
-    if source == "splats" and splats is not None:
-        values = splats.float() / 255.0
-        return [(values[:, :3], values[:, 3])]
-    assert views is not None
     if source == "splats":
-        return [splat_renders(views, cameras, config.splat_steps, key)]
+        assert splats is not None
+        return [splats]
+    assert views is not None
     groups = [views] if config.views == "fused" else [_only(views, view) for view in range(len(views))]
     return [_enlarged(_renderer(group, config), cameras, config) for group in groups]
 

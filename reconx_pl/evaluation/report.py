@@ -14,7 +14,14 @@ from reconx_pl.errors import BadDataError
 from reconx_pl.evaluation.baselines import METHODS
 from reconx_pl.evaluation.coverage import HALVES
 from reconx_pl.evaluation.records import SUMMARY, Record, scene_folder
-from reconx_pl.evaluation.report_notices import alignment_note, introduction, problems, scoring_note
+from reconx_pl.evaluation.report_notices import (
+    SEES_TRUTH,
+    alignment_note,
+    introduction,
+    problems,
+    scoring_note,
+    verdict,
+)
 from reconx_pl.files.json_files import read_json
 from reconx_pl.metrics.image import DIGITS, HEADINGS, HIGHER_IS_BETTER
 from reconx_pl.visualization.curves import RunCurves, fall, plot_run, read_run
@@ -42,7 +49,6 @@ SHORT = {  # rivals in the table of scenes
     "depth_warp": "warped",
     "nearest_input": "nearest",
 }
-APART = {"ceiling", "reconx_refined"}  # see the truth: never the best of the table
 CLIPS = {  # captions of the videos of a scene, in their order
     "generated": "Generated clip",
     "confidence": "Confidence (yellow is trusted, violet is not)",
@@ -82,7 +88,9 @@ def write_report(
     body = [
         _head(results, title),
         "<main>",
+        _first_pictures(out, results),
         problems(results),
+        introduction(results),
         _scores(results),
         _training(runs, unread),
         _time(results),
@@ -122,7 +130,7 @@ def _head(results: Record, title: str) -> str:
         f'<header class="top"><h1>{escape(title)}</h1>'
         f'<p class="facts"><b>{results["finished"]}</b> of {plural(results["expected"], "scene")} scored, {state}'
         f" · model <code>{escape(_short(results['model']))}</code></p>"
-        f"{introduction(results)}</header>"
+        f"{verdict(results)}</header>"
     )
 
 
@@ -135,7 +143,7 @@ def _table(rows: Scores, metrics: Sequence[str], parts: Mapping[str, Scores] | N
     columns += [(f"{HEADINGS[metrics[0]]},<br>{name}", metrics[0], part) for name, part in (parts or {}).items()]
     best = []
     for _, metric, of in columns:
-        values = [scores[metric] for method, scores in of.items() if method not in APART and metric in scores]
+        values = [scores[metric] for method, scores in of.items() if method not in SEES_TRUTH and metric in scores]
         best.append((max if HIGHER_IS_BETTER[metric] else min)(values) if values else None)
     lines = []
     for method, label in METHODS.items():
@@ -144,7 +152,7 @@ def _table(rows: Scores, metrics: Sequence[str], parts: Mapping[str, Scores] | N
         cells = []
         for (_, metric, of), top_value in zip(columns, best, strict=True):
             value = of.get(method, {}).get(metric)
-            top = method not in APART and value is not None and value == top_value
+            top = method not in SEES_TRUTH and value is not None and value == top_value
             mark = '<td class="best" title="best">' if top else '<td class="plain">'
             cells.append(f"{mark}{_number(metric, value)}</td>")
         lines.append(f"<tr{_aside(method)}><td>{escape(label)}</td>{''.join(cells)}</tr>")
@@ -156,7 +164,7 @@ def _table(rows: Scores, metrics: Sequence[str], parts: Mapping[str, Scores] | N
 
 
 def _aside(method: str) -> str:
-    return ' class="aside"' if method in APART else ""
+    return ' class="aside"' if method in SEES_TRUTH else ""
 
 
 def _metrics(results: Record) -> list[str]:
@@ -240,7 +248,7 @@ def _scenes(out: Path, results: Record, pictured: int) -> str:
     parts = ["<h2>Scenes</h2>"]
     if len(records) > 1:
         parts.append(_scene_table(records, _metrics(results)))
-    parts += [_scene(out, record, _metrics(results)) for record in records[:pictured]]
+    parts += [_scene(out, record, _metrics(results), number) for number, record in enumerate(records[:pictured])]
     if len(records) > pictured:
         parts.append(f'<p class="note">Pictures of the first {pictured} scenes; the others are in scenes/.</p>')
     return "".join(parts)
@@ -264,7 +272,27 @@ def _scene_table(records: Sequence[Record], metrics: Sequence[str]) -> str:
     )
 
 
-def _scene(out: Path, record: Record, metrics: Sequence[str]) -> str:
+def _first_pictures(out: Path, results: Record) -> str:
+    """The first scene: its contact sheet, and its page in the browser."""
+    for record in results["scenes"]:
+        folder, files = scene_folder(out, record["key"]), record["files"]
+        if "contact_sheet" not in files:
+            continue
+        page = ""
+        if "page" in files:
+            link = f"{folder.relative_to(out).as_posix()}/{files['page']}"
+            page = f'<p><a class="open" href="{link}">Open the scene</a></p>'
+        return f"{page}{_sheet(folder, record)}"
+    return ""
+
+
+def _sheet(folder: Path, record: Record) -> str:
+    alt = f"Contact sheet of {escape(record['key'])}: input, generated, ground truth, splat render and error over time"
+    with Image.open(folder / record["files"]["contact_sheet"]) as sheet:
+        return f'<figure><div class="sheet scroll"><img src="{jpeg_uri(sheet)}" alt="{alt}"></div></figure>'
+
+
+def _scene(out: Path, record: Record, metrics: Sequence[str], number: int) -> str:
     folder, files = scene_folder(out, record["key"]), record["files"]
     relative = folder.relative_to(out).as_posix()
     name = escape(record["key"])
@@ -274,12 +302,10 @@ def _scene(out: Path, record: Record, metrics: Sequence[str]) -> str:
         f"{duration(sum(record['seconds'].values()))}</p></div>",
         alignment_note(record),
     ]
-    if "contact_sheet" in files:
-        path = folder / files["contact_sheet"]
-        alt = f"Contact sheet of {name}: input, generated, ground truth, splat render and error over time"
-        with Image.open(path) as sheet:
-            image = f'<img src="{jpeg_uri(sheet)}" alt="{alt}">'
-        parts.append(f'<figure><div class="sheet scroll">{image}</div></figure>')
+    if "contact_sheet" in files and number:
+        parts.append(_sheet(folder, record))
+    elif "contact_sheet" in files:
+        parts.append('<p class="note">Its contact sheet is at the top of this page.</p>')
     clips = [(files[kind], caption) for kind, caption in CLIPS.items() if kind in files]
     if clips:
         shown = "".join(

@@ -13,6 +13,7 @@ from reconx_pl.visualization.html import plural
 
 _RENDERED = "The splats are rendered at the cameras of the true frames between"
 _UNSEEN = f"{_RENDERED}, which neither the model nor the fit has seen, and compared with them."
+SEES_TRUTH = {"ceiling", "reconx_refined"}  # never the best of a table
 SEEN = {  # by pose policy
     "dataset": f"{_RENDERED} and compared with them: the true frames were seen by neither the model nor the fit; "
     "their poses were given to the fit.",
@@ -40,14 +41,14 @@ def introduction(results: Record) -> str:
     """What the evaluation is, and how its table is read."""
     what = (
         "Each scene is a clip of which only the first and the last frame are given. A video diffusion model generates "
-        "the frames between them, guided by a point cloud; 3D Gaussians (splats) are then fitted to what it generated. "
+        "the frames between them, guided by their geometry; 3D Gaussians (splats) are then fitted to all frames. "
         f"{SEEN[results['pose_policy']]}"
     )
     if results.get("protocol"):
         what = (
             f"Each scene is an entry of the protocol <code>{escape(_protocol(results))}</code>: a few context views "
-            "are given. A video diffusion model generates a clip from each context view to the next, guided by a point "
-            "cloud; 3D Gaussians (splats) are then fitted to all that it generated. The splats are rendered at the "
+            "are given. A video diffusion model generates a clip from each context view to the next, guided by their "
+            "geometry; 3D Gaussians (splats) are then fitted to all that it generated. The splats are rendered at the "
             "cameras of the targets, which neither the model nor the fit has seen, and compared with them."
         )
     if not results["config"]["diffusion"]:
@@ -61,6 +62,23 @@ def introduction(results: Record) -> str:
         "reach on the same targets. PSNR and SSIM: higher is better; LPIPS: lower is better. Scores are means over the "
         "targets of a scene, then over scenes. On the contact sheets time runs to the right.</p></div>"
     )
+
+
+def verdict(results: Record) -> str:
+    """One line: which method has the best PSNR, by how much, and how the method stands to the input views alone."""
+    scores = {method: values["psnr"] for method, values in results["mean"].items() if "psnr" in values}
+    ranked = sorted((method for method in scores if method not in SEES_TRUTH), key=lambda method: -scores[method])
+    if len(ranked) < 2:
+        return ""
+    first, second = ranked[:2]
+    line = (
+        f"<b>{escape(METHODS[first])}</b> wins by {scores[first] - scores[second]:.2f} dB PSNR: {scores[first]:.2f} "
+        f"against {scores[second]:.2f}, {escape(METHODS[second])}."
+    )
+    if {"reconx", "two_views"} <= scores.keys() and {first, second} != {"reconx", "two_views"}:
+        gain = scores["reconx"] - scores["two_views"]
+        line += f" {escape(METHODS['reconx'])}: {gain:+.2f} dB over {escape(METHODS['two_views'])}."
+    return f'<p class="verdict">{line}</p>'
 
 
 def scoring_note(results: Record, geometry: str) -> str:

@@ -84,7 +84,7 @@ def fetch_release(
             f"{target}: what arrived has sha256 {found}, expected {expected}; it was removed, fetch it again"
         )
     partial.replace(target)
-    _record(target, expected)
+    record_sha256(target, expected)
     return target
 
 
@@ -99,7 +99,8 @@ def recorded_sha256(target: Path) -> str | None:
     return words[0] if words and SHA256.fullmatch(words[0]) else None
 
 
-def _record(target: Path, digest: str) -> None:
+def record_sha256(target: Path, digest: str) -> None:
+    """Write a checksum beside its file, as ``sha256sum`` does."""
     _record_path(target).write_text(f"{digest}  {target.name}\n")
 
 
@@ -110,7 +111,7 @@ def _verified(target: Path, expected: str) -> Path:
             f"{target} is there and has sha256 {found}, expected {expected}; it is damaged or another file. Move it "
             "away and fetch it again"
         )
-    _record(target, expected)
+    record_sha256(target, expected)
     return target
 
 

@@ -34,7 +34,6 @@ h1, p, li, figcaption { overflow-wrap: anywhere; }
 .files li { padding: 7px 0; border-bottom: 1px solid var(--line); }
 .files a { font-weight: 600; margin-right: 8px; }
 .files span { color: var(--quiet); font-size: 0.92rem; }
-.open { display: inline-block; padding: 10px 18px; border-radius: 6px; background: #2b6cb0; color: #fff; }
 .box li { margin-bottom: 4px; }
 .clips.wide figure { flex: 1 1 320px; max-width: 640px; }
 .clips.wide video { width: 100%; image-rendering: auto; }
@@ -110,6 +109,8 @@ def _head(content: Content) -> str:
     facts = [f"<b>{plural(len(summary['views']), 'photograph')}</b>"]
     if content.fit:
         facts.append(f"<b>{content.fit['gaussians']:,}</b> Gaussians")
+    if summary["view_generator"] is not None and GENERATION in content.stages:
+        facts.append(f"frames by <code>{escape(str(summary['view_generator']).partition(',')[0])}</code>")
     facts.append(f"{duration(sum(record['seconds'] for record in content.stages.values()))} on {_device(content)}")
     state = '<span class="bad">no scene yet</span>' if content.missing else '<span class="good">complete</span>'
     box = ""

@@ -1,11 +1,12 @@
-"""One way to name a model: a run, a checkpoint in it, a converted folder, a release, or a name on the hub."""
+"""One way to name a model: a run, a checkpoint in it, a converted folder or file, a release, or a name on the hub."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -16,6 +17,7 @@ from reconx_pl.diffusion.pipeline import SamplingConfig, SamplingPipeline
 from reconx_pl.diffusion.weights.building import build_network
 from reconx_pl.diffusion.weights.generation import ClipDefaults, GenerationDefaults, read_generation
 from reconx_pl.diffusion.weights.load import load_network
+from reconx_pl.diffusion.weights.model_file import described_generation, described_network, is_model_file
 from reconx_pl.diffusion.weights.pretrained import CONFIG, hub_folder, is_hub_name
 from reconx_pl.diffusion.weights.releases import RELEASES, release_config, release_defaults
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
@@ -38,12 +40,12 @@ class NamedModel:
         name: as it was given.
         kind: what it is.
         weights: its file or folder of weights.
-        config: the file that describes its network; None for a release.
+        config: the file that describes its network; None for a release, and for a file that says so itself.
         run: the folder of its training run, if it has one.
     """
 
     name: str
-    kind: Literal["run", "checkpoint", "folder", "release"]
+    kind: Literal["run", "checkpoint", "folder", "file", "release"]
     weights: Path
     config: Path | None
     run: Path | None = None
@@ -57,6 +59,8 @@ class NamedModel:
         """
         if self.kind == "release":
             return release_defaults(self.name)
+        if self.kind == "file":
+            return described_generation(self.weights)
         if self.run is None:
             return read_generation(self.weights.parent)
         stated = renamed(yaml.safe_load((self.run / RUN_CONFIG).read_text(encoding="utf-8")))["model"].get("sampling")
@@ -68,9 +72,12 @@ class NamedModel:
     @property
     def follows_cameras(self) -> bool:
         """Whether it is guided by renders, and so generates what the cameras of a clip see. Nothing is loaded."""
-        if self.config is None:
+        if self.kind == "release":
             return RELEASES[self.name].render is not None
-        described = renamed(yaml.safe_load(self.config.read_text(encoding="utf-8")))  # JSON is YAML
+        if self.config is None:
+            described: Mapping[str, Any] = described_network(self.weights)
+        else:
+            described = renamed(yaml.safe_load(self.config.read_text(encoding="utf-8")))  # JSON is YAML
         network = described["model"]["network"] if "model" in described else described
         stated = network.get("init_args", network)
         return stated.get("render") is not None or stated.get("guidance") in ("render", "both")
@@ -127,7 +134,8 @@ class NamedModel:
             network = build_network(release_config(self.name), f"release {self.name}")
             load_network(network, self.weights, with_frozen_encoders=True, assign=True)
             return SamplingPipeline(network.to(place).eval(), settings, device)
-        return SamplingPipeline(ReconXDiffusion.from_pretrained(self.weights.parent, device=place), settings, device)
+        whole = self.weights if self.kind == "file" else self.weights.parent
+        return SamplingPipeline(ReconXDiffusion.from_pretrained(whole, device=place), settings, device)
 
 
 def find_model(name: str | Path, weights: Path = WEIGHTS) -> NamedModel:
@@ -135,7 +143,8 @@ def find_model(name: str | Path, weights: Path = WEIGHTS) -> NamedModel:
 
     Args:
         name: folder of a training run, a checkpoint or a file of weights in it, a folder that ``reconx weights
-            convert`` or ``save_pretrained`` wrote, a release (``reconx weights list``), or ``owner/name`` on the hub.
+            convert`` or ``save_pretrained`` wrote, a file of ``reconx weights export``, a release (``reconx weights
+            list``), or ``owner/name`` on the hub.
         weights: folder of fetched and converted releases.
 
     Raises:
@@ -147,6 +156,8 @@ def find_model(name: str | Path, weights: Path = WEIGHTS) -> NamedModel:
         return NamedModel(str(name), "run", weights_of(path), path / RUN_CONFIG, path)
     if (path / CONFIG).is_file() and (path / FOLDER_FILE).is_file():
         return NamedModel(str(name), "folder", path / FOLDER_FILE, path / CONFIG)
+    if is_model_file(path):
+        return NamedModel(str(name), "file", path, None)
     if path.exists():
         for folder in path.absolute().parents:
             if (folder / RUN_CONFIG).is_file():
@@ -170,7 +181,7 @@ def find_model(name: str | Path, weights: Path = WEIGHTS) -> NamedModel:
             return find_model(folder)
     raise MissingWeightsError(
         f"there is no model {str(name)!r}: name the folder of a training run (`reconx train fit -c "
-        f"configs/stage2.yaml` makes one), a checkpoint in it, a converted folder, a release "
+        f"configs/stage2.yaml` makes one), a checkpoint in it, a converted folder or file, a release "
         f"({', '.join(RELEASES)}), or owner/name on the hub"
     )
 

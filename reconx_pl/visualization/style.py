@@ -53,6 +53,9 @@ article { border-top: 1px solid var(--line); padding: 26px 0 30px; }
 article .head { display: flex; flex-wrap: wrap; justify-content: space-between; align-items: baseline; gap: 4px 24px;
   margin-bottom: 4px; }
 article .head .note { margin: 0; }
+.open { display: inline-block; padding: 10px 18px; border-radius: 6px; background: #2b6cb0; color: #fff;
+  text-decoration: none; }
+.verdict { font-size: 1.05rem; max-width: 52em; }
 figure { margin: 12px 0 0; }
 figcaption { color: var(--quiet); font-size: 0.84rem; margin-top: 4px; }
 .sheet img { display: block; width: 100%; min-width: 760px; height: auto; }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import socket
 from collections.abc import Iterator
 from html import escape
@@ -139,6 +140,7 @@ def _server(host: str, port: int) -> Any:
     import viser  # takes a second, which is wanted here alone
 
     _check_free(host, port)
+    logging.getLogger("websockets").setLevel(logging.WARNING)  # else it says that a server opens and closes
     with _unheard():
         return viser.ViserServer(host=host, port=port, label="ReconX", verbose=False)
 

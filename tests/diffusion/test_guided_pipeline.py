@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.data.procedural import procedural_clip
+from reconx_pl.diffusion import pipeline as sampling_pipeline
 from reconx_pl.diffusion.autoencoder import PixelUnshuffleAutoencoder
 from reconx_pl.diffusion.conditioning.image_tokens import SmallImageConfig, SmallImageTokens
 from reconx_pl.diffusion.conditioning.render_config import RenderConfig
@@ -219,3 +220,13 @@ def test_colours_belong_to_the_points_that_a_clip_is_told_of(clip: Clip, frame: 
     world = (local - pose[:3, 3]) @ pose[:3, :3]
     torch.testing.assert_close(colors[0], (world * 0.1).sin().abs(), atol=1e-4, rtol=0)
     assert len(world.unique(dim=0)) < 200  # some are hidden, others stand twice
+
+
+@pytest.mark.parametrize("faster", ["32", "bf16"])
+def test_the_precision_is_the_faster_one_where_it_is_left_open(
+    clip: Clip, faster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = network_of(RESIDUAL, trained=True)
+    monkeypatch.setattr(sampling_pipeline, "faster_precision", lambda device: faster)
+    found = {one: pipeline(network, precision=one).generate(blinded(clip)) for one in ("32", "bf16", "auto")}
+    assert torch.equal(found["auto"], found[faster]) and not torch.equal(found["32"], found["bf16"])

@@ -220,18 +220,27 @@ def test_a_batch_that_lacks_what_renders_are_made_of(clips: list[Clip]) -> None:
 # --- splats
 
 
-def test_a_short_fit_is_seeded_by_the_key_alone(clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_fit_is_seeded_by_the_views_alone_and_the_last_one_is_kept(
+    clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seeds: list[int] = []
 
     def fit(*arguments: Any, generator: torch.Generator, **options: Any) -> Any:
         seeds.append(generator.initial_seed())
         return real_fit(*arguments, generator=generator, **options)
 
-    real_fit = module.fit
+    real_fit, fits = module.fit, module.ShortFits()
     monkeypatch.setattr(module, "fit", fit)
-    for key in ("one", "one", "two"):
-        clip_renders(replace(clips[0], key=key), RenderConfig(sources=("splats",), splat_steps=1))
-    assert seeds[0] == seeds[1] != seeds[2]
+    config = RenderConfig(sources=("splats",), splat_steps=1)
+    first = clip_renders(clips[0], config, fits=fits)
+    again = clip_renders(replace(clips[0], key="other window"), config, fits=fits)
+    assert len(seeds) == 1 and torch.equal(first.color, again.color)
+    elsewhere = replace(clips[0], cameras=clips[0].cameras[[0, 0, *range(2, T)]])
+    assert not torch.equal(clip_renders(elsewhere, config, fits=fits).color, first.color) and len(seeds) == 1
+    clip_renders(clips[1], config, fits=fits)
+    clip_renders(clips[0], config, fits=fits)
+    clip_renders(clips[0], replace(config, splat_steps=2), fits=fits)
+    assert seeds[0] == seeds[2] != seeds[1] and len(seeds) == 4
 
 
 def test_a_short_fit_is_repeatable_and_is_what_a_batch_brings(clips: list[Clip]) -> None:

@@ -12,6 +12,7 @@ from html_pages import read_page
 from PIL import Image
 
 from reconx_pl.errors import BadDataError
+from reconx_pl.evaluation.baselines import METHODS
 from reconx_pl.evaluation.records import alignment_record, scene_folder
 from reconx_pl.evaluation.report import VIDEO_LIMIT, write_report
 from reconx_pl.evaluation.settings import EvaluationConfig
@@ -115,6 +116,23 @@ def test_best_is_marked_among_those_that_do_not_see_the_truth(tmp_path: Path, re
     one = results | {"scenes": [scene_record(tmp_path, "late", lower)]}
     page = write_report(tmp_path, one).read_text()
     assert re.findall(r'<td class="best" title="best">([\d.]+)', page)[0] == "0.100"
+
+
+def test_the_page_begins_with_who_wins_and_with_pictures(tmp_path: Path, results: dict[str, Any]) -> None:
+    page, _ = read_page(write_report(tmp_path, results))
+    head = page[: page.index("</header>")]
+    assert f"<b>{METHODS['reconx']}</b> wins by 1.13 dB PSNR: 24.13 against 23.00, {METHODS['generated']}." in head
+    assert f"{METHODS['reconx']}: +6.13 dB over {METHODS['two_views']}." in head
+    assert page.index("data:image/jpeg") < page.index("What this is.") < page.index("<h2>Scores</h2>")
+
+
+def test_a_method_that_loses_is_said_to_lose(tmp_path: Path, results: dict[str, Any]) -> None:
+    scores = {"reconx": {"psnr": 17.5}, "two_views": {"psnr": 18.0}, "ceiling": {"psnr": 31.0}}
+    page, _ = read_page(write_report(tmp_path, results | {"mean": scores}))
+    assert f"<b>{METHODS['two_views']}</b> wins by 0.50 dB PSNR: 18.00 against 17.50, {METHODS['reconx']}." in page
+    assert "over Splats" not in page, "the same two"
+    alone = write_report(tmp_path, results | {"mean": {"reconx": {"psnr": 17.5}, "ceiling": {"psnr": 31.0}}})
+    assert 'class="verdict"' not in alone.read_text(), "nobody to win against"
 
 
 def test_only_the_first_scenes_have_pictures(tmp_path: Path, results: dict[str, Any]) -> None:

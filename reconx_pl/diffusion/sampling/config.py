@@ -27,7 +27,8 @@ class SamplingConfig:
         batched: one pass over all guidance branches (False: one after the other, for small GPUs).
         structure: False generates without the structure condition (the ablation).
         render: False generates without renders, of a network that is guided by them (the ablation).
-        precision: "bf16" runs the model in bfloat16 autocast; latents and sampler stay float32.
+        precision: "bf16" runs the model in bfloat16 autocast; latents and sampler stay float32. "auto" does so where it
+            is faster (``devices.faster_precision``).
         offload: keep the encoders, the U-Net and the decoder on the CPU and bring each to the device only while it
             works, for GPUs that cannot hold all of them at once.
     """
@@ -43,7 +44,7 @@ class SamplingConfig:
     batched: bool = True
     structure: bool = True
     render: bool = True
-    precision: Literal["32", "bf16"] = "32"
+    precision: Literal["32", "bf16", "auto"] = "32"
     offload: bool = False
 
     def __post_init__(self) -> None:

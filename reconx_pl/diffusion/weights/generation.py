@@ -54,15 +54,26 @@ def read_generation(folder: Path) -> GenerationDefaults:
     Raises:
         BadWeightsError: the file is not of this form.
     """
+    path = folder / GENERATION
+    return parse_generation(path.read_text(encoding="utf-8"), path) if path.is_file() else GenerationDefaults()
+
+
+def parse_generation(text: str, path: Path) -> GenerationDefaults:
+    """What the content of a ``generation.json`` says.
+
+    Args:
+        text: the content.
+        path: of the file, for the message.
+
+    Raises:
+        BadWeightsError: the content is not of this form.
+    """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    path = folder / GENERATION
-    if not path.is_file():
-        return GenerationDefaults()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(GenerationDefaults, "generation")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
         if not isinstance(content, dict):
             raise TypeError(f"it is a {type(content).__name__}")
         return parser.instantiate_classes(parser.parse_object({"generation": content})).generation

@@ -19,6 +19,7 @@ from reconx_pl.diffusion.weights.building import build_network, network_config
 from reconx_pl.diffusion.weights.card import model_card
 from reconx_pl.diffusion.weights.generation import GENERATION
 from reconx_pl.diffusion.weights.load import Queries, fitting_state, load_network, read_network
+from reconx_pl.diffusion.weights.model_file import is_model_file, load_model_file
 from reconx_pl.diffusion.weights.releases import ReleaseName, release_config, release_defaults, release_of
 from reconx_pl.diffusion.weights.writing import PRECISIONS, Precision, write_safetensors
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
@@ -38,7 +39,10 @@ def load_pretrained(
     place: str | Path, revision: str | None = None, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> ReconXDiffusion:
     """See ``ReconXDiffusion.from_pretrained``."""
-    folder = Path(place) if Path(place).is_dir() else hub_folder(str(place), revision)
+    file = Path(place)
+    if is_model_file(file):
+        return load_model_file(file, device, dtype)
+    folder = file if file.is_dir() else hub_folder(str(place), revision)
     config = folder / CONFIG
     if not config.is_file():
         raise MissingWeightsError(f"{config} does not exist; `reconx weights convert` writes such a folder")

@@ -34,18 +34,24 @@ _TYPES = {
 }
 
 
-def write_safetensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None = None) -> None:
+def write_safetensors(
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write ``tensors`` to ``path``, whole or not at all.
 
     Args:
         tensors: any device, mapped files included; one at a time is brought into memory.
         path: the file; its folder is made.
         dtype: floating tensors are cast to it; None keeps theirs.
+        metadata: of the header.
 
     Raises:
         BadWeightsError: a tensor of a type that the format does not have here.
     """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
 
     def kind_of(tensor: Tensor) -> torch.dtype:

@@ -21,7 +21,7 @@ ENV PATH=/opt/reconx/venv/bin:${PATH} PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE
 COPY --chown=reconx setup.cfg ./
 RUN python3.12 -m venv venv \
  && python -c "import configparser; c = configparser.ConfigParser(); c.read('setup.cfg'); \
-e = c['options.extras_require']; print(c['options']['install_requires'], e['gpu'], e['viewer'], sep='\n')" > requirements.txt \
+e = c['options.extras_require']; print(c['options']['install_requires'], e['gpu'], sep='\n')" > requirements.txt \
  && pip install --no-cache-dir -r requirements.txt \
  && python -c "import os, torch; t, b = torch.version.cuda, os.environ['CUDA_VERSION']; \
 assert t and t.split('.')[0] == b.split('.')[0], f'torch is built for CUDA {t}, the image has {b}: give --build-arg CUDA'"

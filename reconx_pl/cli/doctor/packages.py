@@ -67,7 +67,7 @@ def _requirements() -> Iterator[Requirement]:
 
     for line in metadata.requires(PACKAGE) or []:
         requirement = Requirement(line)
-        if requirement.marker is None or any(requirement.marker.evaluate({"extra": name}) for name in ("", "viewer")):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield requirement
 
 

@@ -62,7 +62,7 @@ def _python() -> Finding:
 
 
 def _requirements() -> Iterator[Requirement]:
-    """Those that hold on this machine, the viewer's with them; ninja is looked at where gsplat is."""
+    """Those that hold on this machine; ninja is looked at where gsplat is."""
     from packaging.requirements import Requirement
 
     for line in metadata.requires(PACKAGE) or []:

@@ -38,6 +38,7 @@ def test_files_of_a_scene(clips: list[Clip], tmp_path: Path) -> None:
         "rendered.mp4",
         "depth.mp4",
         "scene.ply",
+        "scene.html",
         "result.json",
     }
     assert len(load_ply(folder / "scene.ply")) == summary["scenes"][0]["gaussians"]

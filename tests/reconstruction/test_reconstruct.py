@@ -324,5 +324,5 @@ def test_options_of_an_estimator_without_identity_are_part_of_what_geometry_is_k
 def test_results_of_an_earlier_run_are_told_from_those_of_this_one(three: Room, tmp_path: Path) -> None:
     assert go(three, tmp_path / "scene", Fader()).outdated == []
     again = go(three, tmp_path / "scene", stages=["geometry"])
-    assert again.outdated == ["generated.mp4", "scene.ply", "flythrough.mp4", "flythrough_depth.mp4"]
+    assert again.outdated == ["generated.mp4", "scene.ply", "scene.html", "flythrough.mp4", "flythrough_depth.mp4"]
     assert (tmp_path / "scene" / "scene.ply").exists()

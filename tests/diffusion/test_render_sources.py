@@ -243,6 +243,34 @@ def test_a_short_fit_is_seeded_by_the_views_alone_and_the_last_one_is_kept(
     assert seeds[0] == seeds[2] != seeds[1] and len(seeds) == 4
 
 
+def test_a_covered_pixel_has_the_colour_that_was_fitted(clips: list[Clip]) -> None:
+    """Divided by its opacity it would be too bright: the fit made it right against black."""
+    fitted = module.ShortFits().of(depth_views(clips[0]).known(), None, 2)
+    thin = replace(fitted, opacity_logits=fitted.opacity_logits - 1.0)
+    color, coverage = module.splat_renders(thin, clips[0].cameras)
+    covered = coverage >= 0.5
+    assert bool((coverage[covered] < 0.9).any())
+    seen = module.default_renderer(coverage.device).render(thin, clips[0].cameras).color.clamp(0, 1)
+    assert torch.equal(color.movedim(1, -1)[covered], seen.movedim(1, -1)[covered])
+
+
+def test_a_short_fit_starts_from_what_the_cloud_alone_tells(clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[int] = []
+    real_fit = module.fit
+
+    def fit(images: Any, cameras: Any, confidence: Any, start: Any, *rest: Any, **options: Any) -> Any:
+        starts.append(len(start))
+        return real_fit(images, cameras, confidence, start, *rest, **options)
+
+    monkeypatch.setattr(module, "fit", fit)
+    views = depth_views(clips[0])
+    half = replace(views, depth=views.depth.clone())
+    half.depth[:, :, : SIDE // 2] = 0
+    for cloud in (None, clips[0].cloud):
+        module.ShortFits().of(half.known(), cloud, 1)
+    assert starts[1] > starts[0]
+
+
 def test_a_short_fit_is_repeatable_and_is_what_a_batch_brings(clips: list[Clip]) -> None:
     config = RenderConfig(sources=("splats",), splat_steps=4)
     first, again = (clip_renders(clips[0], config) for _ in range(2))

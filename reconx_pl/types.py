@@ -236,10 +236,13 @@ class ClipRenders(Tensors):
     Args:
         color: [B, R, T, 3, H, W] in [0, 1], R renders of each frame; without meaning where nothing covers a pixel.
         coverage: [B, R, T, H, W] in [0, 1], the share of a pixel that a render covers.
+        confirmed: [B, T, H, W] bool, pixels that the photographs confirm (``confirmed_pixels``); None where nobody
+            asked.
     """
 
     color: Tensor
     coverage: Tensor
+    confirmed: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.color.ndim != 6 or self.coverage.shape != (*self.color.shape[:3], *self.color.shape[4:]):

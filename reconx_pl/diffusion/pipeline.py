@@ -17,6 +17,7 @@ from reconx_pl.diffusion.render_sources import clip_renders
 from reconx_pl.diffusion.sampling.config import SamplingConfig
 from reconx_pl.diffusion.sampling.extrapolation import seen_numbers
 from reconx_pl.diffusion.sampling.guidance import Guidance
+from reconx_pl.diffusion.sampling.residual import kept_renders
 from reconx_pl.diffusion.sampling.solvers import make_sampler
 from reconx_pl.diffusion.splat_renders import ShortFits
 from reconx_pl.errors import BadSceneError, ConfigurationError
@@ -40,7 +41,8 @@ class SamplingPipeline:
         device: where to work; the device of the network by default. Another one needs ``config.offload``.
 
     Raises:
-        ConfigurationError: the network is elsewhere and is not to be offloaded.
+        ConfigurationError: the network is elsewhere and is not to be offloaded; or the settings keep what its renders
+            cannot tell.
     """
 
     def __init__(
@@ -51,6 +53,12 @@ class SamplingPipeline:
     ) -> None:
         self.network = network.eval()
         self.config = config or SamplingConfig()
+        render = network.render
+        if self.config.keep_confirmed and (render is None or not render.residual or "splats" not in render.sources):
+            raise ConfigurationError(
+                "sampling.keep_confirmed is for a network that adds a residual to renders of splats (render.residual, "
+                "render.sources), and this one does not: set it to false"
+            )
         self._fits = ShortFits()
         here = next(network.unet.parameters()).device
         self.device = here if device is None else torch.device(device)
@@ -135,7 +143,7 @@ class SamplingPipeline:
                 "--path orbit among them"
             )
         clip.cameras.check(f"the path of clip {clip.key}")
-        renders = clip_renders(clip, config, self.device, views, self._fits)
+        renders = clip_renders(clip, config, self.device, views, self._fits, confirmed=self.config.keep_confirmed)
         covered = float((renders.coverage >= COVERED).any(dim=1).float().mean())
         if covered < SEEN_WARNING:
             log.warning(
@@ -241,6 +249,11 @@ class SamplingPipeline:
                 device=device,
                 callback=(lambda step: progress("sampling", step.index + 1, step.total)) if progress else None,
             )
+        base = sets.full.base_latents
+        confirmed = None if renders is None or not config.keep_confirmed else renders.confirmed
+        if base is not None and (config.residual_floor or confirmed is not None):
+            confirmed = None if confirmed is None else confirmed.to(device)
+            latents = kept_renders(latents, base.to(latents), config.residual_floor, confirmed)
         with resident(device, home, network.autoencoder):
             return network.decode(latents).float()
 

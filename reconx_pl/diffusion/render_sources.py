@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from reconx_pl.data.shards.caches import GuidanceInputs, cache_name
 from reconx_pl.diffusion.conditioning.render_config import RenderConfig
+from reconx_pl.diffusion.confirmed import confirmed_pixels
 from reconx_pl.diffusion.splat_renders import ShortFits, splat_renders, splats_fingerprint
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import resize_cameras, unproject
@@ -33,6 +34,7 @@ def clip_renders(
     device: torch.device | str = "cpu",
     views: DepthViews | None = None,
     fits: ShortFits | None = None,
+    confirmed: bool = False,
 ) -> ClipRenders:
     """Renders of one clip, B = 1.
 
@@ -42,6 +44,7 @@ def clip_renders(
         device: where.
         views: the input views with depth; None takes the first and the last frame of the clip.
         fits: those of clips before, which may look at the same views.
+        confirmed: find the pixels that the input views confirm, too, of a configuration with splats.
 
     Raises:
         BadSceneError: the clip lacks a source; names it.
@@ -49,12 +52,14 @@ def clip_renders(
     if "depth" in config.sources or "splats" in config.sources:
         views = known_views(depth_views(clip) if views is None else views, config, clip.key).to(device)
     cameras = clip.cameras.to(device)
-    splats = None
+    splats = sure = None
     if "splats" in config.sources:
         assert views is not None
-        splats = splat_renders((fits or ShortFits()).of(views, clip.cloud, config.splat_steps), cameras)
+        gaussians = (fits or ShortFits()).of(views, clip.cloud, config.splat_steps)
+        splats = splat_renders(gaussians, cameras)
+        sure = confirmed_pixels(gaussians, cameras, views)[None] if confirmed else None
     made = [_source(source, views, clip.cloud, cameras, config, clip.key, splats) for source in config.sources]
-    return _stacked([[render for renders in made for render in renders]])
+    return replace(_stacked([[render for renders in made for render in renders]]), confirmed=sure)
 
 
 def depth_views(clip: Clip) -> DepthViews:

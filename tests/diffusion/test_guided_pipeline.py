@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.condition_alone import ConditionAlone
 from reconx_pl.data.procedural import procedural_clip
 from reconx_pl.diffusion import pipeline as sampling_pipeline
+from reconx_pl.diffusion import render_sources
 from reconx_pl.diffusion.autoencoder import PixelUnshuffleAutoencoder
 from reconx_pl.diffusion.conditioning.image_tokens import SmallImageConfig, SmallImageTokens
 from reconx_pl.diffusion.conditioning.render_config import RenderConfig
@@ -186,6 +188,11 @@ REFUSED: dict[str, Refusal] = {
         BadSceneError,
         "has neither depth nor points to render",
     ),
+    "keeping what renders of depth cannot confirm": (
+        lambda clip: pipeline(network_of(RESIDUAL), keep_confirmed=True),
+        ConfigurationError,
+        "keep_confirmed is for a network that adds a residual to renders of splats",
+    ),
     "no renders": (
         lambda clip: pipeline(network_of(RESIDUAL)).generate_views(
             clip.images[[0, -1]][None], torch.tensor([8.0]), FRAMES, None, ["one"], [""]
@@ -194,6 +201,23 @@ REFUSED: dict[str, Refusal] = {
         "guidance 'render' needs renders of clip one: .* set sampling.render to false",
     ),
 }
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_what_the_photographs_confirm_stays_as_rendered(
+    clip: Clip, sure: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = replace(RESIDUAL, sources=("depth", "splats"), splat_steps=2)
+    monkeypatch.setattr(
+        render_sources,
+        "confirmed_pixels",
+        lambda gaussians, cameras, views: torch.full((FRAMES, SIDE, SIDE), sure),
+    )
+    network = network_of(both, trained=True)
+    rendered = ConditionAlone(both, FACTOR).generate(clip, torch.Generator())
+    frames = pipeline(network, keep_confirmed=True, **EXACT).generate(clip)
+    error = (frames - rendered).abs().max()
+    assert error < 1e-5 if sure else error > 0.01
 
 
 @pytest.mark.parametrize(("call", "error", "words"), REFUSED.values(), ids=REFUSED)

@@ -27,6 +27,11 @@ class SamplingConfig:
         batched: one pass over all guidance branches (False: one after the other, for small GPUs).
         structure: False generates without the structure condition (the ablation).
         render: False generates without renders, of a network that is guided by them (the ablation).
+        residual_floor: of a network that adds a residual to renders (``RenderConfig.residual``): residuals weaker than
+            this, in units of the latents, are taken for errors of the network, and renders stay as they are
+            (``kept_renders``). 0 adds all of it.
+        keep_confirmed: of such a network whose renders are of splats: what the photographs confirm stays as rendered
+            (``confirmed_pixels``). Renders that a cache holds tell nothing of this, and are not kept.
         precision: "bf16" runs the model in bfloat16 autocast; latents and sampler stay float32. "auto" does so where it
             is faster (``devices.faster_precision``).
         offload: keep the encoders, the U-Net and the decoder on the CPU and bring each to the device only while it
@@ -44,10 +49,14 @@ class SamplingConfig:
     batched: bool = True
     structure: bool = True
     render: bool = True
+    residual_floor: float = 0.0
+    keep_confirmed: bool = False
     precision: Literal["32", "bf16", "auto"] = "32"
     offload: bool = False
 
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
             raise ConfigurationError(f"sampling.num_inference_steps must be at least 1, got {self.num_inference_steps}")
+        if not self.residual_floor >= 0:
+            raise ConfigurationError(f"sampling.residual_floor is 0 or more, got {self.residual_floor:g}")
         check_sampler(self.sampler, self.eta, self.last_step)

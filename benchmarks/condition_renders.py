@@ -60,11 +60,11 @@ def alternatives(size: int, device: str) -> dict[str, Callable[[], object]]:
 
 
 def step_parts(device: str) -> dict[str, Callable[[], object]]:
-    """A training step of the demo, 4 clips of 8 x 128 x 128, without the making of the renders; and that alone."""
-    config = read_config(CONFIGS / "demo" / "base.yaml")
-    network = build_network(config["model"]["network"], "configs/demo/base.yaml", device).train()
+    """A training step of the small network, 4 clips of 8 x 128 x 128, without making the renders; and that alone."""
+    config = read_config(CONFIGS / "model" / "demo.yaml")
+    network = build_network(config["model"]["network"], "configs/model/demo.yaml", device).train()
     assert network.render is not None
-    count, size = int(config["data"]["batch_size"]), (128, 128)
+    count, size = 4, (128, 128)
     clips = [procedural_clip(seed, FRAMES, size, points=2048) for seed in range(count)]
     batch = ClipBatch(
         key=[clip.key for clip in clips],

@@ -134,8 +134,7 @@ KEYS = {
 VALUES = {"stages": {"painting": "generation"}}
 #: Files that come with the package.
 CONFIGS = {
-    f"configs/demo_{name}.yaml": f"configs/demo/{name}.yaml"
-    for name in ("base", "stage1", "stage2", "evaluate", "reconstruct")
+    f"configs/demo_{name}.yaml": f"configs/demo/{name}.yaml" for name in ("stage1", "stage2", "evaluate", "reconstruct")
 }
 #: Of ``reconx``.
 COMMANDS = {"benchmarks": "protocols"}

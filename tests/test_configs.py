@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,12 @@ from reconx_pl.diffusion.sampling.extrapolation import ExtrapolationConfig
 from reconx_pl.files.configs import read_config
 from reconx_pl.reconstruction.orbit_windows import OrbitConfig
 
-DEMO = ("demo/base", "demo/stage1", "demo/stage2")
+DEMO = ("demo/stage1", "demo/stage2")
+MINI = ("mini/64", "mini/128", "mini/256")
 PROCEDURAL = tuple(f"procedural_v1/{name}" for name in ("base", "structure", "render", "both"))
 GUIDED = ("stage2_render", "stage2_both")
-TRAINED = (*DEMO, "stage1", "stage2", *GUIDED, "extrapolation", *PROCEDURAL)
-LAYERS = ("model/full", "model/demo", "trainer/run", "trainer/gpu", "trainer/cpu")
+TRAINED = (*DEMO, *MINI, "stage1", "stage2", *GUIDED, "extrapolation", *PROCEDURAL)
+LAYERS = ("model/full", "model/demo", "model/mini", "trainer/run", "trainer/gpu", "trainer/cpu", "trainer/small")
 OVERLAYS = ("trainer/fsdp", "trainer/profile", "slurm", "procedural_v1/gpu")
 
 
@@ -91,7 +93,7 @@ def test_extrapolation_is_stage_2_but_for_the_second_condition() -> None:
     stage2, extrapolation = fit_config("stage2"), fit_config("extrapolation")
     assert extrapolation.model.network == stage2.model.network and extrapolation.data == stage2.data
     assert (extrapolation.model.stage, extrapolation.model.optimizer) == (stage2.model.stage, stage2.model.optimizer)
-    assert [fit_config(name).model.extrapolation for name in TRAINED if name != "extrapolation"] == [None] * 11
+    assert {fit_config(name).model.extrapolation for name in TRAINED if name != "extrapolation"} == {None}
     options = ExtrapolationConfig(**extrapolation.model.extrapolation)
     assert options.range(32) == (8, 23) and options.share < 1  # it does not forget how to interpolate
     assert 8 <= OrbitConfig().end_condition_frame <= 23 and OrbitConfig().frames == 32
@@ -133,21 +135,16 @@ def test_every_stage_survives_preemption_and_bad_gradients() -> None:
         assert {"PreemptionCallback", "FiniteGuard", "SafeModelCheckpoint"} <= callbacks, name
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINED if name not in PROCEDURAL])
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in (*DEMO, *MINI, *PROCEDURAL)])
 def test_every_stage_evaluates_held_out_clips(name: str) -> None:
-    """In ``validate`` and ``test``, and now and then while it trains; procedural-v1 has an evaluation of its own."""
+    """In ``validate`` and ``test``, and now and then while it trains; runs of minutes are evaluated afterwards."""
     config = fit_config(name)
     (callback,) = [one for one in config.trainer.callbacks if one.class_path.endswith(".EvaluationCallback")]
     options = callback.init_args
     assert options.during_fit and options.every_n_validations == 5 and options.out is None  # in the run's folder
     assert options.config.sheet_only and options.config.media and not options.config.ceiling
-    if name in DEMO:  # seconds of a processor: one fit, and no features
-        assert (options.clips, options.config.fit.steps, options.config.fit.loss.lpips) == (1, 100, 0)
-        assert "lpips" not in options.config.metrics and options.config.filled_render
-        assert not options.config.two_views and not options.config.filled_render_splats
-    else:
-        assert (options.clips, options.config.fit.steps) == (4, 500)
-        assert options.config.two_views and options.config.filled_render_splats and "lpips" in options.config.metrics
+    assert (options.clips, options.config.fit.steps) == (4, 500)
+    assert options.config.two_views and options.config.filled_render_splats and "lpips" in options.config.metrics
 
 
 def test_slurm_goes_over_any_stage() -> None:
@@ -200,11 +197,21 @@ def test_the_scenes_of_procedural_v1_never_overlap() -> None:
     assert len(set().union(*ranges)) == sum(map(len, ranges))
 
 
-def test_demo_is_one_network() -> None:
-    networks = [fit_config(name).model.network for name in DEMO]
-    assert networks[0] == networks[1] == networks[2]
-    assert unet(fit_config("demo/base")) == UNetConfig.demo(more_channels=192 + 64)
-    assert [fit_config(name).model.stage.value for name in DEMO] == ["base", "image_attention", "structure"]
+def test_the_demo_tunes_reconx_mini_and_brings_the_structure_tokens_in() -> None:
+    first, second = (fit_config(name) for name in DEMO)
+    assert str(first.model.init_from) == "reconx-mini" and (second.model.network.init_args.guidance) == "both"
+    assert [config.model.stage.value for config in (first, second)] == ["image_attention", "structure"]
+    assert unet(first) == replace(unet(second), structure_guidance=False)
+
+
+def test_reconx_mini_is_one_network_in_three_sizes() -> None:
+    configs = [fit_config(name) for name in (*MINI, "demo/stage1")]
+    assert all(config.model.network == configs[0].model.network for config in configs)
+    assert all(config.model.sampling == configs[0].model.sampling for config in configs)
+    makefile = (ROOT / "Makefile").read_text()
+    for name, config in zip(("64", "128", "256"), configs, strict=False):
+        assert (config.data.train, config.data.val) == (f"data/mini-{name}-splats", f"data/mini-{name}-val-splats")
+        assert f"\nruns/mini/{name}/weights.safetensors: | data/mini-{name}/.packed data/mini-{name}-val" in makefile
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -220,7 +227,7 @@ def test_a_run_keeps_everything_in_its_folder(name: str) -> None:
     assert options.save_last == "link" and config.ckpt_path == "last"
 
 
-@pytest.mark.parametrize("names", [DEMO, ("stage1", "stage2", "extrapolation")])
+@pytest.mark.parametrize("names", [DEMO, MINI, ("stage1", "stage2", "extrapolation")])
 def test_a_stage_starts_from_the_weights_of_the_one_before(names: tuple[str, ...]) -> None:
     for before, after in zip(names, names[1:], strict=False):
         assert str(fit_config(after).model.init_from) == exported(fit_config(before))
@@ -232,7 +239,9 @@ def test_demo_reads_what_the_makefile_writes(monkeypatch: pytest.MonkeyPatch) ->
     packed = re.findall(r"reconx procedural (\S+)", makefile)
     parsed = build_evaluate_parser().parse_args(["--config", "configs/demo/evaluate.yaml"])
     configs = [fit_config(name) for name in DEMO]
-    assert {(config.data.train, config.data.val) for config in configs} == {(packed[0], packed[1])}
+    cached = re.findall(r"reconx cache (\S+) (\S+)", makefile)
+    assert {(config.data.train, config.data.val) for config in configs} == {(cached[0][1], cached[1][1])}
+    assert packed[:2] == [cached[0][0], cached[1][0]]
     assert str(parsed.shards) == packed[2]
     assert [str(path) for path in parsed.logs] == [run_folder(config) for config in configs]
     assert str(parsed.model) == run_folder(configs[-1])
@@ -272,18 +281,13 @@ def reconstruction(name: str) -> Namespace:
 
 def test_reconstruction_on_a_processor_needs_no_weights_of_lpips() -> None:
     config = reconstruction("reconstruct_cpu")
-    assert config.fit.loss.lpips == 0 and config.short_side == 256 and config.model is None
+    assert config.fit.loss.lpips == 0 and config.short_side == 256 and config.model == "reconx-mini"
 
 
-def test_the_demo_reconstructs_with_what_it_trained_and_as_it_evaluates() -> None:
-    config, evaluation = (
-        reconstruction("demo/reconstruct"),
-        yaml.safe_load((ROOT / "configs/demo/evaluate.yaml").read_text()),
-    )
-    trained = fit_config("demo/stage2")
-    assert config.model == str(Path(exported(trained)).parent) == evaluation["model"]
-    assert config.generation.frames == evaluation["window"]["frames"]
-    assert (config.generation.height, config.generation.width) == (128, 128)
+def test_the_demo_fits_photographs_as_it_evaluates() -> None:
+    config = reconstruction("demo/reconstruct")
+    evaluation = yaml.safe_load((ROOT / "configs/demo/evaluate.yaml").read_text())
     fit = evaluation["evaluation"]["fit"]
-    assert config.fit.input_view_weight == fit["input_view_weight"] and "robust_weights" not in fit
-    assert config.fit.robust_weights is None
+    assert config.model == "reconx-mini" and config.generation.frames is None, "as many as the model has"
+    assert (config.fit.input_view_weight, config.fit.steps) == (fit["input_view_weight"], fit["steps"])
+    assert config.fit.loss.lpips == fit["loss"]["lpips"] == 0

@@ -32,7 +32,9 @@ print("ran with", reconx_pl.__file__)
 # of a clip of few pixels: the kernels are not compiled for it
 FIRST_STEPS = """
 procedural data/procedural-train --clips 1 --points 2048 --height 32 --width 32
-train fit -c configs/demo/base.yaml --trainer.max_steps 1 --data.batch_size 1 --data.val data/procedural-train
+train fit -c configs/procedural_v1/base.yaml --trainer.max_steps 1 --data.batch_size 1 \
+ --data.train data/procedural-train --data.val data/procedural-train
+weights verify reconx-mini
 protocols list
 """
 
@@ -99,6 +101,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_has_code_configs_protocols_and_types(wheel: Path) -> None:
     expected = {*code(), "reconx_pl/py.typed"}
+    expected |= {f"reconx_pl/assets/reconx-mini.{ending}" for ending in ("safetensors", "safetensors.sha256", "md")}
     for package, folder in DATA.items():
         files = [path for path in (ROOT / folder).rglob("*") if path.is_file()]
         inside = package.replace(".", "/")
@@ -108,14 +111,14 @@ def test_the_wheel_has_code_configs_protocols_and_types(wheel: Path) -> None:
     assert found == expected
 
 
-def test_the_first_steps_of_the_demo_with_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
+def test_packing_training_and_the_shipped_model_with_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
     site, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()
     offline = ("--no-deps", "--no-index", "--disable-pip-version-check")
     quietly("-m", "pip", "install", *offline, "--target", site, wheel, cwd=empty)
     said = quietly("-c", PROGRAM, cwd=empty, given=FIRST_STEPS.strip(), PYTHONPATH=str(site), NUMBA_DISABLE_JIT="1")
     assert f"ran with {site / 'reconx_pl' / '__init__.py'}" in said
-    run = empty / "runs" / "demo" / "base"
+    run = empty / "runs" / "procedural-v1" / "none-0"
     assert (run / "weights.safetensors").is_file() and (run / "checkpoints" / "last.ckpt").exists()
     assert "base:" not in (run / "config.yaml").read_text().splitlines()
-    assert "re10k-easy" in said and "mipnerf360-3" in said
+    assert "reconx-mini: verified" in said and "re10k-easy" in said and "mipnerf360-3" in said

@@ -9,11 +9,10 @@ from jsonargparse import Namespace
 
 from reconx_pl.cli.arguments import ArgumentParser
 from reconx_pl.cli.console import console, progress_bar
-from reconx_pl.cli.model_weights import provide_model
-from reconx_pl.cli.reconstruct import NO_MODEL, add_chain_options, config_of, take_path
+from reconx_pl.cli.reconstruct import add_chain_options, config_of, named_view_generator, take_path
 from reconx_pl.data.formats.camera_path_file import write_camera_path
 from reconx_pl.devices import chosen_device
-from reconx_pl.errors import ConfigurationError, MissingWeightsError
+from reconx_pl.errors import ConfigurationError
 from reconx_pl.geometry.default_estimator import named_estimator
 from reconx_pl.reconstruction.generation import VIDEO, read_sequence
 from reconx_pl.reconstruction.run import reconstruct
@@ -51,13 +50,8 @@ def run_generate(parser: ArgumentParser, chosen: Namespace) -> Path:
         raise ConfigurationError("name photographs: reconx generate PHOTOS --path FILE --model MODEL -o VIDEO.mp4")
     if out.suffix.lower() != ".mp4" or out.is_dir():
         raise ConfigurationError(f"{out}: the video is an .mp4 file; name one with -o")
-    if options["model"] is None:
-        raise MissingWeightsError(NO_MODEL.rpartition(" To go without")[0])
-    from reconx_pl.training.models import model_source  # brings Lightning along, which takes its time
-
     device = chosen_device(options["device"])
-    provide_model(options["model"], options["yes"])
-    view_generator = model_source(options["model"], options["sampling"], device)
+    view_generator = named_view_generator(options, device)
     config = config_of(options).resolved(view_generator.clip)
     estimator = options["estimator"] or named_estimator(options["geometry"], device)
     work = out.with_name(out.stem + WORK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -16,7 +17,7 @@ from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.cli.model_weights import provide_model
 from reconx_pl.devices import chosen_device
 from reconx_pl.diffusion.pipeline import SamplingConfig
-from reconx_pl.errors import ConfigurationError, MissingWeightsError
+from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.atomic import atomic_write
 from reconx_pl.geometry.default_estimator import GeometryName, named_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
@@ -24,17 +25,13 @@ from reconx_pl.reconstruction.files import REPORT
 from reconx_pl.reconstruction.folder import storage
 from reconx_pl.reconstruction.run import Reconstructed, reconstruct
 from reconx_pl.reconstruction.settings import STAGES, ReconstructionConfig, StageName
+from reconx_pl.reconstruction.view_generator import ViewGeneratorSource
 from reconx_pl.renamed import renamed
 
+log = logging.getLogger(__name__)
 SETTINGS = "settings.yaml"  # in the folder of results: what --resume goes on with
 SUMMARY = "Turn photographs into a scene of Gaussians; give it again to go on after an interruption."
-NO_MODEL = (
-    "generating between the photographs needs a model, and none was named (--model). Two ways to one: train it "
-    "(`python train.py fit -c configs/stage2.yaml`, then --model runs/re10k/stage2; docs/training.md), or fetch one "
-    "(`reconx weights list`), such as ViewCrafter for two photographs and more: `reconx weights fetch "
-    "viewcrafter-25-sparse`, or --model viewcrafter-25-sparse at once, which asks before it fetches. To go without, "
-    "with the photographs alone: --no-diffusion"
-)
+MINI = "reconx-mini"
 
 
 def reconstruct_parser() -> ArgumentParser:
@@ -81,8 +78,9 @@ def add_chain_options(parser: ArgumentParser, out: str) -> None:
     parser.add_argument(
         "--model",
         type=str | None,
-        default=None,
-        help="who generates: folder of a training run, or of converted weights, or a release (reconx weights list)",
+        default=MINI,
+        help=f"who generates: {MINI}, which comes with the package, the folder of a training run, or of converted "
+        "weights, or a release (reconx weights list)",
     )
     parser.add_argument("--yes", action="store_true", help="fetch the weights of a release without asking")
     parser.add_argument(
@@ -120,12 +118,7 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
     device = chosen_device(options["device"])
     view_generator = None
     if not options["no_diffusion"]:
-        if options["model"] is None:
-            raise MissingWeightsError(NO_MODEL)
-        from reconx_pl.training.models import model_source  # brings Lightning along, which takes its time
-
-        provide_model(options["model"], options["yes"])
-        view_generator = model_source(options["model"], options["sampling"], device)
+        view_generator = named_view_generator(options, device)
     estimator = options["estimator"] or named_estimator(options["geometry"], device)
     config = config_of(options).resolved(view_generator.clip if view_generator is not None else None)
     for name, value in config.generation.clip._asdict().items():
@@ -152,6 +145,24 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
         view = f", or: reconx view {made.scene} --cameras {out}" if made.scene else ""
         console.print(f"Open {out / REPORT}{view}", markup=False)
     return made
+
+
+def named_view_generator(options: Mapping[str, Any], device: str) -> ViewGeneratorSource:
+    """The model that the instantiated arguments name, said in the log.
+
+    Raises:
+        ConfigurationError: none is named.
+        MissingWeightsError: it is not here.
+    """
+    from reconx_pl.training.models import model_source  # brings Lightning along, which takes its time
+
+    name = options["model"]
+    if name is None:
+        raise ConfigurationError(f"name the model that generates: --model {MINI} comes with the package")
+    provide_model(name, options["yes"])
+    if name == MINI:
+        log.info("generating with %s, the small model that comes with reconx_pl; --model names another", MINI)
+    return model_source(name, options["sampling"], device)
 
 
 def config_of(options: Mapping[str, Any]) -> ReconstructionConfig:

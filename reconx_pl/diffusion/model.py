@@ -117,8 +117,8 @@ class ReconXDiffusion(nn.Module):
         from its initial values, with a line in the log.
 
         Args:
-            place: the folder, or a file of ``reconx weights export``. What is neither is looked up on the Hugging Face
-                hub, as ``owner/name``.
+            place: the folder, a file of ``reconx weights export``, or the name of a model that comes with the package
+                (``reconx-mini``). What is none of them is looked up on the Hugging Face hub, as ``owner/name``.
             revision: branch, tag or commit on the hub.
             device: where the network goes.
             dtype: floating parameters are cast to it; None keeps those of a folder, and takes float32 for a file.

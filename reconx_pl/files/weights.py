@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from reconx_pl.errors import BadWeightsError, MissingWeightsError
 from reconx_pl.renamed import first_class_name, renamed_tensor
 
+ASSETS = Path(__file__).parents[1] / "assets"
+SHIPPED = {"reconx-mini": ASSETS / "reconx-mini.safetensors"}  # models that come with the package
 FOLDER_FILE = "model.safetensors"  # the weights in a folder that ``reconx weights convert`` wrote
 DEEPSPEED_PREFIX = "_forward_module."
 #: Part of every fingerprint. Raise it when code changes what a part of the same weights gives.
@@ -34,18 +36,25 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
     Args:
         path: ``.safetensors``; a torch file of tensors, alone, under ``state_dict``, or in DeepSpeed's form (under
-            ``module``, every name behind ``_forward_module.``); or a folder with ``model.safetensors`` in it.
+            ``module``, every name behind ``_forward_module.``); a folder with ``model.safetensors`` in it; or the
+            name of a model that comes with the package (``SHIPPED``).
 
     Raises:
         MissingWeightsError: there is no such file.
         BadWeightsError: the file is empty, damaged, no mapping of names to tensors, or would have to be unpickled.
     """
-    path = Path(path)
+    path = shipped(path)
     if path.is_dir():
         path = path / FOLDER_FILE
     with readable(path):
         state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     return {renamed_tensor(name): value for name, value in state.items()}
+
+
+def shipped(place: str | Path) -> Path:
+    """The file of a model that comes with the package; any other place, and a path that exists, as it is."""
+    path = Path(place)
+    return SHIPPED[str(place)] if str(place) in SHIPPED and not path.exists() else path
 
 
 @contextmanager

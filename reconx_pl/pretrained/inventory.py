@@ -14,7 +14,7 @@ from typing import Literal
 from reconx_pl.diffusion.weights.releases import DUST3R_RELEASES, RELEASES, HubFile
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
 from reconx_pl.files.checksums import SUMS, differing, file_sha256, read_sums, remembered_sha256
-from reconx_pl.files.weights import FOLDER_FILE
+from reconx_pl.files.weights import FOLDER_FILE, SHIPPED
 from reconx_pl.metrics.lpips_weights import FILE_NAMES as LPIPS_FILES
 from reconx_pl.metrics.lpips_weights import Net, backbone_bytes, cache_folder, find_backbone, load_backbone
 from reconx_pl.pretrained.fetch import recorded_sha256
@@ -82,14 +82,15 @@ class Verdict:
 
 
 def inventory(folder: Path = FOLDER) -> list[Weights]:
-    """Everything that ``reconx weights fetch`` knows, then the converted models in ``folder``.
+    """The models of this package, what ``reconx weights fetch`` knows, then the converted models in ``folder``.
 
     Args:
         folder: where fetched and converted weights lie.
     """
     folder = Path(folder)
     backbones: tuple[Net, ...] = ("vgg", "alex")
-    known = [_backbone(net) for net in backbones]
+    known = [_shipped(name, place) for name, place in SHIPPED.items()]
+    known += [_backbone(net) for net in backbones]
     known += [_released(name, release, folder) for name, release in (DUST3R_RELEASES | RELEASES).items()]
     return known + [_converted(found.parent) for found in sorted(folder.glob(f"*/{FOLDER_FILE}"))]
 
@@ -167,6 +168,13 @@ def _examine_backbone(net: Net, path: Path) -> Verdict:
     except BadWeightsError as error:
         return Verdict("damaged", str(error), f"delete {path}, then reconx weights fetch {_LPIPS}")
     return Verdict("verified", "its checksum is right")
+
+
+def _shipped(name: str, place: Path) -> Weights:
+    present = place.is_file()
+    size = place.stat().st_size if present else None
+    purpose = "small model that generates between photographs, the default of reconx reconstruct"
+    return Weights(name, "", purpose, "Apache-2.0", True, size, place, present)
 
 
 def _backbone(net: Net) -> Weights:

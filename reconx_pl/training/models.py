@@ -1,4 +1,4 @@
-"""One way to name a model: a run, a checkpoint in it, a converted folder or file, a release, or a name on the hub."""
+"""One way to name a model: one that is shipped, a run, a checkpoint in it, a converted folder, a release, the hub."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reconx_pl.diffusion.weights.pretrained import CONFIG, hub_folder, is_hub_na
 from reconx_pl.diffusion.weights.releases import RELEASES, release_config, release_defaults
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.files.checksums import file_sha256
-from reconx_pl.files.weights import FOLDER_FILE
+from reconx_pl.files.weights import FOLDER_FILE, SHIPPED, shipped
 from reconx_pl.pretrained.inventory import inventory
 from reconx_pl.reconstruction.view_generator import ViewGeneratorSource
 from reconx_pl.renamed import renamed
@@ -111,7 +111,8 @@ class NamedModel:
         folder = self.weights.is_dir()
         parts = sorted(path for path in self.weights.rglob("*") if path.is_file()) if folder else [self.weights]
         digests = " ".join(file_sha256(path) for path in [*described, *parts])
-        return f"weights {hashlib.sha256(digests.encode()).hexdigest()[:16]}, {sampling}"
+        named = f"{self.name}, " if self.name in SHIPPED else ""
+        return f"{named}weights {hashlib.sha256(digests.encode()).hexdigest()[:16]}, {sampling}"
 
     def load(self, sampling: SamplingConfig | None = None, device: str = "cpu") -> SamplingPipeline:
         """The model, ready to generate.
@@ -143,15 +144,15 @@ def find_model(name: str | Path, weights: Path = WEIGHTS) -> NamedModel:
 
     Args:
         name: folder of a training run, a checkpoint or a file of weights in it, a folder that ``reconx weights
-            convert`` or ``save_pretrained`` wrote, a file of ``reconx weights export``, a release (``reconx weights
-            list``), or ``owner/name`` on the hub.
+            convert`` or ``save_pretrained`` wrote, a file of ``reconx weights export``, a model that comes with the
+            package (``reconx-mini``) or a release (``reconx weights list``), or ``owner/name`` on the hub.
         weights: folder of fetched and converted releases.
 
     Raises:
         MissingWeightsError: there is none of that name, or a run without weights; says what would do.
         ConfigurationError: weights of another kind, which do not generate.
     """
-    path = Path(name)
+    path = shipped(name)
     if (path / RUN_CONFIG).is_file():
         return NamedModel(str(name), "run", weights_of(path), path / RUN_CONFIG, path)
     if (path / CONFIG).is_file() and (path / FOLDER_FILE).is_file():
@@ -180,9 +181,9 @@ def find_model(name: str | Path, weights: Path = WEIGHTS) -> NamedModel:
         if (folder / RUN_CONFIG).is_file() or (folder / CONFIG).is_file():
             return find_model(folder)
     raise MissingWeightsError(
-        f"there is no model {str(name)!r}: name the folder of a training run (`reconx train fit -c "
-        f"configs/stage2.yaml` makes one), a checkpoint in it, a converted folder or file, a release "
-        f"({', '.join(RELEASES)}), or owner/name on the hub"
+        f"there is no model {str(name)!r}: name a model that comes with the package ({', '.join(SHIPPED)}), the folder "
+        "of a training run (`reconx train fit -c configs/stage2.yaml` makes one), a checkpoint in it, a converted "
+        f"folder, a release ({', '.join(RELEASES)}), or owner/name on the hub"
     )
 
 

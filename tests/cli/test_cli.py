@@ -206,7 +206,7 @@ def test_evaluate_takes_a_config_and_options(
     assert fake_evaluate["shards"] is None and fake_evaluate["scene"] == tmp_path
     assert fake_evaluate["out"] == tmp_path / "report" and fake_evaluate["model"] == "runs/demo/stage2"
     assert isinstance(fake_evaluate["evaluation"], EvaluationConfig)
-    assert fake_evaluate["evaluation"].fit.lpips_every == 4
+    assert fake_evaluate["evaluation"].fit.steps == 200
     said = capfd.readouterr().err
     assert "clip-7: fit" in said and "50%" in said
 

@@ -24,7 +24,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_command_takes_layers(empty: Path) -> None:
     (empty / "own.yaml").write_text("base: configs/demo/evaluate.yaml\nclips: 2\n")
     evaluate = build_evaluate_parser().parse_args(["--config", "own.yaml", "--clips", "3"])
-    assert (evaluate.clips, evaluate.evaluation.fit.lpips_every) == (3, 4)
+    assert (evaluate.clips, evaluate.evaluation.fit.input_view_weight) == (3, 3.0)
     (empty / "fast.yaml").write_text("base: configs/reconstruct_cpu.yaml\nfit: {steps: 7}\n")
     given = ["reconstruct", "photographs", "-o", "out", "--config", "fast.yaml"]
     reconstruct = build_parser().parse_args(given).reconstruct

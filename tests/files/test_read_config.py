@@ -110,7 +110,7 @@ def test_a_config_of_the_package_is_found_from_any_folder(
 
 def test_an_earlier_name_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("base", "stage1", "stage2", "evaluate", "reconstruct"):
+    for name in ("stage1", "stage2", "evaluate", "reconstruct"):
         assert find_config(f"configs/demo_{name}.yaml") == shipped(f"configs/demo/{name}.yaml")
 
 

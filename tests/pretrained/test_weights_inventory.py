@@ -53,8 +53,8 @@ def named(name: str, folder: Path) -> Weights:
 
 def test_everything_that_fetch_knows_is_listed(folder: Path) -> None:
     found = {weights.name: weights for weights in inventory(folder)}
-    assert set(found) == {"lpips-vgg", "lpips-alex", *DUST3R_RELEASES, *RELEASES}
-    assert not any(weights.present for weights in found.values())
+    assert set(found) == {"reconx-mini", "lpips-vgg", "lpips-alex", *DUST3R_RELEASES, *RELEASES}
+    assert [name for name, weights in found.items() if weights.present] == ["reconx-mini"], "it comes along"
     assert all(weights.purpose and weights.licence and weights.bytes for weights in found.values())
     assert [name for name, weights in found.items() if not weights.commercial] == ["dust3r-512-dpt"]
     assert found["lpips-vgg"].bytes == 4 * 14_714_688  # parameters of VGG16's convolutions
@@ -119,7 +119,7 @@ def test_backbones_are_found_where_the_fit_finds_them(folder: Path, tmp_path: Pa
     state = {name: torch.rand(shape) for name, shape in lpips_weights._shapes("alex").items()}
     digest = lpips_weights.tensors_sha256(state)
     save_file(state, cache / lpips_weights.FILE_NAMES["alex"], {"sha256": digest})
-    assert [weights.name for weights in chosen([], folder)] == ["lpips-alex"]
+    assert [weights.name for weights in chosen([], folder)] == ["reconx-mini", "lpips-alex"]
     assert examine(named("lpips-alex", folder), read=False).status == "verified"
     assert [weights.name for weights in chosen(["lpips"], folder)] == ["lpips-vgg", "lpips-alex"]
     save_file(state, cache / lpips_weights.FILE_NAMES["alex"], {"sha256": "0" * 64})
@@ -127,7 +127,7 @@ def test_backbones_are_found_where_the_fit_finds_them(folder: Path, tmp_path: Pa
 
 
 def test_an_unknown_name_lists_the_known(folder: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"nothing: neither.*\(lpips, dust3r-512-dpt, dynamicrafter-512,"):
+    with pytest.raises(ConfigurationError, match=r"nothing: neither.*\(reconx-mini, lpips, dust3r-512-dpt, "):
         chosen(["nothing"], folder)
 
 
@@ -138,7 +138,9 @@ def test_the_commands(folder: Path, capfd: pytest.CaptureFixture[str], monkeypat
     assert "licence: NON-COMMERCIAL. DUSt3R's weights are under CC BY-NC-SA 4.0" in listed
     assert listed.count("NON-COMMERCIAL") == 1 and "unverified" in listed and str(path) in listed
     main(["weights", "verify", "--folder", str(folder)])
-    assert capfd.readouterr().out == f"dynamicrafter-512-interp: verified, SHA-256 {DIGEST[:12]}\n"
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].startswith("reconx-mini: verified, SHA-256 ")
+    assert lines[1:] == [f"dynamicrafter-512-interp: verified, SHA-256 {DIGEST[:12]}"]
     shutil.copy(path, folder / "viewcrafter_25.ckpt")
     with pytest.raises(SystemExit) as stopped:
         main(["weights", "verify", "viewcrafter-25", "dust3r-512-dpt", str(path), "--folder", str(folder)])

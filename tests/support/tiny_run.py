@@ -1,11 +1,10 @@
-"""A training run of the demo's configuration at a few pixels, for tests: same files, same classes, other numbers."""
+"""A training run at a few pixels, for tests: the classes of every run, other numbers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import yaml
-from golden_kits import REPOSITORY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from reconx_pl.files.configs import read_config
@@ -21,11 +20,11 @@ def tiny_config(
     init: Path | None = None,
     evaluates: bool = False,
 ) -> Path:
-    """Write ``configs/demo/<name>.yaml`` at 32 x 32 pixels and ``steps`` steps into ``folder``; returns the file.
+    """Write ``configs/<name>.yaml`` of this folder at 32 x 32 pixels and ``steps`` steps into ``folder``.
 
     Only with ``evaluates`` it keeps the ``EvaluationCallback``, whose fits take longer than such a run.
     """
-    config = read_config(REPOSITORY / "configs" / "demo" / f"{name}.yaml")
+    config = read_config(Path(__file__).parent / "configs" / f"{name}.yaml")
     config["model"]["init_from"] = str(init) if init else None
     config["model"]["optimizer"]["warmup_steps"] = 1
     config["model"]["sampling"]["num_inference_steps"] = 2

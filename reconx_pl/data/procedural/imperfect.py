@@ -1,8 +1,8 @@
 """The errors of estimated geometry and of real cameras, drawn onto an exact clip.
 
 Which errors, and how large, was taken from what estimators do: DUSt3R-like maps are complete but smooth, off in scale
-from view to view, smeared over the edges of things, and put the sky somewhere; plane sweeps are right where there is
-texture and know nothing elsewhere. Poses found from photographs are off by a fraction of a degree.
+from view to view, smeared over the edges of things, and put the sky somewhere; plane sweeps are nearly right where
+there is texture and know nothing elsewhere. Poses found from photographs are off by a fraction of a degree.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import Tensor
 from reconx_pl.geometry.cameras import project
 from reconx_pl.types import Cameras, Clip, PointCloud
 
-EXACT = 0.15  # share of the clips that keep their exact geometry
-_DENSE = 0.6  # share of the others whose depth is of the DUSt3R-like kind
+EXACT = 0.25  # share of the clips that keep their exact geometry
+_DENSE = 0.5  # share of the others whose depth is of the DUSt3R-like kind
+_TRIANGULATED = 0.25  # errors of a plane sweep's depth, where it has any, as a share of those of the other kind
 
 
 def imperfect_clip(clip: Clip, rng: np.random.Generator) -> Clip:
@@ -37,13 +38,14 @@ def imperfect_clip(clip: Clip, rng: np.random.Generator) -> Clip:
     frames = _exposed(clip.frames, rng)
     if rng.random() < EXACT:
         return replace(clip, frames=frames)
-    amount = float(rng.uniform(0.2, 1.0))
+    amount, dense = float(rng.uniform(0.2, 1.0)), bool(rng.random() < _DENSE)
     cameras = _shaken(clip.cameras, rng, amount)
-    ratio = torch.stack([_distortion(tuple(clip.depth.shape[1:]), rng, amount) for _ in clip.depth])
+    wrong = amount if dense else _TRIANGULATED * amount
+    ratio = torch.stack([_distortion(tuple(clip.depth.shape[1:]), rng, wrong) for _ in clip.depth])
     ends = clip.cameras[[0, len(clip.cameras) - 1]]
     cloud = _moved(clip.cloud, clip.depth, ends, ratio)
     depth = clip.depth * ratio
-    if rng.random() < _DENSE:
+    if dense:
         depth, confidence = _dense(depth, clip.confidence, rng, amount)
     else:
         depth, confidence = _sparse(depth, clip.confidence, clip.images[[0, -1]], rng)

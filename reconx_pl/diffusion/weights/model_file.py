@@ -1,4 +1,7 @@
-"""A whole model in one file: safetensors with a header that says which network it is and how it generates."""
+"""A whole model in one file: safetensors with a header that says which network it is and how it generates.
+
+Models that come with the package have this form, and are found by name (``files.weights.SHIPPED``).
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from reconx_pl.diffusion.weights.releases import ReleaseName, release_config, re
 from reconx_pl.diffusion.weights.writing import PRECISIONS, Precision, write_safetensors
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
 from reconx_pl.files.checksums import SUMS, file_sha256, write_sums
-from reconx_pl.files.weights import FOLDER_FILE
+from reconx_pl.files.weights import FOLDER_FILE, shipped
 
 if TYPE_CHECKING:
     from reconx_pl.diffusion.model import ReconXDiffusion
@@ -39,7 +39,7 @@ def load_pretrained(
     place: str | Path, revision: str | None = None, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> ReconXDiffusion:
     """See ``ReconXDiffusion.from_pretrained``."""
-    file = Path(place)
+    file = shipped(place)
     if is_model_file(file):
         return load_model_file(file, device, dtype)
     folder = file if file.is_dir() else hub_folder(str(place), revision)

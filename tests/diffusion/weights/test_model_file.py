@@ -17,6 +17,7 @@ from reconx_pl.diffusion.sampling.config import SamplingConfig
 from reconx_pl.diffusion.weights.generation import ClipDefaults, GenerationDefaults
 from reconx_pl.diffusion.weights.model_file import is_model_file, load_model_file, write_model_file
 from reconx_pl.errors import BadWeightsError, MissingWeightsError
+from reconx_pl.files import weights as weight_files
 from reconx_pl.files.weights import read_tensors
 from reconx_pl.training.models import find_model
 
@@ -54,6 +55,18 @@ def test_it_is_found_by_its_path_with_its_settings(file: Path) -> None:
     assert found.identity(found.sampling).startswith("weights ") and not found.follows_cameras
     pipeline = found.load()
     assert pipeline.config == HOW.sampling and not pipeline.network.training
+
+
+def test_a_shipped_model_is_found_by_its_name_but_a_path_of_that_name_comes_first(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weight_files, "SHIPPED", {"small": file})
+    assert find_model("small").weights == file
+    assert ReconXDiffusion.from_pretrained("small").structure_encoder is not None
+    assert read_tensors("small").keys() == read_tensors(file).keys(), "a stage starts from it: model.init_from"
+    tiny(4, seed=4, structure=False).save_pretrained(tmp_path / "small")
+    assert ReconXDiffusion.from_pretrained("small").structure_encoder is None
 
 
 @pytest.mark.parametrize(

@@ -150,10 +150,9 @@ def test_five_lines_of_python(two: Room, tmp_path: Path, monkeypatch: pytest.Mon
 # --- what is missing, with the commands that mend it
 
 
-def test_without_a_model_it_names_the_two_ways_to_one(two: Room, tmp_path: Path) -> None:
-    said = refused(*two.files, "-o", tmp_path / "scene")
-    assert "python train.py fit -c configs/stage2.yaml" in said and "reconx weights fetch" in said
-    assert "--no-diffusion" in said and not (tmp_path / "scene").exists()
+def test_without_a_model_the_one_that_comes_along_is_named(two: Room, tmp_path: Path) -> None:
+    said = refused(*two.files, "-o", tmp_path / "scene", "--model", "null")
+    assert "--model reconx-mini comes with the package" in said and not (tmp_path / "scene").exists()
 
 
 def test_without_weights_of_dust3r_nothing_else_is_taken_unasked(two: Room, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from reconx_pl.data.shards.caches import GuidanceInputs, cache_name
 from reconx_pl.diffusion.conditioning.render_config import RenderConfig
 from reconx_pl.diffusion.confirmed import confirmed_pixels
-from reconx_pl.diffusion.splat_renders import ShortFits, splat_renders, splats_fingerprint
+from reconx_pl.diffusion.splat_renders import ShortFits, seen_by, splat_renders, splats_fingerprint
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import resize_cameras, unproject
 from reconx_pl.geometry.rendering.cloud_view import view_cloud
@@ -56,8 +56,9 @@ def clip_renders(
     if "splats" in config.sources:
         assert views is not None
         gaussians = (fits or ShortFits()).of(views, clip.cloud, config.splat_steps)
-        splats = splat_renders(gaussians, cameras)
-        sure = confirmed_pixels(gaussians, cameras, views)[None] if confirmed else None
+        seen = seen_by(cameras, gaussians)
+        splats = splat_renders(seen)
+        sure = confirmed_pixels(seen, cameras, views, gaussians)[None] if confirmed else None
     made = [_source(source, views, clip.cloud, cameras, config, clip.key, splats) for source in config.sources]
     return replace(_stacked([[render for renders in made for render in renders]]), confirmed=sure)
 

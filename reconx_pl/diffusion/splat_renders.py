@@ -16,6 +16,7 @@ from reconx_pl.geometry.rendering.views import DepthViews
 from reconx_pl.splatting.fit import FitConfig, fit
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.splatting.points import PointsConfig, points_from_maps
+from reconx_pl.splatting.renderers.base import RenderOutput
 from reconx_pl.splatting.renderers.choose import default_renderer
 from reconx_pl.types import Cameras, Gaussians, PointCloud, Tensors
 
@@ -63,17 +64,22 @@ class ShortFits:
         return self._kept[1]
 
 
-def splat_renders(gaussians: Gaussians, cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """Colour [T, 3, H, W] in [0, 1] and coverage [T, H, W] of Gaussians (``ShortFits``) in T cameras.
-
-    Where a pixel is covered by half or more, its colour is the render's: the fit made it right against black. Below,
-    it is brightened as if it were covered by half.
+def seen_by(cameras: Cameras, gaussians: Gaussians) -> RenderOutput:
+    """What T cameras see of Gaussians (``ShortFits``), against black, without gradients.
 
     Raises:
         BackendUnavailableError: no renderer can run on the device.
     """
     with torch.inference_mode(False), torch.no_grad():
-        seen = default_renderer(gaussians.means.device).render(gaussians, cameras.copied())
+        return default_renderer(gaussians.means.device).render(gaussians, cameras.copied())
+
+
+def splat_renders(seen: RenderOutput) -> tuple[Tensor, Tensor]:
+    """Colour [T, 3, H, W] in [0, 1] and coverage [T, H, W] of what was rendered (``seen_by``).
+
+    Where a pixel is covered by half or more, its colour is the render's: the fit made it right against black. Below,
+    it is brightened as if it were covered by half.
+    """
     coverage = seen.alpha.clamp(0, 1)
     share = (coverage / COVERED).clamp(SEEN, 1)
     return (seen.color / share[:, None]).clamp(0, 1), coverage

@@ -20,7 +20,7 @@ from reconx_pl.diffusion.cached_inputs import cached_inputs
 from reconx_pl.diffusion.conditioning.image_tokens import ClipImageTokens, ClipVisionEncoder
 from reconx_pl.diffusion.conditioning.render_config import RenderConfig
 from reconx_pl.diffusion.render_sources import depth_views, known_views
-from reconx_pl.diffusion.splat_renders import ShortFits, splat_renders, splats_fingerprint
+from reconx_pl.diffusion.splat_renders import ShortFits, seen_by, splat_renders, splats_fingerprint
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.configs import read_config
 from reconx_pl.files.ranks import process_place
@@ -92,7 +92,7 @@ class SplatsPrecomputer:
         """
         views = known_views(depth_views(clip), self.config, clip.key).to(self.device)
         fitted = ShortFits().of(views, clip.cloud, self.config.splat_steps)
-        color, coverage = splat_renders(fitted, clip.cameras.to(self.device))
+        color, coverage = splat_renders(seen_by(clip.cameras.to(self.device), fitted))
         values = to_bytes(torch.cat([color, coverage[:, None]], dim=1).cpu())
         return {self.names[0]: encode_splats(values, f"clip {clip.key}: {self.names[0]}")}
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.diffusion.confirmed import confirmed_pixels
+from reconx_pl.diffusion.splat_renders import seen_by
 from reconx_pl.geometry.rendering.views import DepthViews
 from reconx_pl.splatting.renderers.choose import default_renderer
 from reconx_pl.types import Cameras, Gaussians
@@ -43,8 +44,9 @@ def views() -> DepthViews:
     return DepthViews(images, torch.full((2, SIDE, SIDE), DISTANCE), ends)
 
 
-def confirmed(views: DepthViews) -> Tensor:
-    return confirmed_pixels(wall(), cameras(), views)
+def confirmed(views: DepthViews, scene: Gaussians | None = None, path: Cameras | None = None) -> Tensor:
+    scene, path = scene or wall(), path or cameras()
+    return confirmed_pixels(seen_by(path, scene), path, views, scene)
 
 
 def test_what_a_photograph_shows_in_this_colour_is_confirmed(views: DepthViews) -> None:
@@ -53,7 +55,7 @@ def test_what_a_photograph_shows_in_this_colour_is_confirmed(views: DepthViews) 
 
 def test_what_no_photograph_shows_is_not(views: DepthViews) -> None:
     aside = cameras(8)[[7]]  # 28 pixels from the first, 20 from the last
-    seen = confirmed_pixels(wall(), aside, views)[0]
+    seen = confirmed(views, path=aside)[0]
     assert seen[:, :11].all() and not seen[:, 13:].any()
 
 
@@ -79,5 +81,5 @@ def test_a_photograph_from_which_something_hides_the_point_says_nothing(views: D
     )
     other = replace(views, images=torch.stack([views.images[0], views.images[1] + 0.3]))
     middle = (0, slice(12, 20), slice(12, 20))
-    assert confirmed_pixels(hidden, cameras(), other)[middle].all()
-    assert not confirmed_pixels(bare, cameras(), other)[middle].any()
+    assert confirmed(other, hidden)[middle].all()
+    assert not confirmed(other, bare)[middle].any()

@@ -211,7 +211,7 @@ def test_what_the_photographs_confirm_stays_as_rendered(
     monkeypatch.setattr(
         render_sources,
         "confirmed_pixels",
-        lambda gaussians, cameras, views: torch.full((FRAMES, SIDE, SIDE), sure),
+        lambda *given: torch.full((FRAMES, SIDE, SIDE), sure),
     )
     network = network_of(both, trained=True)
     rendered = ConditionAlone(both, FACTOR).generate(clip, torch.Generator())

@@ -247,7 +247,7 @@ def test_a_covered_pixel_has_the_colour_that_was_fitted(clips: list[Clip]) -> No
     """Divided by its opacity it would be too bright: the fit made it right against black."""
     fitted = module.ShortFits().of(depth_views(clips[0]).known(), None, 2)
     thin = replace(fitted, opacity_logits=fitted.opacity_logits - 1.0)
-    color, coverage = module.splat_renders(thin, clips[0].cameras)
+    color, coverage = module.splat_renders(module.seen_by(clips[0].cameras, thin))
     covered = coverage >= 0.5
     assert bool((coverage[covered] < 0.9).any())
     seen = module.default_renderer(coverage.device).render(thin, clips[0].cameras).color.clamp(0, 1)

@@ -26,12 +26,12 @@ from reconx_pl.evaluation.ablation import Ablation
 from reconx_pl.evaluation.entry_views import EntryViews, LazyViews
 from reconx_pl.evaluation.runner import evaluate_scenes, evaluate_views
 from reconx_pl.evaluation.settings import EvaluationConfig
+from reconx_pl.files.weights import MINI
 from reconx_pl.geometry.estimators.plane_sweep_estimator import PlaneSweepEstimator
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.losses import LossWeights
 from reconx_pl.types import Clip
 
-MODEL = "reconx-mini"
 METHODS = {
     "reconx": "Gaussians of generated frames",
     "two_views": "Gaussians of the two views",
@@ -171,7 +171,7 @@ def lines(records: list[Mapping[str, Any]]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", default=MODEL, help="what --model of evaluate.py takes")
+    parser.add_argument("--model", default=MINI, help="what --model of evaluate.py takes")
     parser.add_argument("--first_seed", type=int)
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--gap", type=float, default=3.0)

@@ -19,6 +19,7 @@ from reconx_pl.devices import chosen_device
 from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.atomic import atomic_write
+from reconx_pl.files.weights import MINI
 from reconx_pl.geometry.default_estimator import GeometryName, named_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.reconstruction.files import REPORT
@@ -31,7 +32,6 @@ from reconx_pl.renamed import renamed
 log = logging.getLogger(__name__)
 SETTINGS = "settings.yaml"  # in the folder of results: what --resume goes on with
 SUMMARY = "Turn photographs into a scene of Gaussians; give it again to go on after an interruption."
-MINI = "reconx-mini"
 
 
 def reconstruct_parser() -> ArgumentParser:

@@ -21,7 +21,8 @@ from reconx_pl.errors import BadWeightsError, MissingWeightsError
 from reconx_pl.renamed import first_class_name, renamed_tensor
 
 ASSETS = Path(__file__).parents[1] / "assets"
-SHIPPED = {"reconx-mini": ASSETS / "reconx-mini.safetensors"}  # models that come with the package
+MINI = "reconx-mini"
+SHIPPED = {MINI: ASSETS / f"{MINI}.safetensors"}  # models that come with the package
 FOLDER_FILE = "model.safetensors"  # the weights in a folder that ``reconx weights convert`` wrote
 DEEPSPEED_PREFIX = "_forward_module."
 #: Part of every fingerprint. Raise it when code changes what a part of the same weights gives.

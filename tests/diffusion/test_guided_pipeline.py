@@ -220,6 +220,13 @@ def test_what_the_photographs_confirm_stays_as_rendered(
     assert error < 1e-5 if sure else error > 0.01
 
 
+@pytest.mark.parametrize(("floor", "kept"), [(1e3, True), (0.0, False)])
+def test_a_floor_above_every_residual_leaves_the_renders(clip: Clip, floor: float, kept: bool) -> None:
+    rendered = ConditionAlone(RESIDUAL, FACTOR).generate(clip, torch.Generator())
+    frames = pipeline(network_of(RESIDUAL, trained=True), residual_floor=floor, **EXACT).generate(clip)
+    assert ((frames - rendered).abs().max() < 1e-5) == kept
+
+
 @pytest.mark.parametrize(("call", "error", "words"), REFUSED.values(), ids=REFUSED)
 def test_refusals(clip: Clip, call: Callable[[Clip], Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):

@@ -7,9 +7,11 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 STAMP := $(VENV)/.installed
-PHOTOS ?= data/photographs/banana
+BANANA := data/photographs/banana
+PHOTOS ?= $(BANANA)
 SCENE ?=
-# Where the report goes; a real scene gets a folder of its own.
+# Where reports go; other photographs and real scenes get a folder of their own.
+MADE_OF_PHOTOS := report-photographs$(if $(filter-out $(BANANA),$(PHOTOS)),-$(notdir $(abspath $(PHOTOS))))
 OUT ?= report$(if $(SCENE),-$(notdir $(abspath $(SCENE))))
 # Spinning threads beside busy neighbours are far slower than passive ones.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -31,10 +33,10 @@ $(STAMP): setup.cfg pyproject.toml
 
 demo: $(STAMP) ## photographs -> scene; a fine-tune, killed and resumed; scores -> report/index.html (SCENE=folder: a real scene)
 	$(BIN)/reconx weights fetch lpips
-	$(BIN)/reconx reconstruct $(PHOTOS) -o $(OUT)-photographs --config configs/demo/reconstruct.yaml
+	$(BIN)/reconx reconstruct '$(PHOTOS)' -o '$(MADE_OF_PHOTOS)' --config configs/demo/reconstruct.yaml
 	$(MAKE) --no-print-directory runs/demo/stage2/weights.safetensors
 	$(BIN)/python evaluate.py --config configs/demo/evaluate.yaml $(if $(SCENE),--shards null --scene '$(SCENE)') --out $(OUT)
-	@echo "Open $(OUT)-photographs/report.html and $(OUT)/index.html"
+	@echo "Open $(MADE_OF_PHOTOS)/report.html and $(OUT)/index.html"
 
 # Every step goes on where it was stopped: packing by shard, training from its last checkpoint, evaluation by scene.
 runs/demo/.packed: | $(STAMP)

@@ -220,6 +220,15 @@ def test_what_the_photographs_confirm_stays_as_rendered(
     assert error < 1e-5 if sure else error > 0.01
 
 
+def test_the_short_fit_takes_the_steps_of_the_sampler(clip: Clip) -> None:
+    splats = replace(RESIDUAL, sources=("splats",), splat_steps=1)
+    trained_longer = network_of(replace(splats, splat_steps=9), trained=True)
+    frames = pipeline(trained_longer, splat_steps=1, **EXACT).generate(clip)
+    expected = pipeline(network_of(splats, trained=True), **EXACT).generate(clip)
+    assert torch.equal(frames, expected)
+    assert not torch.equal(frames, pipeline(trained_longer, **EXACT).generate(clip))
+
+
 @pytest.mark.parametrize(("floor", "kept"), [(1e3, True), (0.0, False)])
 def test_a_floor_above_every_residual_leaves_the_renders(clip: Clip, floor: float, kept: bool) -> None:
     rendered = ConditionAlone(RESIDUAL, FACTOR).generate(clip, torch.Generator())

@@ -32,6 +32,7 @@ class SamplingConfig:
             (``kept_renders``). 0 adds all of it.
         keep_confirmed: of such a network whose renders are of splats: what the photographs confirm stays as rendered
             (``confirmed_pixels``). Renders that a cache holds tell nothing of this, and are not kept.
+        splat_steps: of the short fit of the photographs, in place of those in training (``RenderConfig.splat_steps``).
         precision: "bf16" runs the model in bfloat16 autocast; latents and sampler stay float32. "auto" does so where it
             is faster (``devices.faster_precision``).
         offload: keep the encoders, the U-Net and the decoder on the CPU and bring each to the device only while it
@@ -51,6 +52,7 @@ class SamplingConfig:
     render: bool = True
     residual_floor: float = 0.0
     keep_confirmed: bool = False
+    splat_steps: int | None = None
     precision: Literal["32", "bf16", "auto"] = "32"
     offload: bool = False
 
@@ -59,4 +61,6 @@ class SamplingConfig:
             raise ConfigurationError(f"sampling.num_inference_steps must be at least 1, got {self.num_inference_steps}")
         if not self.residual_floor >= 0:
             raise ConfigurationError(f"sampling.residual_floor is 0 or more, got {self.residual_floor:g}")
+        if self.splat_steps is not None and self.splat_steps < 1:
+            raise ConfigurationError(f"sampling.splat_steps is at least 1, got {self.splat_steps}")
         check_sampler(self.sampler, self.eta, self.last_step)

@@ -48,3 +48,5 @@ def test_what_is_confirmed_all_around_stays_as_rendered() -> None:
 def test_a_floor_below_zero_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="residual_floor"):
         SamplingConfig(residual_floor=-0.1)
+    with pytest.raises(ConfigurationError, match="splat_steps is at least 1"):
+        SamplingConfig(splat_steps=0)

@@ -17,7 +17,7 @@ def main() -> None:
 
         train(rest, "reconx train")
     elif name == "evaluate":
-        from reconx_pl.cli.main import evaluate_main
+        from reconx_pl.cli.evaluate_command import evaluate_main
 
         evaluate_main(rest, "reconx evaluate")
     else:

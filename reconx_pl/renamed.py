@@ -62,7 +62,10 @@ _MOVED = {
     ("training", "cli"): "cli:train",
     ("training", "training.callbacks"): "callbacks guards observe preemption profile safe_logger saved_config "
     "tolerance",
-    ("training", "training.checkpointing"): "checkpoint_writing checkpoints:network_weights consolidate resume "
+    (
+        "training",
+        "training.checkpointing",
+    ): "checkpoint_writing:checkpoint_places checkpoints:network_weights consolidate resume "
     "safe_checkpoint sharded_checkpoint",
     ("training", "training.plan"): "peaks plan plan_text step_flops step_memory twin:meta_model",
 }
@@ -90,6 +93,7 @@ CLASSES = {
     "evaluation.benchmark_views.BenchmarkViews": "evaluation.entry_views.EntryViews",
     "evaluation.captures.CaptureConfig": "evaluation.posed_scenes.PosedSceneConfig",
     "evaluation.flight.Flight": "visualization.flythrough.Flythrough",
+    "evaluation.metrics.SceneMetrics": "metrics.scene_means.SceneMetrics",
     "evaluation.painter.HeldOutViews": "evaluation.task.HeldOutViews",
     "evaluation.painter.LazyScene": "evaluation.task.LazyScene",
     "evaluation.painter.NoPainter": "reconstruction.view_generator.NoViewGenerator",
@@ -97,6 +101,7 @@ CLASSES = {
     "evaluation.tally.Tally": "evaluation.summary.RunSummary",
     "geometry.alignment.options.KnownViews": "geometry.alignment.options.FixedViews",
     "geometry.point_maps.CloudView": "geometry.rendering.cloud_view.CloudView",
+    "metrics.image.SceneMetrics": "metrics.scene_means.SceneMetrics",
     "reconstruction.frames.FitInput": "reconstruction.scene_builder.FitInput",
     "reconstruction.painting.PainterSource": "reconstruction.view_generator.ViewGeneratorSource",
     "reconstruction.settings.PaintingConfig": "reconstruction.settings.GenerationConfig",

@@ -12,7 +12,8 @@ from command_parsers import ROOT, fit_config, train_parser
 from jsonargparse import Namespace
 
 from benchmarks.procedural_v1 import ARMS, RECIPES, SETS, TRAIN_SEED, VAL_CLIPS, VAL_SEED
-from reconx_pl.cli.main import build_evaluate_parser, build_parser
+from reconx_pl.cli.evaluate_command import build_evaluate_parser
+from reconx_pl.cli.main import build_parser
 from reconx_pl.diffusion.conditioning.render_config import RenderConfig
 from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.sampling.extrapolation import ExtrapolationConfig

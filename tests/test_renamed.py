@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 
 from reconx_pl import renamed as table
 from reconx_pl.cli.arguments import renamed_arguments, renamed_command
-from reconx_pl.cli.main import build_evaluate_parser, build_parser, evaluate_main, main
+from reconx_pl.cli.evaluate_command import build_evaluate_parser, evaluate_main
+from reconx_pl.cli.main import build_parser, main
 from reconx_pl.diffusion.weights.building import build_network
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.weights import read_tensors

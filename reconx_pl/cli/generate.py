@@ -8,6 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from reconx_pl.cli.arguments import ArgumentParser
+from reconx_pl.cli.command import Command
 from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.cli.reconstruct import add_chain_options, config_of, named_view_generator, take_path
 from reconx_pl.data.formats.camera_path_file import write_camera_path
@@ -73,3 +74,6 @@ def run_generate(parser: ArgumentParser, chosen: Namespace) -> Path:
     write_camera_path(sequence.cameras[: sequence.way], fps, out.with_name(out.stem + CAMERAS))
     console.print(f"{out}: {'; '.join(generation.notes)}", highlight=False, markup=False)
     return out
+
+
+COMMANDS = {"generate": Command(generate_parser, run_generate)}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from reconx_pl.cli.arguments import ArgumentParser
+from reconx_pl.cli.command import command_of, group_of, summary
 from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.errors import BadDataError, ReconXError
 from reconx_pl.evaluation.missing import unfinished
@@ -122,30 +124,18 @@ def report_missing(out: Path, results: Record, allowed: int) -> None:
         console.print(f"allowed: {unfinished(results)}", highlight=False, soft_wrap=True)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "list": list_protocols,
-    "show": show,
-    "fetch": fetch,
-    "check": check,
-    "gather": gather,
-}
-
-
-def add_actions(parser: ArgumentParser) -> None:
-    """Give the parser of ``reconx protocols`` its actions."""
-    actions = parser.add_subcommands(dest="action")
-    for name, function in COMMANDS.items():
-        command = ArgumentParser(description=(function.__doc__ or "").splitlines()[0])
-        if name in ("show", "check"):
-            command.add_argument("name", help="of a protocol, or a protocol file")
-        elif name == "fetch":
-            command.add_argument("name", nargs="?", help="of a protocol; without it the indices of all")
-        elif name == "gather":
-            command.add_argument("out", type=Path, help="folder of an evaluation, --out of evaluate.py --protocol")
-        if name == "check":
-            command.add_argument("--read", action="store_true", help="read every scene, too, and count its frames")
-        command.add_function_arguments(function, skip={"name", "out", "read"})
-        actions.add_subcommand(name, command, help=command.description)
+def _parser_of(function: Callable[..., None]) -> ArgumentParser:
+    parser = ArgumentParser(description=summary(function))
+    if function in (show, check):
+        parser.add_argument("name", help="of a protocol, or a protocol file")
+    elif function is fetch:
+        parser.add_argument("name", nargs="?", help="of a protocol; without it the indices of all")
+    elif function is gather:
+        parser.add_argument("out", type=Path, help="folder of an evaluation, --out of evaluate.py --protocol")
+    if function is check:
+        parser.add_argument("--read", action="store_true", help="read every scene, too, and count its frames")
+    parser.add_function_arguments(function, skip={"name", "out", "read"})
+    return parser
 
 
 def _size(protocol: Protocol) -> str:
@@ -162,3 +152,16 @@ def _views(protocol: Protocol) -> str:
     if rule.choose_first == "targets":
         return f"targets {targets} of the frames, {rule.contexts} contexts evenly among the others"
     return f"{rule.contexts} contexts evenly among the frames, targets {targets} of the others"
+
+
+FUNCTIONS: dict[str, Callable[..., None]] = {
+    "list": list_protocols,
+    "show": show,
+    "fetch": fetch,
+    "check": check,
+    "gather": gather,
+}
+ACTIONS = {name: command_of(function, partial(_parser_of, function)) for name, function in FUNCTIONS.items()}
+COMMANDS = {
+    "protocols": group_of("Published protocols: list and show them, fetch their indices, check their data.", ACTIONS)
+}

@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import Namespace
 
 from reconx_pl.cli.arguments import ArgumentParser
+from reconx_pl.cli.command import Command
 from reconx_pl.cli.config_option import ConfigOption
 from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.cli.model_weights import provide_model
@@ -208,3 +209,6 @@ def _keep(parser: ArgumentParser, chosen: Namespace, out: Path) -> None:
         content.pop(name, None)
     with storage(out), atomic_write(out / SETTINGS) as partial:
         partial.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+COMMANDS = {"reconstruct": Command(reconstruct_parser, run_reconstruct)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from reconx_pl.cli.arguments import ArgumentParser
+from reconx_pl.cli.command import add_arguments, command_of, summary
 from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.atomic import refuse_existing
@@ -150,12 +151,10 @@ def view(
             console.print("stopped")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "export": export,
-    "export-cameras": export_cameras,
-    "render": render,
-    "view": view,
-}
+def _render_parser() -> ArgumentParser:
+    parser = ArgumentParser(description=summary(render))
+    add_arguments(parser, render, only_first_by_place=True)
+    return parser
 
 
 def _cloud(gaussians: Gaussians) -> PointCloud:
@@ -185,3 +184,11 @@ def _flown(cameras: Cameras, gaussians: Gaussians, path: str, frames: int, width
     if width is not None:
         cameras = resize_cameras(cameras, round(cameras.height * width / cameras.width), width)
     return cameras
+
+
+COMMANDS = {
+    "export": command_of(export),
+    "export-cameras": command_of(export_cameras),
+    "render": command_of(render, _render_parser),
+    "view": command_of(view),
+}

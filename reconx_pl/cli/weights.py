@@ -3,15 +3,56 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from rich.progress import DownloadColumn
 
+from reconx_pl.cli.arguments import ArgumentParser
+from reconx_pl.cli.command import command_of, group_of, summary
 from reconx_pl.cli.console import console, progress_bar
 from reconx_pl.cli.doctor.command import doctor
+from reconx_pl.diffusion.weights.pretrained import convert
+from reconx_pl.diffusion.weights.releases import ReleaseName
 from reconx_pl.diffusion.weights.writing import Precision
 from reconx_pl.errors import BadWeightsError, ConfigurationError
+
+
+def fetch(
+    name: Literal["lpips", "dust3r-512-dpt", ReleaseName],
+    folder: Path | None = None,
+    sha256: str | None = None,
+    revision: str = "main",
+) -> None:
+    """Fetch pretrained weights, checksums verified; an interrupted download goes on.
+
+    Args:
+        name: lpips: the VGG16 and AlexNet backbones of the perceptual distance; dust3r-512-dpt: DUSt3R, 2.3 GB,
+            non-commercial (CC BY-NC-SA 4.0), from the Hugging Face hub; the others: checkpoints of the base model,
+            10.4 GB each, from there too.
+        folder: where to write; None is "weights" for checkpoints, and for lpips takes those that
+            RECONX_LPIPS_WEIGHTS or a cache has, and fetches what is missing.
+        sha256: expected checksum of a checkpoint; None takes the one that the hub states.
+        revision: of a checkpoint's repository: branch, tag or commit.
+    """
+    if name != "lpips":
+        from reconx_pl.diffusion.weights.releases import DUST3R_RELEASES, release_of
+        from reconx_pl.pretrained.fetch import fetch_release
+
+        release = DUST3R_RELEASES[name] if name in DUST3R_RELEASES else release_of(name)
+        if release.notice:
+            console.print(release.notice)
+        path = fetch_release(release, folder or Path("weights"), sha256, revision)
+        console.print(f"{name}: {path}")
+        return
+    from reconx_pl.metrics.lpips_weights import Net, fetch_backbone, provide_backbone
+
+    if sha256 is not None or revision != "main":
+        raise ConfigurationError("lpips has checksums of its own and no revisions: leave out --sha256 and --revision")
+    nets: tuple[Net, ...] = ("vgg", "alex")
+    for net in nets:
+        path = provide_backbone(net) if folder is None else fetch_backbone(net, folder)
+        console.print(f"{name} {net}: {path}")
 
 
 def list_weights(folder: Path = Path("weights")) -> None:
@@ -116,10 +157,50 @@ def export(model: str, out: Path, dtype: Precision = "16") -> None:
     console.print(f"{out}: {out.stat().st_size / 1e6:.3g} MB, SHA-256 {digest}", highlight=False, soft_wrap=True)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"doctor": doctor}
-WEIGHTS_COMMANDS: dict[str, Callable[..., None]] = {
-    "list": list_weights,
-    "verify": verify,
-    "push": push,
-    "export": export,
+def consolidate(checkpoint: Path, out: Path, ema: bool = False) -> None:
+    """Write the network's weights out of a checkpoint, sharded or not, into one .safetensors file.
+
+    Args:
+        checkpoint: folder that sharded training wrote, or a .ckpt file.
+        out: the file; a stage's init_from, and what evaluate.py reads.
+        ema: the moving averages in the place of the weights that they belong to.
+    """
+    from reconx_pl.training.checkpointing.consolidate import consolidate as write
+
+    write(checkpoint, out, ema)
+    console.print(f"{out}: weights of {checkpoint}{', averaged' if ema else ''}")
+
+
+def _verify_parser() -> ArgumentParser:
+    parser = ArgumentParser(description=summary(verify))
+    parser.add_argument("weights", nargs="*", help="names of the list, files or converted folders; none: all")
+    parser.add_function_arguments(verify, skip={"weights"})
+    return parser
+
+
+def _fetch_parser() -> ArgumentParser:
+    parser = ArgumentParser(description=summary(fetch))
+    parser.add_function_arguments(fetch, as_positional=True)
+    return parser
+
+
+def _convert_parser() -> ArgumentParser:
+    parser = ArgumentParser(description=summary(convert))
+    parser.add_function_arguments(convert, as_positional=True, skip={"release"})
+    parser.add_argument("--release", type=ReleaseName, required=True, help="which release the checkpoint is")
+    return parser
+
+
+ACTIONS = {
+    "fetch": command_of(fetch, _fetch_parser),
+    "convert": command_of(convert, _convert_parser),
+    "list": command_of(list_weights),
+    "verify": command_of(verify, _verify_parser),
+    "push": command_of(push),
+    "export": command_of(export),
+}
+COMMANDS = {
+    "consolidate": command_of(consolidate),
+    "doctor": command_of(doctor),
+    "weights": group_of("Pretrained weights: list, fetch, convert, verify, publish them.", ACTIONS),
 }

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from reconx_pl.data.shards.caches import CachedInputs
 from reconx_pl.diffusion.batch_loss import RecordedDraws, batch_loss
@@ -24,6 +23,7 @@ from reconx_pl.diffusion.sampling.objective import DiffusionLoss
 from reconx_pl.diffusion.sampling.schedule import NoiseSchedule, ScheduleConfig
 from reconx_pl.diffusion.unet import UNet
 from reconx_pl.errors import ConfigurationError
+from reconx_pl.files.ranks import is_sharded
 from reconx_pl.types import ClipBatch, ClipRenders
 
 
@@ -340,7 +340,7 @@ class ReconXDiffusion(nn.Module):
         Returns:
             (x [B, C, T, h, w], t [B]) -> prediction [B, C, T, h, w].
         """
-        if isinstance(next(self.unet.parameters()), DTensor):
+        if is_sharded(next(self.unet.parameters())):
             return lambda x, t: self(x, t, conditions)  # sharded weights come together in the forward pass alone
         structure, keep = conditions.structure_tokens, conditions.structure_keep
         if structure is not None and keep is not None:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,9 +23,11 @@ from reconx_pl.evaluation.scene_result import PARTS, SceneResult, Scores
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.task import HeldOutViews
 from reconx_pl.files.json_files import Record, read_json
-from reconx_pl.metrics.image import SceneMetrics
 from reconx_pl.types import AlignmentQuality, Clip
 from reconx_pl.version import __version__
+
+if TYPE_CHECKING:
+    from reconx_pl.metrics.scene_means import SceneMetrics
 
 LAYOUT = 2  # of a record; one of another layout is not taken for finished, and is read by the report alone
 RESULT, ERROR, SUMMARY = "result.json", "error.json", "results.json"
@@ -202,6 +204,8 @@ def fill(metrics: Mapping[tuple[str, str], SceneMetrics], record: Record) -> Non
 
 def make_metrics(names: Sequence[str], **kwargs: Any) -> dict[tuple[str, str], SceneMetrics]:
     """One ``SceneMetrics`` for each group of targets and each method; the same ones on every rank."""
+    from reconx_pl.metrics.scene_means import SceneMetrics  # torchmetrics takes longer to import than torch
+
     return {(group, method): SceneMetrics(names, **kwargs) for group in GROUPS for method in METHODS}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch.distributed as dist
+from torch import Tensor, nn
 
 from reconx_pl.errors import ConfigurationError, OtherRankError
 
@@ -34,6 +35,24 @@ def all_or_none() -> Iterator[None]:
             raise OtherRankError(found)
     if failure is not None:
         raise failure
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is spread over the ranks of a process group."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return False
+    from torch.distributed.tensor import DTensor  # takes half as long to import as torch
+
+    return isinstance(tensor, DTensor)
+
+
+def built_class(module: nn.Module) -> type:
+    """The class that a module was built with: a sharded one has a class of its own over it, made on the spot."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return type(module)
+    from torch.distributed.fsdp import FSDPModule
+
+    return next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
 
 
 def process_place(

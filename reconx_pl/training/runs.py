@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -10,8 +11,9 @@ from jsonargparse import ArgumentParser
 from reconx_pl.errors import MissingWeightsError
 from reconx_pl.renamed import renamed
 from reconx_pl.training.checkpointing.network_weights import load_weights
-from reconx_pl.training.checkpointing.resume import newest_checkpoint
-from reconx_pl.training.module import ReconXModule
+
+if TYPE_CHECKING:
+    from reconx_pl.training.module import ReconXModule
 
 RUN_CONFIG = "config.yaml"  # what ``train.py`` writes into the folder of a run
 
@@ -25,6 +27,8 @@ def weights_of(run: Path, weights: Path | None = None) -> Path:
     exported = Path(weights) if weights else run / "weights.safetensors"
     if exported.exists():
         return exported
+    from reconx_pl.training.checkpointing.resume import newest_checkpoint  # brings Lightning along
+
     found = None if weights else newest_checkpoint(run / "checkpoints")
     if found is None:
         where = exported if weights else f"{exported} or in {run / 'checkpoints'}"
@@ -45,6 +49,8 @@ def load_run(run: Path, weights: Path | None = None) -> ReconXModule:
         MissingWeightsError: no such run, or it has no weights yet.
         BadWeightsError: weights that do not fit the run's model.
     """
+    from reconx_pl.training.module import ReconXModule  # brings Lightning along, which takes its time
+
     run = Path(run)
     config = run / RUN_CONFIG
     if not config.is_file():

@@ -18,7 +18,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from reconx_pl.cli import evaluate
-from reconx_pl.cli.main import evaluate_main, main
+from reconx_pl.cli.evaluate_command import evaluate_main
+from reconx_pl.cli.main import main
 from reconx_pl.data.procedural import procedural_views
 from reconx_pl.data.shards.manifest import Manifest
 from reconx_pl.data.shards.stream import read_clips

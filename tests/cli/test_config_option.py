@@ -9,7 +9,8 @@ import pytest
 from command_parsers import train_parser
 
 from reconx_pl.__main__ import main as reconx
-from reconx_pl.cli.main import build_evaluate_parser, build_parser
+from reconx_pl.cli.evaluate_command import build_evaluate_parser
+from reconx_pl.cli.main import build_parser
 from reconx_pl.cli.train import main as train
 from reconx_pl.errors import ConfigurationError
 

@@ -19,7 +19,8 @@ from golden_kits import REPOSITORY
 from jsonargparse import ArgumentParser
 from tiny_run import tiny_config
 
-from reconx_pl.cli.main import evaluate_main, main
+from reconx_pl.cli.evaluate_command import evaluate_main
+from reconx_pl.cli.main import main
 from reconx_pl.data.procedural import write_procedural
 from reconx_pl.errors import BadDataError
 from reconx_pl.evaluation.protocols.run import ProtocolRun, process_of_run

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hub_stand_in import Hub, serve
 
-from reconx_pl.cli.main import evaluate_main
+from reconx_pl.cli.evaluate_command import evaluate_main
 from reconx_pl.cli.model_weights import provide_model
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
 from reconx_pl.pretrained import fetch
@@ -113,7 +113,7 @@ def test_several_processes_do_not_fetch_into_one_file(hub: Hub, monkeypatch: pyt
 
 def test_evaluations_fetch_too(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("reconx_pl.cli.main._evaluation", lambda protocol: record(asked))
+    monkeypatch.setattr("reconx_pl.cli.evaluate_command._evaluation", lambda protocol: record(asked))
     command = ["--model", NAME, "--shards", "shards", "--out", "report"]
     with pytest.raises(SystemExit, match=f"reconx weights fetch {NAME}"):
         evaluate_main(command)

@@ -17,7 +17,8 @@ from reconx_pl.errors import BadDataError, BadSceneError, ConfigurationError, Mi
 from reconx_pl.evaluation.records import scene_folder
 from reconx_pl.evaluation.runner import EvaluationConfig, evaluate_scene, evaluate_scenes
 from reconx_pl.evaluation.task import LazyScene
-from reconx_pl.metrics.image import MetricSuite, SceneMetrics
+from reconx_pl.metrics.image import MetricSuite
+from reconx_pl.metrics.scene_means import SceneMetrics
 from reconx_pl.reconstruction.view_generator import RecordedFrames
 from reconx_pl.splatting.io.ply import load_ply
 from reconx_pl.types import Clip

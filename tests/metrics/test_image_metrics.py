@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from reconx_pl.errors import BadSceneError, ConfigurationError, MissingWeightsError
-from reconx_pl.metrics.image import MetricSuite, SceneMetrics, psnr, ssim
+from reconx_pl.metrics.image import MetricSuite, psnr, ssim
 from reconx_pl.metrics.lpips_weights import FILE_NAMES, _shapes
+from reconx_pl.metrics.scene_means import SceneMetrics
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import pytest
 from command_parsers import ROOT, plan_parser, train_parser
 from jsonargparse import ArgumentParser
 
-from reconx_pl.cli.main import build_evaluate_parser, build_parser, names_protocol
+from reconx_pl.cli.evaluate_command import build_evaluate_parser, names_protocol
+from reconx_pl.cli.main import build_parser
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "data").glob("*.md"))]
 COMMAND = re.compile(

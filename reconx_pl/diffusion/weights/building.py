@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
 from reconx_pl.errors import BadWeightsError, ConfigurationError, ReconXError
+from reconx_pl.files.ranks import built_class
 from reconx_pl.renamed import renamed
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ def network_config(network: ReconXDiffusion) -> dict[str, Any]:
 
 
 def _path(module: nn.Module) -> str:
-    # a sharded module has a class of its own, made on the spot, over the one that it was built with
-    built = next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
+    built = built_class(module)
     return f"{built.__module__}.{built.__qualname__}"
 
 

@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reconx_pl.errors import BadWeightsError
-from reconx_pl.training.checkpointing.sharded_checkpoint import MODEL, read_file, read_table, read_tensors
 
 NETWORK, AVERAGE = "network.", "ema."  # names within ReconXModule
 
@@ -24,6 +23,8 @@ def checkpoint_weights(path: Path, average: bool = False) -> dict[str, Tensor]:
     Raises:
         MissingWeightsError, BadWeightsError: no complete checkpoint, a damaged one, or one without averages.
     """
+    from reconx_pl.training.checkpointing.sharded_checkpoint import MODEL, read_file, read_table, read_tensors
+
     path = Path(path)
     inside = path.is_dir()
     file = {} if inside else read_file(path).get("state_dict", {})

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from reconx_pl.diffusion.model import ReconXDiffusion
 from reconx_pl.diffusion.weights import Queries, load_state, read_network
 from reconx_pl.diffusion.weights.released import ReleasedState
+from reconx_pl.files.ranks import is_sharded
+from reconx_pl.training.checkpointing.checkpoint_places import is_folder
 from reconx_pl.training.checkpointing.consolidate import checkpoint_weights, write_weights
-from reconx_pl.training.checkpointing.sharded_checkpoint import is_folder
 from reconx_pl.training.stages import frozen_names
 
 
@@ -45,7 +45,7 @@ def own_weights(network: nn.Module) -> dict[str, Tensor]:
 def whole_tensors(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors with all their parts, gathered one by one: every rank has to take them all, in this order."""
     for name, tensor in state.items():
-        yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        yield name, tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def save_network(

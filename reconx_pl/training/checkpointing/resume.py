@@ -13,8 +13,8 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from reconx_pl.training.checkpointing.checkpoint_writing import give_up, partial_of
-from reconx_pl.training.checkpointing.sharded_checkpoint import is_complete, read_file, read_rest, read_whole
+from reconx_pl.training.checkpointing.checkpoint_places import give_up, is_complete, partial_of
+from reconx_pl.training.checkpointing.sharded_checkpoint import read_file, read_rest, read_whole
 
 log = logging.getLogger(__name__)
 STEP = re.compile(r"step=(\d+)")

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from reconx_pl.errors import CheckpointError
-from reconx_pl.training.checkpointing.checkpoint_writing import PARTIAL, remove
+from reconx_pl.training.checkpointing.checkpoint_places import PARTIAL, remove
 from reconx_pl.training.checkpointing.resume import checkpoint_folder, newest_checkpoint
 
 log = logging.getLogger(__name__)

@@ -10,11 +10,10 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
@@ -24,21 +23,21 @@ from torch.optim import Optimizer
 
 from reconx_pl.errors import BadWeightsError, MissingWeightsError
 from reconx_pl.files.ranks import all_or_none
-from reconx_pl.training.checkpointing.checkpoint_writing import PARTIAL, give_up, partial_of, remove
+from reconx_pl.training.checkpointing.checkpoint_places import (
+    PARTIAL,
+    REST,
+    TABLE,
+    give_up,
+    is_complete,
+    partial_of,
+    remove,
+)
+
+if TYPE_CHECKING:  # Lightning takes longer to import than torch
+    from lightning.pytorch import LightningModule
 
 MODEL, OPTIMIZER = "model/", "optimizer/"
-TABLE, REST = ".metadata", "meta.pt"
 Names = Mapping[Tensor, str]  # of the optimizer's parameters, in its order
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether a folder is a checkpoint that was written to its end."""
-    return (folder / TABLE).is_file() and (folder / REST).is_file()
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a path is a checkpoint of a sharded run, complete or not, and not a folder of another kind."""
-    return (path / TABLE).is_file() or (path / REST).is_file()
 
 
 def write_folder(path: Path, checkpoint: dict[str, Any], first: bool) -> None:

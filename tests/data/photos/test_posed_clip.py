@@ -15,7 +15,8 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from reconx_pl.cli.evaluate import evaluation_clips
-from reconx_pl.cli.main import build_evaluate_parser, main
+from reconx_pl.cli.evaluate_command import build_evaluate_parser
+from reconx_pl.cli.main import main
 from reconx_pl.data.formats import found_poses
 from reconx_pl.data.formats.images import read_upright
 from reconx_pl.data.formats.posed import read_points, read_posed

@@ -1,4 +1,4 @@
-"""What the writers of checkpoints share: where they write first, and errors that say what to do."""
+"""Where checkpoints lie and are written first, and errors of writing that say what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from pathlib import Path
 from reconx_pl.errors import CheckpointError
 
 PARTIAL = ".partial"
+TABLE, REST = ".metadata", "meta.pt"  # of a folder that sharded training wrote
 LITTLE = 2**20  # bytes; a disk with less is full
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder is a checkpoint that was written to its end."""
+    return (folder / TABLE).is_file() and (folder / REST).is_file()
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a checkpoint of a sharded run, complete or not, and not a folder of another kind."""
+    return (path / TABLE).is_file() or (path / REST).is_file()
 
 
 def partial_of(path: Path) -> Path:

@@ -10,8 +10,9 @@ import pytest
 from reconx_pl.cli.main import COMMANDS, command_named
 
 # Each takes at least half as long to import as torch, or is needed by a few of the things that a command can do.
-SLOW = {"lightning", "torchmetrics", "torchvision", "diffusers", "open_clip", "lpips", "viser", "tensorboard", "skimage"}
-SLOW |= {"pycolmap", "gsplat", "transformers", "torch._dynamo", "torch.distributed.tensor", "torch.distributed.fsdp"}
+SLOW = {"lightning", "torchmetrics", "torchvision", "diffusers", "open_clip", "transformers", "lpips", "skimage"}
+SLOW |= {"tensorboard", "viser", "gsplat", "pycolmap", "torch._dynamo"}
+SLOW |= {"torch.distributed.tensor", "torch.distributed.fsdp"}
 PROGRAM = """
 import contextlib, sys
 from reconx_pl.__main__ import main

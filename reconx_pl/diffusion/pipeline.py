@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -143,10 +142,16 @@ class SamplingPipeline:
                 "a model that is guided by renders takes no generation.orbit_frames: it follows any path of cameras, "
                 "--path orbit among them"
             )
-        if self.config.splat_steps is not None:
-            config = replace(config, splat_steps=self.config.splat_steps)
         clip.cameras.check(f"the path of clip {clip.key}")
-        renders = clip_renders(clip, config, self.device, views, self._fits, confirmed=self.config.keep_confirmed)
+        renders = clip_renders(
+            clip,
+            config,
+            self.device,
+            views,
+            self._fits,
+            confirmed=self.config.keep_confirmed,
+            fewest_steps=self.config.splat_steps,
+        )
         covered = float((renders.coverage >= COVERED).any(dim=1).float().mean())
         if covered < SEEN_WARNING:
             log.warning(

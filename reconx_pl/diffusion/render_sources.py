@@ -13,7 +13,7 @@ from torch.nn import functional
 from reconx_pl.data.shards.caches import GuidanceInputs, cache_name
 from reconx_pl.diffusion.conditioning.render_config import RenderConfig
 from reconx_pl.diffusion.confirmed import confirmed_pixels
-from reconx_pl.diffusion.splat_renders import ShortFits, seen_by, splat_renders, splats_fingerprint
+from reconx_pl.diffusion.splat_renders import ShortFits, fit_steps, seen_by, splat_renders, splats_fingerprint
 from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import resize_cameras, unproject
 from reconx_pl.geometry.rendering.cloud_view import view_cloud
@@ -35,6 +35,7 @@ def clip_renders(
     views: DepthViews | None = None,
     fits: ShortFits | None = None,
     confirmed: bool = False,
+    fewest_steps: int | None = None,
 ) -> ClipRenders:
     """Renders of one clip, B = 1.
 
@@ -45,6 +46,7 @@ def clip_renders(
         views: the input views with depth; None takes the first and the last frame of the clip.
         fits: those of clips before, which may look at the same views.
         confirmed: find the pixels that the input views confirm, too, of a configuration with splats.
+        fewest_steps: of the short fit, see ``fit_steps``; None takes ``config.splat_steps``.
 
     Raises:
         BadSceneError: the clip lacks a source; names it.
@@ -55,7 +57,8 @@ def clip_renders(
     splats = sure = None
     if "splats" in config.sources:
         assert views is not None
-        gaussians = (fits or ShortFits()).of(views, clip.cloud, config.splat_steps)
+        steps = config.splat_steps if fewest_steps is None else fit_steps(views.depth, fewest_steps, config.splat_steps)
+        gaussians = (fits or ShortFits()).of(views, clip.cloud, steps)
         seen = seen_by(cameras, gaussians)
         splats = splat_renders(seen)
         sure = confirmed_pixels(seen, cameras, views, gaussians)[None] if confirmed else None

@@ -29,6 +29,21 @@ def short_fit(steps: int) -> FitConfig:
     return FitConfig(steps=steps, loss=LossWeights(lpips=0.0))
 
 
+def fit_steps(depth: Tensor, fewest: int, most: int) -> int:
+    """Steps of a short fit by how much of the input views has depth.
+
+    Where every pixel starts a Gaussian, few steps do, and more overfit two photographs. Where few do, Gaussians have to
+    grow over the pixels between, which takes longer; and a step costs less.
+
+    Args:
+        depth: [V, H, W], 0 where there is none.
+        fewest: steps where every pixel has depth.
+        most: steps at most.
+    """
+    known = float((depth > 0).float().mean())
+    return most if known * most <= fewest else min(most, round(fewest / known))
+
+
 def splats_fingerprint(steps: int, min_confidence: float = 1.0) -> str:
     """What the renders follow from, beside the clip: hex digits."""
     parts = [f"revision {REVISION}", hash_of(short_fit(steps)), hash_of(PointsConfig()), str(FAR)]

@@ -47,6 +47,13 @@ def test_a_short_fit_is_seeded_by_the_views_alone_and_the_last_one_is_kept(
     assert seeds[0] == seeds[2] != seeds[1] and len(seeds) == 4
 
 
+@pytest.mark.parametrize(("share", "steps"), [(1.0, 100), (0.75, 133), (0.5, 200), (0.25, 200), (0.0, 200)])
+def test_the_less_depth_there_is_the_longer_is_the_fit(share: float, steps: int) -> None:
+    depth = torch.zeros(2, 10, 10)
+    depth.flatten()[: round(200 * share)] = torch.inf  # far is known, too
+    assert module.fit_steps(depth, 100, 200) == steps
+
+
 def test_a_covered_pixel_has_the_colour_that_was_fitted(clips: list[Clip]) -> None:
     """Divided by its opacity it would be too bright: the fit made it right against black."""
     fitted = module.ShortFits().of(depth_views(clips[0]).known(), None, 2)

@@ -32,7 +32,8 @@ class SamplingConfig:
             (``kept_renders``). 0 adds all of it.
         keep_confirmed: of such a network whose renders are of splats: what the photographs confirm stays as rendered
             (``confirmed_pixels``). Renders that a cache holds tell nothing of this, and are not kept.
-        splat_steps: of the short fit of the photographs, in place of those in training (``RenderConfig.splat_steps``).
+        splat_steps: fewest steps of the short fit of the photographs, where every pixel has depth; with less depth it
+            has more, up to those in training (``RenderConfig.splat_steps``). None takes those in training.
         precision: "bf16" runs the model in bfloat16 autocast; latents and sampler stay float32. "auto" does so where it
             is faster (``devices.faster_precision``).
         offload: keep the encoders, the U-Net and the decoder on the CPU and bring each to the device only while it

@@ -134,8 +134,7 @@ class ColmapEstimator:
             cameras: V known cameras without skew, which are kept; None finds them.
             names: of the images, for messages; None calls them "image 0" and so on.
             lenses: which images share a lens, and focal lengths known beforehand (EXIF). Without ``cameras``. Two or
-                three images keep them. More refine them, but if that leads farther away than 10 %, and the points agree
-                as well with those of EXIF, these are kept too: then the images do not determine them. The option
+                three images keep them; more keep them unless they refute them (``colmap_focals.refuted``). The option
                 ``focal`` overrules them.
 
         Raises:

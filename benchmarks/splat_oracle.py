@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +25,6 @@ Rasterize = Callable[
     ..., tuple[Tensor, Tensor, Tensor]
 ]  # as ``reconx_pl.splatting.renderers.cpu.rasterize``, alpha_max bound
 PARAMETERS = ("means", "quats", "scales", "opacities", "sh", "viewmats", "background")
-DEGREES = (0, 2, 3)
 VARIANTS = {0.999: "", 0.99: "_amax099"}  # of the arrays' names, by alpha_max
 SAFE = 1e-3  # a pixel whose decisions are all at least this far (relatively) from flipping
 ALLOWED = {"color": 5e-5, "alpha": 2e-5, "depth": 1e-4, "any pixel": 8e-3, "share above": 0.02, "gradient": 2e-3}
@@ -36,9 +37,18 @@ def read_kit(description: Path) -> dict[str, np.ndarray]:
 
 
 def render(
-    kit: Kit, rasterize: Rasterize, degree: int = 3, device: str = "cpu", grad: bool = False, double: bool = False
+    kit: Kit,
+    rasterize: Rasterize,
+    degree: int | None = None,
+    device: str = "cpu",
+    grad: bool = False,
+    double: bool = False,
 ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
-    """The kit's parameters as leaves, and its colour [V, H, W, 3], alpha and depth [V, H, W]."""
+    """The kit's parameters as leaves, and its colour [V, H, W, 3], alpha and depth [V, H, W].
+
+    ``degree`` of the spherical harmonics is the highest that the kit's coefficients have, unless given.
+    """
+    degree = math.isqrt(kit["sh"].shape[1]) - 1 if degree is None else degree
     dtype = torch.float64 if double else torch.float32
     leaves = {name: torch.from_numpy(kit[name]).to(device, dtype).requires_grad_(grad) for name in PARAMETERS}
     color, alpha, depth = rasterize(
@@ -80,6 +90,12 @@ class ValueErrors:
         ]
 
 
+def degrees_of(kit: Kit, alpha_max: float) -> list[int]:
+    """Of the spherical harmonics that the kit has pictures of."""
+    names = re.compile(rf"rgb_sh(\d){VARIANTS[alpha_max]}")
+    return sorted(int(match[1]) for match in map(names.fullmatch, kit) if match)
+
+
 def value_errors(
     kit: Kit, rasterize: Rasterize, alpha_max: float, device: str = "cpu", double: bool = False
 ) -> ValueErrors:
@@ -91,7 +107,7 @@ def value_errors(
     suffix = VARIANTS[alpha_max]
     safe = kit[f"margin{suffix}"] >= SAFE
     off = []
-    for degree in DEGREES:
+    for degree in degrees_of(kit, alpha_max):
         _, color, alpha, depth = render(kit, rasterize, degree, device, double=double)
         off.append(np.abs(color.double().cpu().numpy() - kit[f"rgb_sh{degree}{suffix}"]).max(-1))
     errors = np.maximum.reduce(off)
@@ -132,10 +148,9 @@ def gradient_errors(
 ) -> dict[str, GradientError]:
     """Compare the gradients of the kit's loss ``rgba``, or ``all`` with expected depth in it."""
     leaves, color, alpha, depth = render(kit, rasterize, device=device, grad=True, double=double)
-    weights = {name: torch.from_numpy(kit[f"w_{name}"]).to(color) for name in ("rgb", "alpha", "depth")}
-    total = (color * weights["rgb"]).sum() + (alpha * weights["alpha"]).sum()
-    if loss == "all":
-        total = total + (depth * weights["depth"]).sum()
+    weighted = {"rgb": color, "alpha": alpha} | ({"depth": depth} if loss == "all" else {})
+    weights = {name: torch.from_numpy(kit[f"w_{name}"]).to(color) for name in weighted}
+    total = torch.stack([(weights[name] * one).sum() for name, one in weighted.items()]).sum()
     total.backward()
     result = {}
     for name in PARAMETERS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_kits import named_kit
 from released_checkpoints import schedule_buffers
 from torch import Tensor
 
@@ -31,8 +31,7 @@ GB = 1e9
 @pytest.fixture(scope="module")
 def layout(golden_dir: Path) -> dict[str, tuple[int, ...]]:
     """Shape of each of the 2,520 tensors, by official name."""
-    keys = json.loads((golden_dir / "unet_512_interp_keys.json").read_text(encoding="utf-8"))
-    return {name: tuple(shape) for name, (shape, _) in keys.items()}
+    return {name: tuple(shape) for name, (shape, _) in named_kit("unet_512_interp_keys.json").items()}
 
 
 def network(frames: int) -> ReconXDiffusion:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from golden_kits import golden_kits
+from golden_kits import described, golden_kits, not_held
 from PIL import Image
 
 from reconx_pl.errors import MissingWeightsError
 from reconx_pl.metrics.lpips import LpipsDistance
 
-PAIRS = [pair for kit in golden_kits("metrics_*.json") for pair in json.loads(kit.read_text())["pairs"]]
+KITS = golden_kits("metrics_*.json")
+PAIRS = [pair for kit in KITS for pair in described(kit)["pairs"]]
 
 
 def _photograph(path: Path) -> torch.Tensor:  # [1, 3, 256, 256]
@@ -33,7 +33,11 @@ def test_lpips_of_photographs(shared_dir: Path, net: str) -> None:
         distance = LpipsDistance(net)
     except MissingWeightsError as error:
         pytest.skip(str(error))
-    pairs = PAIRS if net == "alex" else PAIRS[::3]  # VGG takes a second each
+    pairs = [pair for pair in PAIRS if f"lpips_{net}" in pair]
+    if not pairs:
+        not_held(f"lpips_{net}", ", ".join(kit.stem for kit in KITS))
+    if net == "vgg":
+        pairs = pairs[::3]  # a second each
     for pair in pairs:
         x, y = (_photograph(shared_dir / "scenes" / pair["scene"] / pair[role]) for role in ("prediction", "target"))
         with torch.no_grad():

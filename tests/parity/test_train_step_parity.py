@@ -6,8 +6,8 @@ our own ``ReconXDiffusion.loss`` from frames to loss, with the kit's random numb
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,18 +15,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_kits import golden_folder, golden_kits
+from golden_kits import (
+    Described,
+    Held,
+    KitTensors,
+    described,
+    golden_folder,
+    golden_kits,
+    not_held,
+    read_kit,
+    weights_file,
+)
+from golden_networks import autoencoder_config, stub_vision, unet_config
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reconx_pl.diffusion.autoencoder import KLAutoencoder, KLAutoencoderConfig
+from reconx_pl.diffusion.autoencoder import KLAutoencoder
 from reconx_pl.diffusion.conditioning.conditions import Conditions
 from reconx_pl.diffusion.conditioning.dropout import DropoutConfig, Dropped, dropped_at
-from reconx_pl.diffusion.conditioning.image_tokens import ClipImageTokens, ClipVisionConfig
+from reconx_pl.diffusion.conditioning.image_tokens import ClipImageTokens
 from reconx_pl.diffusion.conditioning.resampler import ResamplerConfig
 from reconx_pl.diffusion.conditioning.structure import StructureEncoderConfig
-from reconx_pl.diffusion.config import UNetConfig
 from reconx_pl.diffusion.model import ReconXDiffusion, RecordedDraws
 from reconx_pl.diffusion.sampling.objective import DiffusionLoss
 from reconx_pl.diffusion.sampling.schedule import ScheduleConfig
@@ -56,14 +66,14 @@ class StubText(nn.Module):
 
 
 class StubEncoder(nn.Module):
-    """Adaptive average pooling of a frame in [-1, 1] to 2 x 5 cells, each times a matrix [3, E]."""
+    """Adaptive average pooling of a frame in [-1, 1] to cells, each times a matrix [3, E]."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, cells: tuple[int, int]) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self.cells = weight, cells
 
     def forward(self, images: Tensor) -> Tensor:
-        cells = functional.adaptive_avg_pool2d(images * 2 - 1, (2, 5))
+        cells = functional.adaptive_avg_pool2d(images * 2 - 1, self.cells)
         return cells.flatten(2).transpose(1, 2) @ self.weight
 
 
@@ -71,8 +81,8 @@ class StubEncoder(nn.Module):
 class Step:
     """A training step of ours on the kit's batch, and what was seen on the way."""
 
-    info: dict
-    kit: dict[str, Tensor]
+    info: Described
+    kit: KitTensors
     network: ReconXDiffusion
     batch: ClipBatch
     dropped: Dropped
@@ -82,40 +92,34 @@ class Step:
     result: DiffusionLoss
 
 
-def own_file(weights: dict, part: str) -> Path:
+def own_file(info: Described, part: str) -> Path:
+    """The kit that has the weights of a part."""
     folder = golden_folder()
     assert folder is not None
-    return folder / weights[part].split(",")[0]
+    path = folder / info["weights"][part].split(",")[0]
+    if not path.is_file():
+        not_held(f"{path.name}, the weights of its {part},", info.kit)
+    return path
 
 
-def build(info: dict, kit: dict[str, Tensor], structure: bool = False) -> ReconXDiffusion:
+def cells_of(info: Described) -> tuple[int, int]:
+    """Of the stub of the image encoder, which the kit describes in words; the first has 2 x 5."""
+    found = re.search(r"(\d+)\s*x\s*(\d+)", info.get("stubs", {}).get("image", "2x5"))
+    if not found:
+        not_held("the cells of its image encoder", info.kit)
+    return int(found[1]), int(found[2])
+
+
+def build(info: Described, kit: KitTensors, structure: bool = False) -> ReconXDiffusion:
     """The tiny network of the kit; with ``structure`` also our structure branch, gates closed as at birth."""
-    official, vae, weights = info["unet_config"], info["vae_ddconfig"], info["weights"]
-    same = (
-        *("in_channels", "out_channels", "model_channels", "channel_mult", "num_res_blocks", "num_head_channels"),
-        *("transformer_depth", "context_dim", "dropout"),
-    )
-    config = UNetConfig(
-        **{name: official[name] for name in same},
-        attention_strides=official["attention_resolutions"],
-        default_fps=official["default_fs"],
-        image_gate=official["image_cross_attention_scale_learnable"],
-        structure_guidance=structure,
-    )
+    config = unet_config(info["unet_config"], structure=structure)
     autoencoder = KLAutoencoder(
-        KLAutoencoderConfig(
-            block_out_channels=tuple(vae["ch"] * m for m in vae["ch_mult"]),
-            layers_per_block=vae["num_res_blocks"],
-            latent_channels=vae["z_channels"],
-        ),
-        weights=own_file(weights, "vae"),
+        autoencoder_config(info["vae_ddconfig"], info.get("scale_factor")), weights=weights_file(own_file(info, "vae"))
     )
     resampler = ResamplerConfig(**info["resampler_config"])
-    vision = ClipVisionConfig(image_size=28, width=resampler.embedding_dim, layers=1, head_width=8, embed_dim=8)
-    image_tokens = ClipImageTokens(vision, resampler, random_init=True)
-    image_tokens.encoder = StubEncoder(kit["image_stub_weight"])
-    state = {key[len(RESAMPLER) :]: value for key, value in kit.items() if key.startswith(RESAMPLER)}
-    image_tokens.resampler.load_state_dict(state, strict=True)
+    image_tokens = ClipImageTokens(stub_vision(resampler.embedding_dim), resampler, random_init=True)
+    image_tokens.encoder = StubEncoder(kit["image_stub_weight"], cells_of(info))
+    image_tokens.resampler.load_state_dict(kit.under(RESAMPLER), strict=True)
     width = config.context_dim
     network = ReconXDiffusion(
         config,
@@ -126,15 +130,14 @@ def build(info: dict, kit: dict[str, Tensor], structure: bool = False) -> ReconX
         schedule=ScheduleConfig(),
         dropout=DropoutConfig(probability=info["uncond_prob"]),
     )
-    unet = load_official_unet(load_file(own_file(weights, "unet")), "the kit")
-    gated = official["image_cross_attention_scale_learnable"]
-    unet = {key: value for key, value in unet.items() if gated or not key.endswith(".attn2.alpha")}
+    unet = load_official_unet(load_file(own_file(info, "unet")), "the kit")
+    unet = {key: value.float() for key, value in unet.items() if config.image_gate or not key.endswith(".attn2.alpha")}
     load_unet_weights(network.unet, unet, "the kit")
     return network.eval()
 
 
 def take_step(path: Path, structure: bool = False, structure_r: float = 1.0) -> Step:
-    info, kit = json.loads(path.read_text(encoding="utf-8")), load_file(path.with_suffix(".safetensors"))
+    info, kit = read_kit(path)
     network = build(info, kit, structure)
     count = len(info["captions"])
     frames = kit["video"].transpose(1, 2)  # [B, T, 3, H, W] in [-1, 1]
@@ -195,11 +198,12 @@ def own_name(official: str) -> str:
 def test_conditions(path: Path) -> None:
     step = plain_step(path)
     kit, conditions = step.kit, step.conditions
-    assert 0 < int(step.dropped.text.sum()) < len(conditions) and 0 < int(step.dropped.image.sum()) < len(conditions)
-    errors = {
-        "concat": worst(conditions.concat_latents, kit["interp.c_concat"]),
-        "context": worst(context(conditions), kit["interp.c_crossattn"]),
-        "fps": worst(conditions.fps, kit["fs"].float()),
+    for rows, name, word in ((step.dropped.text, "text", "null"), (step.dropped.image, "image", "zero image")):
+        assert rows.tolist() == [row[name] == word for row in step.info["dropped"]]
+    found = {
+        "interp.c_concat": conditions.concat_latents,
+        "interp.c_crossattn": context(conditions),
+        "fs": conditions.fps,
     }
     with torch.no_grad():
         z = step.network.encode(step.batch["frames"] / 255, noise=kit["posterior_noise"])
@@ -207,25 +211,30 @@ def test_conditions(path: Path) -> None:
             step.batch["frames"][:, 0] / 255, z[:, :, 0], z[:, :, -1], step.batch["fps"], z.shape[2], None,
             step.batch["caption"], None,
         )  # fmt: skip
-    errors |= {"z": worst(z, kit["z"]), "context without drops": worst(context(whole), kit["nodrop.c_crossattn"])}
-    logger.info(f"{path.stem}: largest errors {errors}")
-    # Of the context's largest entry (3.8): absolutely, the kit's own resampler is 2.6e-6 away from float64.
-    largest = float(kit["interp.c_crossattn"].abs().max())
-    for name, error in errors.items():
-        assert error <= 2e-6 * (largest if "context" in name else 1), errors
+    found |= {"z": z, "nodrop.c_crossattn": context(whole)}
+    with Held(kit) as held:
+        for name, expected in held.of(found):
+            # Of the context's largest entry (3.8): absolutely, the kit's own resampler is 2.6e-6 away from float64.
+            allowed = 2e-6 * (float(expected.abs().max()) if "crossattn" in name else 1)
+            error = worst(found[name], expected.float())
+            logger.info(f"{path.stem}: {name} {error:.1e} of {allowed:.1e} allowed")
+            assert error <= allowed, (name, error, allowed)
 
 
 @each_kit
 def test_noising_prediction_and_loss(path: Path) -> None:
     step = plain_step(path)
-    errors = {
-        "x_noisy": worst(step.noisy, step.kit["step.x_noisy"]),
-        "unet_out": worst(step.prediction, step.kit["step.unet_out"]),
-        "loss, relative": abs(step.result.loss.item() / step.kit["step.loss"].item() - 1),
-    }
-    logger.info(f"{path.stem}: largest errors {errors}")
-    assert errors["x_noisy"] <= 5e-6 and errors["unet_out"] <= 1e-4 and errors["loss, relative"] <= 1e-5, errors
-    assert float(step.result.loss) == pytest.approx(step.info["loss_dict"]["val/loss"], rel=1e-5)
+    loss = step.result.loss.item()
+    if "val/loss" in step.info.get("loss_dict", {}):
+        assert loss == pytest.approx(step.info["loss_dict"]["val/loss"], rel=1e-5)
+    with Held(step.kit) as held:
+        for name, ours, allowed in (("step.x_noisy", step.noisy, 5e-6), ("step.unet_out", step.prediction, 1e-4)):
+            for _, expected in held.of([name]):
+                error = worst(ours, expected)
+                logger.info(f"{path.stem}: {name} {error:.1e} of {allowed:.1e} allowed")
+                assert error <= allowed, (name, error)
+        for _, expected in held.of(["step.loss"]):
+            assert loss == pytest.approx(expected.item(), rel=1e-5)
 
 
 @each_kit
@@ -234,28 +243,27 @@ def test_gradients(path: Path) -> None:
     found = trained(step)
     norms = {own_name(name): norm for name, norm in step.info["grad_norms"].items()}
     assert norms.keys() == found.keys()  # the frozen encoders get none, everything else gets one
-    unet_kit = json.loads(own_file(step.info["weights"], "unet").with_suffix(".json").read_text(encoding="utf-8"))
+    unet_kit = described(own_file(step.info, "unet").with_suffix(".json"))
     # parameters that a GroupNorm with one channel a group cancels have gradients of rounding errors
     cancelled = {own_name(name) for name in unet_kit["insensitive_parameters"]}
     ratios = {
         name: abs(float(found[name].norm()) - norm) / norm for name, norm in norms.items() if name not in cancelled
     }
-    prefix = "step.grad."
-    stored = {key.removeprefix(prefix): value for key, value in step.kit.items() if key.startswith(prefix)}
-    assert len(stored) >= 4 and len(ratios) > 0.9 * len(norms)
-    errors = {name: worst(found[own_name(name)], value) / float(value.abs().max()) for name, value in stored.items()}
-    logger.info(
-        f"{path.stem}: {len(ratios)} of {len(norms)} gradient norms, largest error {max(ratios.values()):.2e}; "
-        f"{len(stored)} gradients, largest error {max(errors.values()):.2e} of the largest entry"
-    )
-    assert max(errors.values()) <= 1e-3, errors
+    assert len(ratios) > 0.5 * len(norms)
+    logger.info(f"{path.stem}: {len(ratios)} of {len(norms)} gradient norms, largest error {max(ratios.values()):.2e}")
     assert max(ratios.values()) <= 1e-3, max(ratios, key=lambda name: ratios[name])
     assert all(float(found[name].norm()) <= 1e-5 * max(norms.values()) for name in cancelled & found.keys())
+    stored = step.kit.under("step.grad.")
+    errors = {name: worst(found[own_name(name)], value) / float(value.abs().max()) for name, value in stored.items()}
+    logger.info(f"{path.stem}: {len(stored)} gradients, largest error {max(errors.values()):.2e} of the largest entry")
+    assert max(errors.values()) <= 1e-3, errors
 
 
 @each_kit
 def test_the_structure_branch_is_born_closed(path: Path) -> None:
     """With the structure condition of a new branch the step is the original's, kept or dropped."""
+    if "step.unet_out" not in read_kit(path)[1]:
+        not_held("step.unet_out", path.stem)
     for structure_r in (0.0, 1.0):
         step = take_step(path, structure=True, structure_r=structure_r)
         assert step.conditions.structure_tokens is not None and step.conditions.structure_keep is not None

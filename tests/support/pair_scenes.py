@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
+from torch.nn import functional
 
 from reconx_pl.geometry.alignment.pixels import default_intrinsics
 from reconx_pl.geometry.cameras import pixel_rays
@@ -71,13 +72,15 @@ def _nearest(center: Tensor, rays: Tensor) -> Tensor:
     return found
 
 
-def predictions_of(scene: PairScene, edges: Tensor | None = None, noise: float = 0.0, seed: int = 1) -> PairPredictions:
+def predictions_of(
+    scene: PairScene, edges: Tensor | None = None, noise: float = 0.0, seed: int = 1, smooth: float = 0.0
+) -> PairPredictions:
     """Every edge in the frame of its first view and a unit of its own.
 
     ``noise`` is the standard deviation of a point, in units of the depth, where the confidence is 2; it falls as the
-    confidence grows.
+    confidence grows. ``smooth`` is that of errors which neighbours share, as a network's are: they do not average out.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, bends = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 10_000)
     edges = PairGraph().edges(len(scene.points)) if edges is None else edges
     points, confidence = [], []
     for pair in edges.tolist():
@@ -89,6 +92,10 @@ def predictions_of(scene: PairScene, edges: Tensor | None = None, noise: float =
             c = 1 + torch.exp(1.5 + torch.randn(shape[:2], generator=generator, dtype=torch.float64))
             shift = torch.randn(shape, generator=generator, dtype=torch.float64) * (noise / (c - 1))[..., None]
             inside = scene.points[view] @ to_camera[:3, :3].T + to_camera[:3, 3]
+            if smooth:
+                bend = torch.randn(1, 3, 4, 5, generator=bends, dtype=torch.float64)
+                bend = functional.interpolate(bend, size=shape[:2], mode="bicubic", align_corners=True)
+                shift = shift + smooth * bend[0].permute(1, 2, 0)
             both.append(((inside + shift * inside[..., 2:]) * scale).float())
             sure.append(c.float())
         points.append((both[0], both[1]))

@@ -1,4 +1,4 @@
-"""Adam on the objective, with the schedule of DUSt3R, a warm-up, and an end where nothing improves any more."""
+"""Adam on the objective, with the schedule of DUSt3R, a warm-up, and an end where nothing moves any more."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from reconx_pl.geometry.alignment.drift import Drift
 from reconx_pl.geometry.alignment.objective import objective
 from reconx_pl.geometry.alignment.observations import ViewGroup
 from reconx_pl.geometry.alignment.options import AlignmentOptions
@@ -46,7 +47,8 @@ def minimise(
     parameters = state.parameters()
     adam = torch.optim.Adam(parameters, lr=options.learning_rate, betas=(0.9, 0.9), fused=True)
     losses = parameters[0].new_zeros(options.steps + options.settle + 1)
-    step, position, stride, settling = 0, 0.0, 1.0, False
+    drift = None if options.tolerance is None else Drift(state, gauge, groups, options.window)
+    step, position, stride, flat = 0, 0.0, 1.0, False
     while position < options.steps - 0.5:
         adam.param_groups[0]["lr"] = learning_rate(position, step, options)
         adam.zero_grad()
@@ -56,12 +58,17 @@ def minimise(
         adam.step()
         step += 1
         position += stride
-        if step % options.window == 0 and (
-            progress or options.tolerance is not None or logger.isEnabledFor(logging.DEBUG)
-        ):
+        if drift is not None:
+            drift.add()
+        if step % options.window == 0 and (progress or drift is not None or logger.isEnabledFor(logging.DEBUG)):
             seen = losses[max(0, step - 2 * options.window) : step].cpu()
-            if not settling and _flat(seen, options) and step > options.warmup:
-                settling, stride = True, max(1.0, (options.steps - position) / options.settle)
+            if drift is not None:
+                flat = flat or (step > options.warmup and _flat(seen, options))
+                left = options.steps - step
+                if flat and drift.known and left > options.settle and _arrived(drift, left, options):
+                    # the rest of the schedule in a few strides, after what the steps between them would have moved
+                    drift.move(_skipped(left, options))
+                    drift, stride = None, left / options.settle
             total = step + round((options.steps - position) / stride)
             logger.debug("alignment: %d of %d steps, loss %.5g", step, total, seen[-1])
             if progress is not None:
@@ -77,3 +84,16 @@ def _flat(seen: Tensor, options: AlignmentOptions) -> bool:
         return False
     before, now = seen.chunk(2)
     return bool(now.mean() > before.mean() * (1 - options.tolerance))
+
+
+def _arrived(drift: Drift, left: int, options: AlignmentOptions) -> bool:
+    """Whether stopping with ``left`` steps to go leaves out little of the cameras' way, or next to no steps."""
+    way = drift.of_cameras(_skipped(left, options))
+    logger.debug("alignment: cameras drift %.2g from here, pairs disagree by %.2g", way, drift.disagreement())
+    return way <= options.still * drift.disagreement() or left <= options.settle + options.window
+
+
+def _skipped(left: int, options: AlignmentOptions) -> float:
+    """What an early stop leaves out of the last ``left`` steps, in steps at the present rate."""
+    rates = [learning_rate(options.steps - left + step, options.warmup, options) for step in range(left)]
+    return (1 - options.settle / left) * sum(rates) / rates[0]

@@ -22,6 +22,7 @@ class ViewGroup:
 
     views: Tensor  # [Vg] int64
     edges: Tensor  # [Vg, D] int64, the edges that the point maps are from
+    first: Tensor  # [Vg, D] bool, whether the view is the first of the edge
     points: Tensor  # [Vg, D, 3, N] in the frames of the edges' first cameras
     weights: Tensor  # [Vg, D, N], already divided by the pixels of all first, or of all second, views
     pixels: Tensor  # [Vg, 2, N] relative to the principal point
@@ -77,9 +78,18 @@ def grouped(
             ViewGroup(
                 views=torch.tensor(views, device=device),
                 edges=torch.tensor([[edge for edge, _ in row] for row in rows], device=device),
+                first=torch.tensor([[side == 0 for _, side in row] for row in rows], device=device),
                 points=torch.stack([torch.stack([points(*one) for one in row]) for row in rows]).to(device, dtype),
                 weights=torch.stack([torch.stack([weights(*one) for one in row]) for row in rows]).to(device, dtype),
                 pixels=torch.stack([pixels[view] for view in views]).to(device, dtype),
             )
         )
     return groups
+
+
+def first_views(groups: Sequence[ViewGroup]) -> Tensor:
+    """The first view of every edge: [E]."""
+    found = groups[0].edges.new_empty(sum(int(group.first.sum()) for group in groups))
+    for group in groups:
+        found[group.edges[group.first]] = group.views[:, None].expand_as(group.edges)[group.first]
+    return found

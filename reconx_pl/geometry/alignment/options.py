@@ -24,8 +24,11 @@ class AlignmentOptions:
         learning_rate: at the start of the cosine schedule, after the warm-up.
         final_learning_rate: at its end.
         warmup: steps over which the rate rises (ours; the original has none, and its loss nearly doubles at first).
-        tolerance: stop early, when the mean loss of ``window`` steps is not below that of the window before by this
-            fraction; None never does. What is left of the schedule is then run through in ``settle`` steps.
+        tolerance: stop early, once the mean loss of ``window`` steps has not been below that of the window before by
+            this fraction, and the cameras are ``still``; None never does. What is left of the schedule is then run
+            through in ``settle`` steps, after the parameters have moved on by what is left out.
+        still: the cameras have arrived when what is left out would turn, shift and zoom them by less than this share of
+            the median angle between a camera and what the pairs say of it. The loss is flat long before.
         window: steps between two looks at the loss; each look waits for the device.
         settle: steps of the end of the schedule after an early stop.
         weighting: of a pixel's distance by its confidence C. "log": log C, as DUSt3R's code does. "raw": C, as the
@@ -44,6 +47,7 @@ class AlignmentOptions:
     final_learning_rate: float = 1e-6
     warmup: int = 20
     tolerance: float | None = None
+    still: float = 0.15
     window: int = 10
     settle: int = 30
     weighting: Weighting = "log"
@@ -65,6 +69,8 @@ class AlignmentOptions:
             raise ConfigurationError(
                 f"pair_scale must be positive and tolerance not negative, got {self.pair_scale} and {self.tolerance}"
             )
+        if self.still < 0:
+            raise ConfigurationError(f"still must not be negative, got {self.still}")
         if self.weighting not in ("log", "raw"):
             raise ConfigurationError(f"weighting is 'log' or 'raw', not {self.weighting!r}")
         if self.distances not in ("auto", "world", "pair"):

@@ -20,8 +20,8 @@ class Dust3rConfig:
         encoder_depth: blocks of it.
         encoder_heads: attention heads of a block.
         decoder_width: of the tokens of both decoders.
-        decoder_depth: blocks of each; divisible by 4 where the head is DPT, which reads after 0, 1/2, 3/4 and all of
-            them.
+        decoder_depth: blocks of each; at least 2 where the head is DPT, which reads after 0, 1/2, 3/4 and all of them,
+            rounded down.
         decoder_heads: attention heads of a block.
         mlp_ratio: hidden width of an MLP, as a multiple of its block's.
         rope_base: of the rotary embedding's frequencies.
@@ -66,8 +66,8 @@ class Dust3rConfig:
                 )
         if self.head not in ("dpt", "linear"):
             raise ConfigurationError(f"head is 'dpt' or 'linear', not {self.head!r}")
-        if self.head == "dpt" and self.decoder_depth % LEVELS:
-            raise ConfigurationError(f"a DPT head needs a decoder_depth divisible by 4, got {self.decoder_depth}")
+        if self.head == "dpt" and self.decoder_depth < 2:  # the encoder's output would be read as a decoder's
+            raise ConfigurationError(f"a DPT head needs a decoder_depth of at least 2, got {self.decoder_depth}")
         if len(self.dpt_level_widths) != LEVELS:
             raise ConfigurationError(
                 f"dpt_level_widths has one number for each of 4 levels, got {self.dpt_level_widths}"

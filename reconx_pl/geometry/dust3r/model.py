@@ -90,19 +90,22 @@ class Decoders(nn.Module):
     def forward(
         self, first: ViewTokens, second: ViewTokens, hooks: tuple[int, ...]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Tokens of both views at each of the depths ``hooks``; 0 is the encoder's output, the last is normalised."""
+        """Tokens of both views at each of the depths ``hooks``, of which two may be one.
+
+        0 is the encoder's output, the last is normalised.
+        """
         turns: list[Rotation] = [
             rotation_of(positions_of(view), self.head_width, self.rope_base) for view in (first, second)
         ]
         x, y = self.embed(first.tokens), self.embed(second.tokens)
-        seen = [(first.tokens, second.tokens)] if 0 in hooks else []
+        seen = {0: (first.tokens, second.tokens)} if 0 in hooks else {}
         for depth, (one, two) in enumerate(zip(self.first, self.second, strict=True), start=1):
             x, y = one(x, y, turns[0], turns[1]), two(y, x, turns[1], turns[0])
             if depth == len(self.first):
                 x, y = self.norm(x), self.norm(y)
             if depth in hooks:
-                seen.append((x, y))
-        return [pair[0] for pair in seen], [pair[1] for pair in seen]
+                seen[depth] = (x, y)
+        return [seen[hook][0] for hook in hooks], [seen[hook][1] for hook in hooks]
 
 
 class Dust3r(nn.Module):

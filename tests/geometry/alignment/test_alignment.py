@@ -152,12 +152,14 @@ def test_what_the_caller_computes_in_does_not_matter(context) -> None:
 
 
 def test_early_stop_takes_fewer_steps_for_nearly_the_same_loss(caplog: pytest.LogCaptureFixture) -> None:
-    predictions = predictions_of(pair_scene(), noise=0.05)
+    predictions = predictions_of(pair_scene(), noise=0.03, smooth=0.03)
     whole = align(predictions, AlignmentOptions(steps=300))
     calls: list[tuple[str, int, int | None]] = []
     with caplog.at_level(logging.INFO, "reconx_pl"):
         short = align(
-            predictions, AlignmentOptions(steps=300, tolerance=3e-3), progress=lambda *call: calls.append(call)
+            predictions,
+            AlignmentOptions(steps=300, tolerance=3e-3, still=1.0),
+            progress=lambda *call: calls.append(call),
         )
     assert len(short.losses) < 200
     assert short.losses[-1] < 1.005 * whole.losses[-1]

@@ -230,6 +230,7 @@ def test_learning_rate_warms_up_and_falls() -> None:
         {"final_learning_rate": 0.1},
         {"pair_scale": 0},
         {"tolerance": -1},
+        {"still": -0.1},
         {"weighting": "none"},
         {"distances": "image"},
     ],

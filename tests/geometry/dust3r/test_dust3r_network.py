@@ -61,6 +61,23 @@ def test_portraits_that_are_stored_lying_down_are_seen_upright(head: str) -> Non
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    ("depth", "hooks"),
+    [(2, (0, 1, 1, 2)), (3, (0, 1, 2, 3)), (5, (0, 2, 3, 5)), (6, (0, 3, 4, 6)), (12, (0, 6, 9, 12))],
+)
+def test_a_dpt_head_reads_at_depths_that_are_rounded_down(depth: int, hooks: tuple[int, ...]) -> None:
+    model = tiny_network(decoder_depth=depth)
+    assert model.config.hooks == hooks
+    first, second = (model.encode(images(1, 32, 48, seed=seed)) for seed in (1, 2))
+    every = model.decoders(first, second, tuple(range(depth + 1)))
+    read = model.decoders(first, second, hooks)
+    for of_view, of_all in zip(read, every, strict=True):
+        assert [tokens.equal(of_all[hook]) for tokens, hook in zip(of_view, hooks, strict=True)] == [True] * 4
+    output = model.decode(first, second)
+    assert output.first_points.shape == (1, 32, 48, 3) and all(part.isfinite().all() for part in output)
+
+
+@torch.no_grad()
 def test_heads_are_float32_under_autocast() -> None:
     model = tiny_network()
     seen = []
@@ -111,7 +128,7 @@ def test_images_that_do_not_fit(images: torch.Tensor, portrait: torch.Tensor | N
     ("changes", "words"),
     [
         ({"encoder_heads": 3}, "encoder_width .* over 3 heads"),
-        ({"decoder_depth": 6}, "decoder_depth divisible by 4, got 6"),
+        ({"decoder_depth": 1}, "decoder_depth of at least 2, got 1"),
         ({"head": "dense"}, "not 'dense'"),
         ({"encoder_depth": 0}, "encoder_depth must be positive"),
         ({"image_size": (500, 512)}, r"multiples of 16, got \(500, 512\)"),

@@ -27,6 +27,7 @@ from reconx_pl.types import Cameras, PointMap, Progress
 
 # of the original's exporters: at least so much, and 60 % of all pixels, but never fewer than 10 % of them
 _LEAST_CONFIDENCE, _LOWER_SHARE, _UPPER_SHARE = 1.05, 40, 90
+_ROUNDING = 1e-6  # of the resampling: a confidence that is the same everywhere is at its own threshold
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class DepthAnything3Estimator:
         _check_finite(output, found, called)
         threshold = self._threshold(output.confidence)
         depth, confidence, inside = to_photograph(scale * output.depth, output.confidence, window)
-        valid = inside & (confidence >= threshold)
+        valid = inside & (confidence >= (1 - _ROUNDING) * threshold)
         if not valid.any():
             raise BadSceneError(
                 f"no pixel of {', '.join(called)} has a confidence of {threshold:g} (the largest is "

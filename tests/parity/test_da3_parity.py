@@ -21,11 +21,13 @@ from reconx_pl.geometry.alignment.state import quaternions
 from reconx_pl.geometry.cameras import unproject
 from reconx_pl.geometry.da3.cameras import decoded_cameras, encoded_cameras
 from reconx_pl.geometry.da3.config import Da3Config
+from reconx_pl.geometry.da3.head import Rays
 from reconx_pl.geometry.da3.model import DepthAnything3
 from reconx_pl.geometry.da3.names import UNUSED, canonical, to_official_name
 from reconx_pl.geometry.da3.poses import centers_of, fitted_centers, normalised_poses, scale_of_prediction
 from reconx_pl.geometry.da3.positions import position_code, resized_table, shared_positions, token_positions
 from reconx_pl.geometry.da3.preprocess import Da3Preprocessing, cut_alike, normalised_images, prepare_image
+from reconx_pl.geometry.da3.rays import cameras_of_rays
 from reconx_pl.geometry.da3.reference import reference_view
 from reconx_pl.geometry.da3.released import RELEASED
 from reconx_pl.geometry.da3.weights import load_state
@@ -258,6 +260,23 @@ def test_scale_of_known_cameras(kit: Path) -> None:
             Cameras(given, torch.eye(3).repeat(len(given), 1, 1), 4, 6)
         )
         assert_close(moved.world_to_camera, tensors[f"{name}.to_prediction.extrinsics"], name, 1e-4)
+
+
+@needs_preprocessing
+@each_preprocessing
+def test_cameras_of_rays(kit: Path) -> None:
+    """Against the truth; against the original where it is right, with its principal point in the centre."""
+    info, tensors = json.loads(kit.read_text(encoding="utf-8")), load_file(kit.with_suffix(".safetensors"))
+    assert info["ray_cameras"]
+    for entry in info["ray_cameras"]:
+        name = f"ray{entry['ray']}"
+        directions, origins = tensors[f"{name}.ray"][0].split(3, dim=-1)
+        height, width = entry["image_HW"]
+        poses, intrinsics = cameras_of_rays(Rays(directions, origins, tensors[f"{name}.conf"][0]), height, width)
+        allowed = 1e-3 if entry["noise"] == 0 else 2e-2
+        for of in ("true_", "") if entry["principal_point_in_the_centre"] else ("true_",):
+            assert (poses[:, :3] - tensors[f"{name}.{of}extrinsics"][0]).abs().max() < allowed, (name, of)
+            assert (intrinsics - tensors[f"{name}.{of}intrinsics"][0]).abs().max() / width < allowed, (name, of)
 
 
 @needs_preprocessing

@@ -128,7 +128,9 @@ def test_backbones_are_found_where_the_fit_finds_them(folder: Path, tmp_path: Pa
 
 
 def test_an_unknown_name_lists_the_known(folder: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"nothing: neither.*\(reconx-mini, lpips, da3-base, da3-small, dust3r-512-dpt, "):
+    with pytest.raises(
+        ConfigurationError, match=r"nothing: neither.*\(reconx-mini, lpips, da3-base, da3-small, dust3r-512-dpt, "
+    ):
         chosen(["nothing"], folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from reconx_pl.geometry.da3.inference import Da3Inference, predict
 from reconx_pl.geometry.da3.model import Da3Output, DepthAnything3
 from reconx_pl.geometry.da3.poses import normalised_poses, scale_of_prediction
 from reconx_pl.geometry.da3.preprocess import Da3Preprocessing, prepare_image
+from reconx_pl.geometry.da3.rays import cameras_of_rays
 from reconx_pl.geometry.dust3r.preprocess import Window
 from reconx_pl.geometry.dust3r.resample import to_photograph
 from reconx_pl.geometry.estimators.base import Reconstruction
@@ -39,17 +41,20 @@ class Da3Options:
         inference: memory and precision.
         min_confidence: from which on a pixel of the point map is valid; None takes, over the pixels of all views,
             ``min(max(1.05, 40th percentile), 90th percentile)`` as the original's exporters do.
+        poses: who finds cameras that are not known: the camera decoder, or the rays of all pixels
+            (``cameras_of_rays``), which cost another half of the head. Which serves better was not measured.
         two_view_baseline: the poses of two known views are divided by their baseline, and not by the original's 0.1
             (``normalised_poses``). Which serves better was not measured.
         points: size of the cloud.
 
     Raises:
-        ConfigurationError: a threshold below 1, the floor of the confidence, or no points.
+        ConfigurationError: a threshold below 1, the floor of the confidence; no points; another word for ``poses``.
     """
 
     preprocessing: Da3Preprocessing = Da3Preprocessing()
     inference: Da3Inference = Da3Inference()
     min_confidence: float | None = None
+    poses: Literal["decoder", "rays"] = "decoder"
     two_view_baseline: bool = False
     points: int = 16384
 
@@ -58,6 +63,8 @@ class Da3Options:
             raise ConfigurationError(
                 f"min_confidence is at least 1, the floor of the confidence, not {self.min_confidence}"
             )
+        if self.poses not in ("decoder", "rays"):
+            raise ConfigurationError(f"poses is 'decoder' or 'rays', not {self.poses!r}")
         if self.points < 1:
             raise ConfigurationError(f"points is at least 1, got {self.points}")
 
@@ -149,7 +156,8 @@ class DepthAnything3Estimator:
         if known is not None:
             poses = normalised_poses(known.world_to_camera, self.options.two_view_baseline)
             intrinsics = known.intrinsics
-        return predict(self.model, pixels, poses, intrinsics, self.options.inference, progress)
+        with_rays = known is None and self.options.poses == "rays"
+        return predict(self.model, pixels, poses, intrinsics, self.options.inference, progress, with_rays)
 
     def _threshold(self, confidence: Tensor) -> float:
         if self.options.min_confidence is not None:
@@ -164,6 +172,9 @@ def _own_cameras(output: Da3Output, window: Window, called: list[str]) -> Camera
     Raises:
         BadSceneError: fields of view that no camera has; names the views.
     """
+    if output.rays is not None:
+        poses, intrinsics = cameras_of_rays(output.rays, window.height, window.width)
+        return window.restore(Cameras(_from_the_first(poses), intrinsics, window.height, window.width))
     failed = failed_fields(output.encoding)
     if failed.any():
         names = [name for name, bad in zip(called, failed.tolist(), strict=True) if bad]
@@ -173,9 +184,13 @@ def _own_cameras(output: Da3Output, window: Window, called: list[str]) -> Camera
             f"{', '.join(names)}: the network found no camera (fields of view of {degrees} degrees). Leave these out, "
             "give their cameras, or take another estimator"
         )
-    poses = output.world_to_camera.double()
-    relative = (poses @ torch.linalg.inv(poses[:1])).float()
-    return window.restore(Cameras(relative, output.intrinsics, window.height, window.width))
+    poses = _from_the_first(output.world_to_camera)
+    return window.restore(Cameras(poses, output.intrinsics, window.height, window.width))
+
+
+def _from_the_first(world_to_camera: Tensor) -> Tensor:
+    poses = world_to_camera.double()
+    return (poses @ torch.linalg.inv(poses[:1])).float()
 
 
 def _onto_known(found: Cameras, known: Cameras, held: Tensor) -> tuple[Cameras, float]:

@@ -72,7 +72,7 @@ def predict(
     """
     device = next(model.parameters()).device
     views, _, height, width = images.shape
-    pieces = _views_at_once(model.config, views, height, width, options, device)
+    pieces = _views_at_once(model.config, views, height, width, options, device, with_rays)
     total, done = model.config.depth + -(-views // pieces), 0
 
     def step() -> None:
@@ -104,7 +104,13 @@ def predict(
 
 
 def _views_at_once(
-    config: Da3Config, views: int, height: int, width: int, options: Da3Inference, device: torch.device
+    config: Da3Config,
+    views: int,
+    height: int,
+    width: int,
+    options: Da3Inference,
+    device: torch.device,
+    with_rays: bool,
 ) -> int:
     """Views in a piece of the head.
 
@@ -115,6 +121,7 @@ def _views_at_once(
     if free is None:
         return _AT_ONCE
     each, head = backbone_bytes(config, height, width), head_bytes(config, height, width)
+    head *= 2 if with_rays else 1
     if views * each + head > free:
         most = max(0, (free - head) // each)
         there = "are free" if options.memory_gib is None else "memory_gib allows"

@@ -14,10 +14,11 @@ from da3_networks import tiny_network
 from torch import Tensor
 
 from reconx_pl.errors import BadCameraError, BadSceneError, ConfigurationError, MissingWeightsError
-from reconx_pl.geometry.cameras import project
+from reconx_pl.geometry.cameras import project, resize_cameras, unproject
 from reconx_pl.geometry.da3 import estimator as module
 from reconx_pl.geometry.da3.cameras import encoded_cameras
 from reconx_pl.geometry.da3.estimator import Da3Options, DepthAnything3Estimator
+from reconx_pl.geometry.da3.head import Rays
 from reconx_pl.geometry.da3.inference import GIB, Da3Inference, backbone_bytes, head_bytes, predict
 from reconx_pl.geometry.da3.model import Da3Output
 from reconx_pl.geometry.da3.preprocess import Da3Preprocessing
@@ -127,6 +128,28 @@ def test_found_cameras_are_in_the_frame_of_the_first_and_of_the_photographs() ->
     assert torch.allclose(found.cameras.world_to_camera, relative, atol=1e-5)
     assert torch.allclose(depth_of(found), torch.tensor(DEPTH * 0.25), rtol=1e-4)
     assert torch.allclose(found.point_map.confidence, torch.tensor(3.0)), "as the network has it"
+
+
+def test_cameras_of_rays_in_place_of_the_decoders() -> None:
+    output, truth = seen_by_the_network(), cameras()
+    small = Cameras(output.world_to_camera, output.intrinsics, 42, 56)
+    coarse = resize_cameras(small, 24, 32)
+    ends = unproject(torch.ones(4, 24, 32), coarse)
+    origins = coarse.centers[:, None, None].expand(-1, 24, 32, -1)
+    rays = Rays(2 * (ends - origins), origins, torch.full((4, 24, 32), 2.0))
+    wrong = output._replace(rays=rays, encoding=torch.zeros_like(output.encoding))
+    found, _ = estimate(wrong, poses="rays")
+    relative = truth.world_to_camera @ torch.linalg.inv(truth.world_to_camera[:1])
+    relative[:, :3, 3] *= 0.25
+    assert torch.allclose(found.cameras.world_to_camera, relative, atol=1e-4)
+    assert torch.allclose(found.cameras.intrinsics, truth.intrinsics, rtol=1e-4, atol=1e-3)
+    asked: list = []
+    model = tiny_network()
+    model.head.rays.register_forward_hook(lambda *_: asked.append(1))
+    DepthAnything3Estimator(model, Da3Options(SMALL, poses="rays")).estimate(images(2), cameras(2))
+    assert not asked, "of known cameras nobody asks"
+    DepthAnything3Estimator(model, Da3Options(SMALL, poses="rays")).estimate(images(2))
+    assert asked
 
 
 @pytest.mark.parametrize("two_view_baseline", [False, True])
@@ -239,7 +262,7 @@ def test_arguments_must_go_together() -> None:
     given.intrinsics[1, 0, 0] = 0
     with pytest.raises(BadCameraError, match="known cameras: camera 1 has focal"):
         estimator.estimate(images(), given)
-    for wrong in ({"min_confidence": 0.5}, {"points": 0}):
+    for wrong in ({"min_confidence": 0.5}, {"points": 0}, {"poses": "guess"}):
         with pytest.raises(ConfigurationError, match=next(iter(wrong))):
             Da3Options(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="memory_gib"):

@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks.timing import peak_bytes, seconds_of, table
 from reconx_pl.geometry.dust3r import blocks
 from reconx_pl.geometry.dust3r.config import Dust3rConfig
-from reconx_pl.geometry.dust3r.heads import Fusion, doubled
+from reconx_pl.geometry.dust3r.heads import Fusion, enlarged
 from reconx_pl.geometry.dust3r.inference import InferenceOptions, predict_pairs
 from reconx_pl.geometry.dust3r.model import Dust3r
 from reconx_pl.geometry.estimators.pairs import PairGraph
@@ -53,7 +53,7 @@ def einsum_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def late_convolution(fusion: Fusion, level: Tensor, coarser: Tensor | None) -> Tensor:
     if fusion.skip is not None:
         level = coarser + fusion.skip(level)
-    return fusion.out(doubled(fusion.refine(level)))
+    return fusion.out(enlarged(fusion.refine(level)))
 
 
 @contextmanager

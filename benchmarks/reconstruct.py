@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--geometry",
         default="colmap",
-        choices=("auto", "dust3r", "colmap", "sparse"),
+        choices=("auto", "da3-base", "da3-small", "dust3r", "colmap", "sparse"),
         help="sparse: colmap without the plane sweep",
     )
     parser.add_argument("--steps", type=int, help="of the fit; default: the file's")

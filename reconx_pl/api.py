@@ -55,7 +55,8 @@ class ReconX:
 
     Args:
         view_generator: generates between photographs; None fits to the photographs alone.
-        geometry: who finds cameras and points: "dust3r", "colmap" or "auto" (``named_estimator``), or an estimator.
+        geometry: who finds cameras and points: "da3-base", "da3-small", "dust3r", "colmap", or "auto", which never
+            takes DUSt3R (``named_estimator``); or an estimator.
         config: defaults of ``reconstruct``.
         device: "auto", "cpu" or "cuda".
     """
@@ -63,7 +64,7 @@ class ReconX:
     def __init__(
         self,
         view_generator: ViewGeneratorSource | None,
-        geometry: GeometryName | PointMapEstimator = "dust3r",
+        geometry: GeometryName | PointMapEstimator = "auto",
         config: ReconstructionConfig | None = None,
         device: str = "auto",
     ) -> None:
@@ -77,7 +78,7 @@ class ReconX:
         cls,
         model: str | Path | None,
         *,
-        geometry: GeometryName | PointMapEstimator = "dust3r",
+        geometry: GeometryName | PointMapEstimator = "auto",
         config: ReconstructionConfig | None = None,
         sampling: SamplingConfig | None = None,
         device: str = "auto",

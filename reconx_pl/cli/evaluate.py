@@ -65,7 +65,8 @@ def evaluate_protocol(
         generated: poses of the generated frames in the place of those that the protocol says; this makes another
             protocol of it, with another hash.
         estimator: finds the points of the context views where the protocol allows no others, and aligns generated
-            frames; None takes DUSt3R if its weights are at hand, else structure from motion.
+            frames; None takes Depth-Anything-3 if its weights are at hand, else structure
+            from motion.
         sampling: instead of the model's own sampling settings.
         evaluation: fit, baselines, frames of a generated clip. Metrics, masks and poses are the protocol's.
         ablation: what to leave out; its results go into a folder in ``out``, and a table of all rows into ``out``.

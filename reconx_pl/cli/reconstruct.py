@@ -69,9 +69,10 @@ def add_chain_options(parser: ArgumentParser, out: str) -> None:
     parser.add_argument(
         "--geometry",
         type=GeometryName,
-        default="dust3r",
-        help="who finds cameras and points: dust3r needs weights that are not for commercial use; colmap (structure "
-        "from motion) needs none; auto takes dust3r if its weights are there, else colmap",
+        default="auto",
+        help="who finds cameras and points: da3-base and da3-small (Depth-Anything-3) need weights; dust3r needs "
+        "weights that are not for commercial use; colmap (structure from motion) needs none; auto takes da3-base if "
+        "its weights are there, else colmap",
     )
     parser.add_argument(
         "--estimator", type=PointMapEstimator | None, default=None, help="a class of your own, in place of --geometry"

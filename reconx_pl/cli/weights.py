@@ -19,7 +19,7 @@ from reconx_pl.errors import BadWeightsError, ConfigurationError
 
 
 def fetch(
-    name: Literal["lpips", "dust3r-512-dpt", ReleaseName],
+    name: Literal["lpips", "da3-base", "da3-small", "dust3r-512-dpt", ReleaseName],
     folder: Path | None = None,
     sha256: str | None = None,
     revision: str = "main",
@@ -27,19 +27,19 @@ def fetch(
     """Fetch pretrained weights, checksums verified; an interrupted download goes on.
 
     Args:
-        name: lpips: the VGG16 and AlexNet backbones of the perceptual distance; dust3r-512-dpt: DUSt3R, 2.3 GB,
-            non-commercial (CC BY-NC-SA 4.0), from the Hugging Face hub; the others: checkpoints of the base model,
-            10.4 GB each, from there too.
+        name: lpips: the VGG16 and AlexNet backbones of the perceptual distance; da3-base, da3-small:
+            Depth-Anything-3, 0.54 and 0.14 GB, Apache-2.0, from the Hugging Face hub; dust3r-512-dpt: DUSt3R, 2.3 GB,
+            non-commercial (CC BY-NC-SA 4.0), from there too; the others: checkpoints of the base model, 10.4 GB each.
         folder: where to write; None is "weights" for checkpoints, and for lpips takes those that
             RECONX_LPIPS_WEIGHTS or a cache has, and fetches what is missing.
         sha256: expected checksum of a checkpoint; None takes the one that the hub states.
         revision: of a checkpoint's repository: branch, tag or commit.
     """
     if name != "lpips":
-        from reconx_pl.diffusion.weights.releases import DUST3R_RELEASES, release_of
+        from reconx_pl.diffusion.weights.releases import GEOMETRY_RELEASES, release_of
         from reconx_pl.pretrained.fetch import fetch_release
 
-        release = DUST3R_RELEASES[name] if name in DUST3R_RELEASES else release_of(name)
+        release = GEOMETRY_RELEASES[name] if name in GEOMETRY_RELEASES else release_of(name)
         if release.notice:
             console.print(release.notice)
         path = fetch_release(release, folder or Path("weights"), sha256, revision)

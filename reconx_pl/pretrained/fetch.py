@@ -65,6 +65,8 @@ def fetch_release(
             f"{release.repository} at {revision} states sha256 {stated} for {release.file}, not {wanted}; nothing was "
             "fetched. Name the revision that you mean"
         )
+    if not wanted:
+        _check_recorded(release, revision, stated, metadata.size)
     expected = wanted or stated
     if not expected:
         raise BadWeightsError(
@@ -86,6 +88,22 @@ def fetch_release(
     partial.replace(target)
     record_sha256(target, expected)
     return target
+
+
+def _check_recorded(release: HubFile, revision: str, stated: str, size: int | None) -> None:
+    """Compare what the hub states with what others have recorded of the file.
+
+    Raises:
+        BadWeightsError: it is another file.
+    """
+    begin, end = release.sha256_ends
+    as_recorded = release.bytes in (None, size) and stated.startswith(begin) and stated.endswith(end)
+    if stated and not as_recorded:
+        raise BadWeightsError(
+            f"{release.repository} at {revision} states {size} bytes and sha256 {stated} for {release.file}; known is "
+            f"a file of {release.bytes} bytes and sha256 {begin}...{end}. Nothing was fetched. If you trust the new "
+            "one, give its checksum with --sha256"
+        )
 
 
 def _record_path(target: Path) -> Path:

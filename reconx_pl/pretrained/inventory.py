@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from reconx_pl.diffusion.weights.releases import DUST3R_RELEASES, RELEASES, HubFile
+from reconx_pl.diffusion.weights.releases import GEOMETRY_RELEASES, RELEASES, HubFile
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
 from reconx_pl.files.checksums import SUMS, differing, file_sha256, read_sums, remembered_sha256
 from reconx_pl.files.weights import FOLDER_FILE, SHIPPED
@@ -91,7 +91,7 @@ def inventory(folder: Path = FOLDER) -> list[Weights]:
     backbones: tuple[Net, ...] = ("vgg", "alex")
     known = [_shipped(name, place) for name, place in SHIPPED.items()]
     known += [_backbone(net) for net in backbones]
-    known += [_released(name, release, folder) for name, release in (DUST3R_RELEASES | RELEASES).items()]
+    known += [_released(name, release, folder) for name, release in (GEOMETRY_RELEASES | RELEASES).items()]
     return known + [_converted(found.parent) for found in sorted(folder.glob(f"*/{FOLDER_FILE}"))]
 
 

@@ -57,7 +57,8 @@ class SceneConfig:
         fit: the 3D Gaussian fit.
         points: which points it starts from. ``at_least`` counts from 8 input views on.
         poses: of the generated frames. "aligned": by a global alignment from each input view to the next, with the
-            input views held fixed; needs an estimator that can do it (DUSt3R). "interpolated": between the input views.
+            input views held fixed; needs an estimator that can do it (DUSt3R, Depth-Anything-3).
+            "interpolated": between the input views.
             "dataset": given with the frames. "auto": those that frames were generated at, of a model that is guided by
             renders; else aligned where the estimator can, else interpolated.
         confidence: of generated pixels. "alignment": the paper's C_i, what the global alignment gives every pixel.
@@ -93,7 +94,7 @@ class SceneConfig:
             who = "no estimator was named" if estimator is None else f"{type(estimator).__name__} cannot do that"
             raise ConfigurationError(
                 f"poses 'aligned' finds the cameras of generated frames with the input views held fixed, and {who}: "
-                "name DUSt3R (PretrainedDust3r, --geometry dust3r), or take 'interpolated'"
+                "name Depth-Anything-3 or DUSt3R (--geometry da3-base, PretrainedDa3), or take 'interpolated'"
             )
         aligned = able and (self.poses == "aligned" or (self.poses == "auto" and not posed))
         if self.points.views != "ends" and not aligned:

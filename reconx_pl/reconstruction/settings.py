@@ -44,7 +44,8 @@ class GenerationConfig:
             (configs/extrapolation.yaml), and photographs from around one place.
         end_condition_frame: frame of a clip that is its second condition where it extrapolates, with ``orbit_frames``.
         poses: of the generated frames. "aligned": by a global alignment with the photographs held fixed; needs an
-            estimator that can do it (DUSt3R). "interpolated": between the photographs. "auto": aligned where possible.
+            estimator that can do it (Depth-Anything-3, DUSt3R). "interpolated": between the photographs. "auto":
+            aligned where possible.
         alignment: of which frames together; see ``SceneConfig``.
         path: of the camera: "interpolated" from each photograph straight to the next, "viewcrafter" likewise with
             ViewCrafter's timing; with a model that is guided by renders also "orbit", "spiral", or a file of cameras

@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from huggingface_hub import constants, file_download
 
 from reconx_pl.cli import main as cli
 from reconx_pl.diffusion.weights import releases
-from reconx_pl.diffusion.weights.releases import DUST3R_RELEASES, RELEASES, HubFile, Release
+from reconx_pl.diffusion.weights.releases import GEOMETRY_RELEASES, RELEASES, HubFile, Release
 from reconx_pl.errors import BadWeightsError, ConfigurationError, MissingWeightsError
+from reconx_pl.geometry.da3.pretrained import WEIGHTS
 from reconx_pl.pretrained import fetch
 from reconx_pl.pretrained.fetch import fetch_release
 
@@ -190,8 +192,45 @@ def test_releases_have_places_of_their_own() -> None:
     assert huggingface_hub.hf_hub_url("Doubiiu/DynamiCrafter_512_Interp", "model.ckpt").endswith(
         f"{RELEASES['dynamicrafter-512-interp'].repository}/resolve/main/model.ckpt"
     )
-    everything = [*RELEASES.values(), *DUST3R_RELEASES.values()]
+    everything = [*RELEASES.values(), *GEOMETRY_RELEASES.values()]
     assert len({release.saved_as for release in everything}) == len(everything)
+
+
+@pytest.mark.parametrize("name", ["da3-base", "da3-small"])
+def test_depth_anything_3_comes_from_its_repository_with_its_licence(
+    name: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    known = GEOMETRY_RELEASES[name]
+    assert known.repository == f"depth-anything/{name.upper()}" and known.file == "model.safetensors"
+    assert known.saved_as == WEIGHTS[name].name, "fetched to where the estimator looks"  # type: ignore[index]
+    # the stand-in has another content: of this size, and with ends of its own
+    ends = (DIGEST[:8], DIGEST[-4:])
+    monkeypatch.setitem(releases.GEOMETRY_RELEASES, name, replace(known, bytes=len(CONTENT), sha256_ends=ends))
+    hub.path = f"/{known.repository}/resolve/main/model.safetensors"
+    asked = fetch.fetch_release
+    monkeypatch.setattr(fetch, "fetch_release", lambda *arguments: asked(*arguments, endpoint=hub.endpoint))
+    monkeypatch.chdir(tmp_path)
+    cli.main(["weights", "fetch", name])
+    assert (tmp_path / WEIGHTS[name]).read_bytes() == CONTENT  # type: ignore[index]
+    said = " ".join(capfd.readouterr().err.split())
+    assert "Apache-2.0 by their authors' README" in said and "docs/licences.md" in said
+
+
+@pytest.mark.parametrize(
+    "change", [{"bytes": len(CONTENT) + 1}, {"sha256_ends": ("0" * 8, DIGEST[-4:])}, {"sha256_ends": (DIGEST[:8], "x")}]
+)
+def test_a_file_that_is_not_the_recorded_one_is_not_fetched_unasked(
+    change: dict[str, Any], hub: Hub, tmp_path: Path
+) -> None:
+    right = replace(RELEASE, bytes=len(CONTENT), sha256_ends=(DIGEST[:8], DIGEST[-4:]))
+    other = replace(right, **change)
+    with pytest.raises(
+        BadWeightsError, match=rf"states 1024000 bytes and sha256 {DIGEST}.*Nothing was fetched.*--sha256"
+    ):
+        fetch_release(other, tmp_path / "weights", endpoint=hub.endpoint)
+    assert hub.gets() == [] and not (tmp_path / "weights").exists()
+    assert fetch_release(other, tmp_path / "asked", sha256=DIGEST, endpoint=hub.endpoint).is_file()
+    assert fetch_release(right, tmp_path / "weights", endpoint=hub.endpoint).read_bytes() == CONTENT
 
 
 def test_what_may_not_be_used_commercially_is_said_before_it_is_fetched(

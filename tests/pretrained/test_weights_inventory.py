@@ -13,7 +13,7 @@ from released_checkpoints import tiny
 from safetensors.torch import save_file
 
 from reconx_pl.cli.main import main
-from reconx_pl.diffusion.weights.releases import DUST3R_RELEASES, RELEASES
+from reconx_pl.diffusion.weights.releases import GEOMETRY_RELEASES, RELEASES
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.checksums import SUMS
 from reconx_pl.metrics import lpips_weights
@@ -53,10 +53,11 @@ def named(name: str, folder: Path) -> Weights:
 
 def test_everything_that_fetch_knows_is_listed(folder: Path) -> None:
     found = {weights.name: weights for weights in inventory(folder)}
-    assert set(found) == {"reconx-mini", "lpips-vgg", "lpips-alex", *DUST3R_RELEASES, *RELEASES}
+    assert set(found) == {"reconx-mini", "lpips-vgg", "lpips-alex", *GEOMETRY_RELEASES, *RELEASES}
     assert [name for name, weights in found.items() if weights.present] == ["reconx-mini"], "it comes along"
     assert all(weights.purpose and weights.licence and weights.bytes for weights in found.values())
     assert [name for name, weights in found.items() if not weights.commercial] == ["dust3r-512-dpt"]
+    assert (found["da3-base"].bytes, found["da3-small"].bytes) == (541_518_028, 137_248_940)
     assert found["lpips-vgg"].bytes == 4 * 14_714_688  # parameters of VGG16's convolutions
     assert found["viewcrafter-25"].fetch_command == f"reconx weights fetch viewcrafter-25 --folder {folder}"
     assert found["lpips-alex"].fetch_command == "reconx weights fetch lpips"
@@ -127,7 +128,9 @@ def test_backbones_are_found_where_the_fit_finds_them(folder: Path, tmp_path: Pa
 
 
 def test_an_unknown_name_lists_the_known(folder: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"nothing: neither.*\(reconx-mini, lpips, dust3r-512-dpt, "):
+    with pytest.raises(
+        ConfigurationError, match=r"nothing: neither.*\(reconx-mini, lpips, da3-base, da3-small, dust3r-512-dpt, "
+    ):
         chosen(["nothing"], folder)
 
 

@@ -156,17 +156,16 @@ def test_without_a_model_the_one_that_comes_along_is_named(two: Room, tmp_path: 
 
 
 def test_without_weights_of_dust3r_nothing_else_is_taken_unasked(two: Room, tmp_path: Path) -> None:
-    said = refused(*two.files, "-o", tmp_path / "scene", "--no-diffusion")
+    said = refused(*two.files, "-o", tmp_path / "scene", "--no-diffusion", "--geometry", "dust3r")
     assert "reconx weights fetch dust3r-512-dpt" in said and "--geometry colmap" in said
     assert "not for commercial use" in said and not (tmp_path / "scene").exists()
 
 
-def test_auto_says_what_it_takes(two: Room, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from reconx_pl.geometry.default_estimator import named_estimator
-
-    with caplog.at_level("INFO"):
-        named_estimator("auto")
-    assert "there are no weights of DUSt3R" in caplog.text and "--geometry" in caplog.text
+@pytest.mark.parametrize("name", ["da3-base", "da3-small"])
+def test_without_weights_of_depth_anything_nothing_else_is_taken_unasked(two: Room, tmp_path: Path, name: str) -> None:
+    said = refused(*two.files, "-o", tmp_path / "scene", "--no-diffusion", "--geometry", name)
+    assert f"reconx weights fetch {name}" in said and "Apache-2.0" in said and "--geometry colmap" in said
+    assert not (tmp_path / "scene").exists()
 
 
 # --- bad input
@@ -196,7 +195,7 @@ def test_photographs_of_different_places(two: Room, tmp_path: Path) -> None:
     said = refused(two.files[0], other.files[0], "-o", tmp_path / "scene", *SPARSE)
     assert "photo_0.png" in said and ("matching features" in said or "too few features" in said)
     assert (tmp_path / "scene" / "reconstruction.json").exists(), "what was done before is kept"
-    main_again = refused(*two.files, "-o", tmp_path / "scene", "--no-diffusion", *QUICK)
+    main_again = refused(*two.files, "-o", tmp_path / "scene", "--no-diffusion", "--geometry", "dust3r", *QUICK)
     assert "weights of DUSt3R" in main_again, "a failed attempt does not claim the folder"
 
 

@@ -23,7 +23,7 @@ def tiny_network(**changes: object) -> Dust3r:
     return Dust3r(Dust3rConfig(**{**TINY, **changes})).eval()  # type: ignore[arg-type]
 
 
-def _unit(name: str, count: int) -> np.ndarray:
+def splitmix_unit(name: str, count: int) -> np.ndarray:
     """splitmix64 of the name's CRC-32, in [-1, 1), exact in float32."""
     with np.errstate(over="ignore"):
         z = np.uint64(zlib.crc32(name.encode())) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(
@@ -38,7 +38,7 @@ def _unit(name: str, count: int) -> np.ndarray:
 def stand_in(name: str, shape: tuple[int, ...]) -> Tensor:
     """The value that the full-size probe gives to the tensor of that released name."""
     count = int(np.prod(shape))
-    value = _unit(name, count)
+    value = splitmix_unit(name, count)
     if name.endswith("weight") and len(shape) >= 2:
         value = value * np.float32(np.sqrt(3.0 * shape[0] / count))
     elif name.endswith("weight"):

@@ -14,7 +14,8 @@ _NEEDS: dict[str, Mapping[Use, Need]] = {
     "lpips-vgg": {"basics": "required"},
     "lpips-alex": {"basics": "required"},
     "dynamicrafter-512-interp": {"train": "required", "evaluate": "useful", "reconstruct": "useful"},
-    "dust3r-512-dpt": {"train": "useful", "reconstruct": "useful"},
+    "dust3r-512-dpt": {"train": "useful"},
+    "da3-base": {"train": "useful", "evaluate": "useful", "reconstruct": "useful"},
 }
 
 

@@ -38,6 +38,9 @@ class HubFile:
         notice: what whoever fetches it has to know.
         purpose: what it is for, in a few words.
         gigabytes: size of the file; None where it is not known.
+        bytes: the exact size, where others have recorded it; a file of another size is not fetched without its
+            checksum.
+        sha256_ends: how its SHA-256 begins and ends, where others have recorded that much; as for ``bytes``.
     """
 
     title: str
@@ -48,6 +51,8 @@ class HubFile:
     notice: str = field(default="", kw_only=True)
     purpose: str = field(default="", kw_only=True)
     gigabytes: float | None = field(default=None, kw_only=True)
+    bytes: int | None = field(default=None, kw_only=True)
+    sha256_ends: tuple[str, str] = field(default=("", ""), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,25 @@ RELEASES: dict[str, Release] = {
     ),
 }  # fmt: skip
 
-DUST3R_RELEASES: dict[str, HubFile] = {
+
+def _da3(size: str, bytes: int, sha256_ends: tuple[str, str]) -> HubFile:
+    return HubFile(
+        f"Depth-Anything-3 {size}",
+        f"depth-anything/DA3-{size}",
+        f"da3_{size.lower()}.safetensors",
+        file="model.safetensors",
+        notice=f"the weights of DA3-{size} are under Apache-2.0 by their authors' README; a question about the data "
+        "that they were trained on is open (docs/licences.md)",
+        purpose="depth of photographs and their cameras",
+        gigabytes=bytes / 1e9,
+        bytes=bytes,
+        sha256_ends=sha256_ends,
+    )
+
+
+GEOMETRY_RELEASES: dict[str, HubFile] = {
+    "da3-base": _da3("BASE", 541_518_028, ("e01067dc", "78b5")),
+    "da3-small": _da3("SMALL", 137_248_940, ("364492e3", "efcf")),
     "dust3r-512-dpt": HubFile(
         "DUSt3R 512 DPT",
         "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt",

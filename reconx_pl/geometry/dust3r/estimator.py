@@ -21,6 +21,7 @@ from reconx_pl.geometry.dust3r.model import Dust3r
 from reconx_pl.geometry.dust3r.preprocess import Preprocessing, Window, prepare_image
 from reconx_pl.geometry.dust3r.resample import to_photograph
 from reconx_pl.geometry.estimators.base import Reconstruction
+from reconx_pl.geometry.estimators.held_views import held_views
 from reconx_pl.geometry.estimators.pairs import PairGraph
 from reconx_pl.geometry.point_maps import cloud_from_maps
 from reconx_pl.types import Cameras, PointMap, Progress
@@ -112,9 +113,9 @@ class Dust3rEstimator:
             ConfigurationError: cameras or names that do not go with the images.
             BadCameraError: a known camera that cannot be used.
         """
-        views, _, height, width = images.shape
+        views = len(images)
         called = view_names(views, names)
-        held = _held(images, cameras, fixed)
+        held = held_views(images, cameras, fixed)
         _check_images(images, called)
         prepared = [prepare_image(image, self.options.preprocessing) for image in images]
         window = prepared[0].window
@@ -172,26 +173,6 @@ def _restored(found: Alignment, window: Window, cameras: Cameras | None, held: T
         world_to_camera=torch.where(held[:, None, None], given.world_to_camera, restored.world_to_camera),
         intrinsics=torch.where(held[:, None, None], given.intrinsics, restored.intrinsics),
     )
-
-
-def _held(images: Tensor, cameras: Cameras | None, fixed: Tensor | None) -> Tensor:
-    """Which cameras are known: [V] bool on the CPU."""
-    views, _, height, width = images.shape
-    if cameras is None:
-        if fixed is not None:
-            raise ConfigurationError("known says which of the cameras are known, and there are no cameras")
-        return torch.zeros(views, dtype=torch.bool)
-    if len(cameras) != views or (cameras.height, cameras.width) != (height, width):
-        raise ConfigurationError(
-            f"{len(cameras)} cameras of {cameras.height} x {cameras.width} pixels do not go with images "
-            f"{tuple(images.shape)}; resize or crop both alike"
-        )
-    held = torch.ones(views, dtype=torch.bool) if fixed is None else fixed.cpu()
-    if held.dtype != torch.bool or held.shape != (views,):
-        raise ConfigurationError(f"known is one bool a view, got {held.dtype} {tuple(held.shape)} for {views} views")
-    if held.any():
-        cameras[held.nonzero()[:, 0]].check("the known cameras")
-    return held
 
 
 def _check_images(images: Tensor, called: list[str]) -> None:

@@ -53,7 +53,7 @@ class ResidualUnit(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Adds a finer level to what came from the coarser ones, refines, doubles the size.
+    """Adds a finer level to what came from the coarser ones, refines, and enlarges.
 
     Args:
         width: channels.
@@ -66,16 +66,17 @@ class Fusion(nn.Module):
         self.refine = ResidualUnit(width)
         self.out = nn.Conv2d(width, width, 1)
 
-    def forward(self, level: Tensor, coarser: Tensor | None) -> Tensor:
-        """[B, C, h, w] each to [B, C, 2h, 2w]."""
+    def forward(self, level: Tensor, coarser: Tensor | None, size: tuple[int, int] | None = None) -> Tensor:
+        """[B, C, h, w] each to [B, C, 2h, 2w], or to the rows and columns of ``size``."""
         if self.skip is not None:
             level = coarser + self.skip(level)
         # a 1 x 1 convolution and an interpolation, whose weights add up to 1, can change places: a quarter of the work
-        return doubled(self.out(self.refine(level)))
+        return enlarged(self.out(self.refine(level)), size)
 
 
-def doubled(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+def enlarged(x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """Bilinear, corners on corners: to ``size``, or to twice the rows and columns."""
+    return F.interpolate(x, size or (2 * x.shape[-2], 2 * x.shape[-1]), mode="bilinear", align_corners=True)
 
 
 class Level(nn.Sequential):
@@ -126,7 +127,7 @@ class DptHead(nn.Module):
                 x = x[:, :, : image.shape[2], : image.shape[3]]
             x = fusion(image, x)
         assert x is not None
-        return self.out(F.relu(self.sharpen(doubled(self.narrow(x)))))
+        return self.out(F.relu(self.sharpen(enlarged(self.narrow(x)))))
 
 
 def build_head(config: Dust3rConfig) -> nn.Module:

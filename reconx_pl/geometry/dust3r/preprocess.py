@@ -145,7 +145,7 @@ def prepare_image(
         BadDataError: the file cannot be read as an image.
         BadSceneError: the image is too narrow.
     """
-    upright = _upright(image)
+    upright = upright_image(image)
     window = preprocessing.window(upright.height, upright.width)
     shrinks = max(upright.size) > max(window.resized_height, window.resized_width)
     resized = upright.resize(
@@ -157,7 +157,15 @@ def prepare_image(
     return PreparedImage(values.permute(2, 0, 1).contiguous().float() / 255, window)
 
 
-def _upright(image: str | Path | Image.Image | Tensor) -> Image.Image:
+def upright_image(image: str | Path | Image.Image | Tensor) -> Image.Image:
+    """8 bits RGB as a viewer shows it.
+
+    Args:
+        image: a file, an image, or [3, H, W] in [0, 1].
+
+    Raises:
+        BadDataError: the file cannot be read as an image, or a tensor of another shape.
+    """
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             raise BadDataError(f"an image is [3, H, W], got {tuple(image.shape)}")

@@ -1,4 +1,4 @@
-"""From images to points: the seam that DUSt3R, known depth and a ready reconstruction share."""
+"""From images to points: the seam that DUSt3R, Depth-Anything-3, known depth and a ready reconstruction share."""
 
 from __future__ import annotations
 

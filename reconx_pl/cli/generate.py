@@ -10,11 +10,10 @@ from jsonargparse import Namespace
 from reconx_pl.cli.arguments import ArgumentParser
 from reconx_pl.cli.command import Command
 from reconx_pl.cli.console import console, progress_bar
-from reconx_pl.cli.reconstruct import add_chain_options, config_of, named_view_generator, take_path
+from reconx_pl.cli.reconstruct import add_chain_options, chosen_estimator, config_of, named_view_generator, take_path
 from reconx_pl.data.formats.camera_path_file import write_camera_path
 from reconx_pl.devices import chosen_device
 from reconx_pl.errors import ConfigurationError
-from reconx_pl.geometry.default_estimator import named_estimator
 from reconx_pl.reconstruction.generation import VIDEO, read_sequence
 from reconx_pl.reconstruction.run import reconstruct
 from reconx_pl.reconstruction.settings import GENERATION
@@ -54,7 +53,7 @@ def run_generate(parser: ArgumentParser, chosen: Namespace) -> Path:
     device = chosen_device(options["device"])
     view_generator = named_view_generator(options, device)
     config = config_of(options).resolved(view_generator.clip)
-    estimator = options["estimator"] or named_estimator(options["geometry"], device)
+    estimator = chosen_estimator(options, device)
     work = out.with_name(out.stem + WORK)
     with progress_bar() as progress:
         made = reconstruct(

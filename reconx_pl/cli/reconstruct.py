@@ -23,6 +23,7 @@ from reconx_pl.files.atomic import atomic_write
 from reconx_pl.files.weights import MINI
 from reconx_pl.geometry.default_estimator import GeometryName, named_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
+from reconx_pl.geometry.estimators.geometry_file import GeometryFile
 from reconx_pl.reconstruction.files import REPORT
 from reconx_pl.reconstruction.folder import storage
 from reconx_pl.reconstruction.run import Reconstructed, reconstruct
@@ -75,6 +76,13 @@ def add_chain_options(parser: ArgumentParser, out: str) -> None:
         "its weights are there, else colmap",
     )
     parser.add_argument(
+        "--geometry_from",
+        type=Path | None,
+        default=None,
+        help="an .npz file with the depth and cameras of the photographs that another program found, in place of "
+        "--geometry (docs/extending.md)",
+    )
+    parser.add_argument(
         "--estimator", type=PointMapEstimator | None, default=None, help="a class of your own, in place of --geometry"
     )
     parser.add_argument(
@@ -121,7 +129,7 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
     view_generator = None
     if not options["no_diffusion"]:
         view_generator = named_view_generator(options, device)
-    estimator = options["estimator"] or named_estimator(options["geometry"], device)
+    estimator = chosen_estimator(options, device)
     config = config_of(options).resolved(view_generator.clip if view_generator is not None else None)
     for name, value in config.generation.clip._asdict().items():
         chosen[f"generation.{name}"] = value  # what is kept for --resume
@@ -165,6 +173,21 @@ def named_view_generator(options: Mapping[str, Any], device: str) -> ViewGenerat
     if name == MINI:
         log.info("generating with %s, the small model that comes with reconx_pl; --model names another", MINI)
     return model_source(name, options["sampling"], device)
+
+
+def chosen_estimator(options: Mapping[str, Any], device: str) -> PointMapEstimator:
+    """Who finds geometry, by the instantiated arguments.
+
+    Raises:
+        ConfigurationError: a file of geometry beside an estimator.
+        MissingWeightsError: no weights of the one that was named.
+    """
+    file, estimator = options["geometry_from"], options["estimator"]
+    if file is None:
+        return estimator or named_estimator(options["geometry"], device)
+    if estimator is not None:
+        raise ConfigurationError(f"--geometry_from {file} has the geometry that --estimator would find: leave one out")
+    return GeometryFile(file)
 
 
 def config_of(options: Mapping[str, Any]) -> ReconstructionConfig:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from extending import snippets
 
 from reconx_pl.errors import BadSceneError
 from reconx_pl.geometry.cameras import project
+from reconx_pl.geometry.estimators.geometry_file import GeometryFile
 from reconx_pl.splatting.renderers.base import Renderer
 
 
@@ -33,6 +36,23 @@ def test_own_geometry(names: dict[str, Any]) -> None:
     torch.testing.assert_close(depth, torch.full_like(depth, 4.0))
     with pytest.raises(BadSceneError, match="posed scene"):
         names["Wall"](4.0).estimate(clip.images)
+
+
+def test_geometry_of_another_program(names: dict[str, Any], tmp_path: Path) -> None:
+    ends = names["clip"].cameras[[0, -1]]
+    names["write_geometry"](
+        tmp_path / "found.npz",
+        names["clip"].depth.numpy(),
+        ends.world_to_camera[:, :3].numpy(),
+        ends.intrinsics.numpy(),
+        ["a.png", "b.png"],
+        np.full((2, 64, 64), 3.0),
+    )
+    images = names["clip"].images[[-1, 0]]
+    found = GeometryFile(tmp_path / "found.npz").estimate(images, names=["photos/b.png", "photos/a.png"])
+    torch.testing.assert_close(found.cameras.intrinsics, ends.intrinsics.float().flip(0))
+    torch.testing.assert_close(found.cameras.world_to_camera, ends.world_to_camera.float().flip(0))
+    assert found.point_map.confidence.max() == 3
 
 
 def test_own_renderer(names: dict[str, Any]) -> None:

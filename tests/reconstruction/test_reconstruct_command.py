@@ -56,6 +56,23 @@ def surveyed(monkeypatch: pytest.MonkeyPatch, two: Room) -> Surveyor:
 # --- what it does
 
 
+def test_geometry_of_another_program(two: Room, tmp_path: Path) -> None:
+    arrays = {"depth": two.depth.numpy(), "world_to_camera": two.cameras.world_to_camera.numpy()}
+    names = np.array([file.name for file in two.files[::-1]])
+    arrays = {name: value[::-1] for name, value in arrays.items()} | {"names": names}
+    np.savez("found.npz", intrinsics=two.cameras.intrinsics.numpy()[::-1], **arrays)
+    folder = str(two.files[0].parent)
+    main(["reconstruct", folder, "-o", "out", "--geometry_from", "found.npz", "--no-diffusion", *QUICK])
+    found = only_scene(tmp_path / "out").cameras
+    assert len(load_ply(tmp_path / "out" / "scene.ply").means) > 500
+    moved = found.centers[0] - found.centers[1]
+    true = two.cameras.centers[0] - two.cameras.centers[1]
+    assert min((moved - true).norm(), (moved + true).norm()) < 1e-3
+    other = "reconx_pl.geometry.estimators.colmap.ColmapEstimator"
+    message = refused(folder, "-o", "b", "--geometry_from", "found.npz", "--estimator", other, "--no-diffusion")
+    assert "--geometry_from found.npz has the geometry that --estimator would find" in message
+
+
 def test_photographs_in_scene_out_and_on_with_resume(
     two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

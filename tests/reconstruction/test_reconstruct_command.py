@@ -211,6 +211,7 @@ def test_photographs_of_different_places(two: Room, tmp_path: Path) -> None:
     other = room(tmp_path / "elsewhere", views=2, seed=11)
     said = refused(two.files[0], other.files[0], "-o", tmp_path / "scene", *SPARSE)
     assert "photo_0.png" in said and ("matching features" in said or "too few features" in said)
+    assert "--geometry da3-base" in said, "the way out for photographs that SIFT cannot match"
     assert (tmp_path / "scene" / "reconstruction.json").exists(), "what was done before is kept"
     main_again = refused(*two.files, "-o", tmp_path / "scene", "--no-diffusion", "--geometry", "dust3r", *QUICK)
     assert "weights of DUSt3R" in main_again, "a failed attempt does not claim the folder"

@@ -45,6 +45,8 @@ _DOUBTFUL = 0.5  # share of all matches; with right poses and overlapping images
 # A point this many times farther from its nearest than others are is most often a wrong match, and the first that
 # farthest point sampling would take: of the few dropped on four procedural scenes 8 to 10 in 10 were wrong.
 _ISOLATED = 8.0
+# Where SIFT finds too little in common, a network that was trained on such pairs does not need it.
+_LEARNT = "or take a learnt estimator: `reconx weights fetch da3-base`, then --geometry da3-base"
 _STILL = 0.002  # of the image's longer side: where matches move less, the images show one and the same view
 
 
@@ -208,7 +210,7 @@ class ColmapEstimator:
             named = ", ".join(f"{called[view]} ({counts[view]})" for view in plain)
             raise UnplacedViewsError(
                 f"too few features, of {_MIN_FEATURES} needed: {named}; images without texture, or smaller "
-                "than some hundred pixels, cannot be matched: use larger ones, or leave these out",
+                f"than some hundred pixels, cannot be matched: use larger ones, leave these out, {_LEARNT}",
                 plain,
             )
 
@@ -239,7 +241,7 @@ class ColmapEstimator:
             raise UnplacedViewsError(
                 f"{len(placed)} of {matches.views} images were placed, not: "
                 f"{', '.join(called[view] for view in lost)}; they overlap too little with the others. Leave them out, "
-                "or add photographs between",
+                f"add photographs between, {_LEARNT}",
                 lost,
             )
         return best
@@ -363,9 +365,9 @@ def _apart(together: list[list[int]], called: list[str]) -> str:
     if len(together[0]) == 1:
         return (
             f"no two of these images share {MIN_MATCHES} matching features: {', '.join(called)}; "
-            "use photographs of one place that overlap by half or more"
+            f"use photographs of one place that overlap by half or more, {_LEARNT}"
         )
     return (
         f"{', '.join(lost)}: fewer than {MIN_MATCHES} matching features with any of the other "
-        f"{len(together[0])} images; leave them out, or add photographs that overlap with both"
+        f"{len(together[0])} images; leave them out, add photographs that overlap with both, {_LEARNT}"
     )

@@ -35,6 +35,7 @@ from reconx_pl.reconstruction.views import input_views
 from reconx_pl.splatting.io.scene_files import load_scene
 from reconx_pl.splatting.renderers.choose import default_renderer
 from reconx_pl.training.models import model_source
+from reconx_pl.types import AlignmentQuality
 from reconx_pl.visualization.contact_sheet import SheetRow, contact_sheet, error_image
 
 GAIN = 4.0  # of the error row
@@ -99,8 +100,20 @@ def withheld(raw: RawScene, given: Sequence[int], folder: Path) -> dict[str, int
     return names
 
 
-def score(raw: RawScene, made: Reconstructed, names: dict[str, int], held_out: Sequence[int], picture: Path) -> str:
-    """PSNR and SSIM at the held-out photographs, and how far the found cameras are off."""
+@dataclass(frozen=True)
+class Score:
+    """PSNR and SSIM of each way to place the held-out cameras, and how far the found cameras are off."""
+
+    psnr: dict[str, float]
+    ssim: dict[str, float]
+    poses: AlignmentQuality
+    focal: float  # median of found over true, less 1
+    order: list[int]
+    closed: bool
+
+
+def score(raw: RawScene, made: Reconstructed, names: dict[str, int], held_out: Sequence[int], picture: Path) -> Score:
+    """Score a scene at the held-out photographs, and draw them."""
     views = made.views
     assert views is not None and made.scene is not None
     numbers = [names[name] for name in views.names]
@@ -129,14 +142,28 @@ def score(raw: RawScene, made: Reconstructed, names: dict[str, int], held_out: S
         SheetRow(f"error × {GAIN:g}", [error_image(a, b, GAIN) for a, b in zip(best, truth, strict=True)]),
     ]
     contact_sheet(rows, [f"view {view}" for view in held_out], gain=GAIN).save(picture)
-    parts = [
-        f"{label} {float(psnr(pictures, truth).mean()):.2f} dB, SSIM {float(ssim(pictures, truth).mean()):.3f}"
-        for label, pictures in (("posed", posed), ("refined", best), ("nearest photograph", nearest))
-    ]
+    pictures = {"posed": posed, "refined": best, "nearest photograph": nearest}
+    # of photographs whose shape was changed nothing but their size, so that focal lengths compare by the width
+    share = found.intrinsics[:, 0, 0] / found.width / (true.intrinsics[numbers, 0, 0] / true.width)
+    return Score(
+        {label: float(psnr(drawn, truth).mean()) for label, drawn in pictures.items()},
+        {label: float(ssim(drawn, truth).mean()) for label, drawn in pictures.items()},
+        quality,
+        float(share.median()) - 1,
+        numbers,
+        views.closed,
+    )
+
+
+def as_text(scored: Score, made: Reconstructed) -> str:
+    parts = [f"{label} {value:.2f} dB, SSIM {scored.ssim[label]:.3f}" for label, value in scored.psnr.items()]
     stages = ", ".join(
         f"{stage.name} {stage.seconds:.0f} s {stage.peak_memory / 2**30:.1f} GiB" for stage in made.stages
     )
-    return f"{'; '.join(parts)}\n  poses: {quality}\n  order: {numbers}, closed: {views.closed}\n  stages: {stages}"
+    return (
+        f"{'; '.join(parts)}\n  poses: {scored.poses}; focal length {100 * scored.focal:+.1f} %\n"
+        f"  order: {scored.order}, closed: {scored.closed}\n  stages: {stages}"
+    )
 
 
 def _nearest(raw: RawScene, given: Sequence[int], held_out: Sequence[int], height: int, width: int) -> np.ndarray:
@@ -194,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ColmapEstimator() if options.geometry == "sparse" else named_estimator(options.geometry),
             view_generator,
         )
-        line = score(raw, made, names, case.held_out, options.out / f"{name}.png")
+        line = as_text(score(raw, made, names, case.held_out, options.out / f"{name}.png"), made)
         print(f"{name}: {len(case.given)} photographs, {len(case.held_out)} held out: {line}", flush=True)
 
 

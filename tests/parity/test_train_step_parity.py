@@ -241,22 +241,30 @@ def test_noising_prediction_and_loss(path: Path) -> None:
 def test_gradients(path: Path) -> None:
     step = plain_step(path)
     found = trained(step)
-    norms = {own_name(name): norm for name, norm in step.info["grad_norms"].items()}
-    assert norms.keys() == found.keys()  # the frozen encoders get none, everything else gets one
-    unet_kit = described(own_file(step.info, "unet").with_suffix(".json"))
-    # parameters that a GroupNorm with one channel a group cancels have gradients of rounding errors
-    cancelled = {own_name(name) for name in unet_kit["insensitive_parameters"]}
-    ratios = {
-        name: abs(float(found[name].norm()) - norm) / norm for name, norm in norms.items() if name not in cancelled
-    }
-    assert len(ratios) > 0.5 * len(norms)
-    logger.info(f"{path.stem}: {len(ratios)} of {len(norms)} gradient norms, largest error {max(ratios.values()):.2e}")
-    assert max(ratios.values()) <= 1e-3, max(ratios, key=lambda name: ratios[name])
-    assert all(float(found[name].norm()) <= 1e-5 * max(norms.values()) for name in cancelled & found.keys())
-    stored = step.kit.under("step.grad.")
-    errors = {name: worst(found[own_name(name)], value) / float(value.abs().max()) for name, value in stored.items()}
-    logger.info(f"{path.stem}: {len(stored)} gradients, largest error {max(errors.values()):.2e} of the largest entry")
-    assert max(errors.values()) <= 1e-3, errors
+    with Held(step.kit) as held:
+        names = [f"step.grad.{name}" for name in step.kit.cases(r"step\.grad\.(.+)")] or ["step.grad.*"]
+        errors = {
+            name: worst(found[own_name(name.removeprefix("step.grad."))], value) / float(value.abs().max())
+            for name, value in held.of(names)
+        }
+        largest = max(errors.values(), default=0.0)
+        logger.info(f"{path.stem}: {len(errors)} gradients, largest error {largest:.2e} of the largest entry")
+        assert largest <= 1e-3, errors
+        if "grad_norms" not in step.info:
+            held.missing.append("grad_norms")
+            return
+        norms = {own_name(name): norm for name, norm in step.info["grad_norms"].items()}
+        assert norms.keys() == found.keys()  # the frozen encoders get none, everything else gets one
+        unet_kit = described(own_file(step.info, "unet").with_suffix(".json"))
+        # parameters that a GroupNorm with one channel a group cancels have gradients of rounding errors
+        cancelled = {own_name(name) for name in unet_kit["insensitive_parameters"]}
+        ratios = {
+            name: abs(float(found[name].norm()) - norm) / norm for name, norm in norms.items() if name not in cancelled
+        }
+        assert len(ratios) > 0.5 * len(norms)
+        logger.info(f"{path.stem}: {len(ratios)} of {len(norms)} norms, largest error {max(ratios.values()):.2e}")
+        assert max(ratios.values()) <= 1e-3, max(ratios, key=lambda name: ratios[name])
+        assert all(float(found[name].norm()) <= 1e-5 * max(norms.values()) for name in cancelled & found.keys())
 
 
 @each_kit
@@ -269,7 +277,8 @@ def test_the_structure_branch_is_born_closed(path: Path) -> None:
         assert step.conditions.structure_tokens is not None and step.conditions.structure_keep is not None
         assert step.conditions.structure_keep.all() == (structure_r == 1.0)
         assert worst(step.prediction, step.kit["step.unet_out"]) <= 1e-4
-        assert float(step.result.loss) == pytest.approx(float(step.kit["step.loss"]), rel=1e-5)
+        if "step.loss" in step.kit:
+            assert step.result.loss.item() == pytest.approx(step.kit["step.loss"].item(), rel=1e-5)
         gates = [p.grad for name, p in step.network.named_parameters() if name.endswith("structure_gate")]
         # closed, but not deaf: the gates learn where the condition is kept
         assert gates and all(bool(gate.any()) == (structure_r == 1.0) for gate in gates)

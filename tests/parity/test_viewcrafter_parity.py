@@ -130,6 +130,13 @@ class Kit:
         color, coverage = told_apart(seen, self.inference["height"], self.inference["width"])
         return ClipRenders(color[None, None].clamp(0, 1), coverage[None, None])
 
+    def state_of(self, clip: str, prediction: str, t: int) -> Tensor:
+        """What the network was given for a prediction, which its description names: the first run's, unless it says."""
+        told = self.info.get("tensors", {}).get(f"{prediction}.cond", {}).get("meaning", "")
+        run = re.search(r"(gr[\d.]*\d)\.x\[", told)
+        states = self[f"{clip}.{run[1] if run else f'gr{self.rescales[0]}'}.x"]
+        return states[self.info["timesteps_executed"].index(t)]
+
     @cache  # noqa: B019 kits are as few as their files
     def sets(self, clip: int) -> ConditionSets:
         network, views = self.network, self.photographs[clip : clip + 2][None]
@@ -234,13 +241,12 @@ def test_contexts(kit: Kit) -> None:
 @torch.no_grad()
 def test_predictions_of_both_branches(kit: Kit) -> None:
     recorded = [re.fullmatch(r"(clip(\d+))\.unet\.t(\d+)\.(cond|uncond)", name) for name in kit.tensors]
-    executed, states = kit.info["timesteps_executed"], f"gr{kit.rescales[0]}.x"
     found = [match for match in recorded if match]
     if not found:
         not_held("predictions clip*.unet.t*.cond", kit.tensors.kit)
     for match in found:
         clip, t = int(match[2]), int(match[3])
-        x = kit[f"{match[1]}.{states}"][executed.index(t)]
+        x = kit.state_of(match[1], f"{match[1]}.unet.t{t}", t)
         branch = {"cond": "view", "uncond": "null"}[match[4]]
         output = kit.network(x, torch.tensor([t]), getattr(kit.sets(clip), branch))
         off = error(output, kit[match[0]])
@@ -330,7 +336,7 @@ def test_frames_have_tokens_of_their_own_and_the_default_frame_rate(kit: Kit, mo
     expected = kit[f"T{frames}.unet.cond"]
     step = re.search(r"t=(\d+)", kit.info["tensors"][f"T{frames}.unet.cond"]["meaning"])
     t = int(step[1]) if step else 599
-    x = kit[f"clip0.gr{kit.rescales[0]}.x"][kit.info["timesteps_executed"].index(t)][:, :, :frames]
+    x = kit.state_of("clip0", f"T{frames}.unet", t)[:, :, :frames]
     concat = kit["clip0.c_concat"][:, :, :frames]
     own = full.image_tokens.unflatten(1, (frames, -1))  # [1, T, Q, D]
     monkeypatch.setattr(network.image_tokens, "shared", False)

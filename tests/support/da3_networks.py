@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reconx_pl.geometry.da3.config import Da3Config
 from reconx_pl.geometry.da3.model import DepthAnything3
+from reconx_pl.geometry.da3.names import to_official_name
 
 TINY = {
     "width": 32, "depth": 6, "heads": 2, "cross_view_start": 2, "taps": (2, 3, 4, 5), "image_size": 56,
@@ -61,6 +62,15 @@ def stand_in(name: str, shape: tuple[int, ...]) -> Tensor:
     elif name == "cam_dec.fc_qvec.bias":
         value[3] += one(1)
     return torch.from_numpy(np.ascontiguousarray(value.reshape(shape), dtype=np.float32))
+
+
+def stand_in_network(**changes: object) -> DepthAnything3:
+    """A tiny network with the weights of that rule: the same numbers with every version of torch."""
+    model = DepthAnything3(Da3Config(**{**TINY, **changes})).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            value.copy_(stand_in(to_official_name(name), tuple(value.shape)))
+    return model
 
 
 def stand_in_images(views: int = 2, height: int = 252, width: int = 336) -> Tensor:

@@ -145,4 +145,8 @@ def test_the_released_sizes() -> None:
         unused = 3 * (convolutions + (9 * narrow * 32 + 32) + (32 * 7 + 7))
         count = sum(value.numel() for value in model.parameters()) + unused
         assert count / 1e6 == pytest.approx(millions, rel=2e-3), name
+        # what no tensor shows
+        config = RELEASED[name].config
+        assert (config.rope_base, config.camera_heads, config.cross_view_start) == (100, 16, config.depth // 3)
+        assert config.taps[-1] == config.depth - 1 and all(tap % 2 for tap in config.taps)
     assert [name for name, released in RELEASED.items() if not released.commercial] == ["da3-large"]

@@ -69,6 +69,11 @@ h1, p, li, figcaption { overflow-wrap: anywhere; }
 }
 """
 
+_NON_COMMERCIAL = {  # by what is in the identity of an estimator
+    "dust3r": "DUSt3R's released weights are under CC BY-NC-SA 4.0",
+    "da3-large": "DA3-LARGE's weights are under CC BY-NC 4.0",
+}
+
 
 def write_report(out: Path, summary: Mapping[str, Any]) -> Path:
     """Write ``out/report.html``, which needs nothing beside it but to follow its links.
@@ -193,11 +198,12 @@ def _stages(content: Content) -> str:
 def _makers(content: Content) -> str:
     estimator, view_generator = str(content.summary["estimator"]), content.summary["view_generator"]
     licence = ""
-    if "dust3r" in estimator.lower():
+    bound = next((terms for name, terms in _NON_COMMERCIAL.items() if name in estimator.lower()), None)
+    if bound is not None:
         licence = (
-            '<div class="box warn"><p><b>Not for commercial use.</b> DUSt3R\'s released weights are under CC BY-NC-SA '
-            "4.0; what is made with them is bound to it as far as the licence reaches. Structure from motion "
-            "(<code>--geometry colmap</code>) needs no weights.</p></div>"
+            f'<div class="box warn"><p><b>Not for commercial use.</b> {bound}; what is made with them is bound to it '
+            "as far as the licence reaches. Structure from motion (<code>--geometry colmap</code>) needs no weights."
+            "</p></div>"
         )
     by = "nobody" if view_generator is None else f"<code>{escape(str(view_generator))}</code>"
     state = "" if view_generator is None or GENERATION in content.stages else " (not generated yet)"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from da3_networks import tiny_network as tiny_da3
 from dust3r_networks import tiny_network
 from PIL import Image
 from tiny_scenes import ENTRIES, MODEL, PROTOCOL, QUICK, CrossFade, Oracle, lazily, tiny_clip, tiny_views
@@ -24,6 +25,9 @@ from reconx_pl.evaluation.runner import evaluate_scenes, evaluate_views
 from reconx_pl.evaluation.settings import EvaluationConfig
 from reconx_pl.evaluation.task import FROM_CONTEXT_DEPTH, views_task
 from reconx_pl.geometry.alignment.options import AlignmentOptions
+from reconx_pl.geometry.da3.estimator import Da3Options, DepthAnything3Estimator
+from reconx_pl.geometry.da3.preprocess import Da3Preprocessing
+from reconx_pl.geometry.da3.pretrained import PretrainedDa3
 from reconx_pl.geometry.dust3r.estimator import Dust3rEstimator, Dust3rOptions
 from reconx_pl.geometry.dust3r.preprocess import Preprocessing
 from reconx_pl.geometry.dust3r.pretrained import PretrainedDust3r
@@ -234,6 +238,21 @@ def test_dust3r_aligns_generated_frames(tmp_path: Path, fits: list[dict[str, Any
     assert torch.equal(found[[0, 3]], views.context_cameras.world_to_camera)
     assert not torch.allclose(found[[1, 2]], straight.world_to_camera[[1, 2]], atol=1e-3)
     assert holds_fixed_views(PretrainedDust3r()) and not holds_fixed_views(ColmapEstimator())
+
+
+def test_depth_anything_3_places_generated_frames(tmp_path: Path, fits: list[dict[str, Any]]) -> None:
+    """Likewise, in one pass over all frames."""
+    views = tiny_views(6)
+    options = Da3Options(preprocessing=Da3Preprocessing(size=28), min_confidence=1.0)
+    estimator = DepthAnything3Estimator(tiny_da3(), options)
+    config = replace(BARE, pose_policy="aligned", confidence="alignment")
+    summary = run(views, tmp_path, config, estimator=estimator)
+    assert summary["failed"] == {} and summary["complete"]
+    (given,) = fits
+    found, straight = given["cameras"].world_to_camera, path_cameras(views.context_cameras, 4)
+    assert torch.equal(found[[0, 3]], views.context_cameras.world_to_camera)
+    assert not torch.allclose(found[[1, 2]], straight.world_to_camera[[1, 2]], atol=1e-3)
+    assert torch.isfinite(found).all() and holds_fixed_views(PretrainedDa3())
 
 
 def test_alignment_without_one_who_can_is_refused_at_once(tmp_path: Path) -> None:

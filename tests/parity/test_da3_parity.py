@@ -40,6 +40,7 @@ RELATIVE = 2e-5  # of the largest magnitude of a tensor: what the tiny kits sugg
 HUGE_FOCAL, HUGE_RELATIVE = 1e4, 1e-3  # of fields of view that have failed
 NEEDS = "needs golden kits {}: set RECONX_GOLDEN to a folder that has them"
 TINY_KITS = [kit for kit in golden_kits("da3_tiny_*.json") if kit.with_name(f"{kit.stem}_io.safetensors").exists()]
+KEY_TABLES = golden_kits("da3_*_keys.json")
 PREPROCESSING = golden_kits("da3_preproc_*.json")
 CASES = [(kit, case) for kit in TINY_KITS for case in json.loads(kit.read_text(encoding="utf-8"))["cases"]]
 needs_tiny = pytest.mark.skipif(not CASES, reason=NEEDS.format("da3_tiny_*"))
@@ -211,7 +212,7 @@ def test_preparation(kit: Path) -> None:
 @each_preprocessing
 def test_images_of_different_sizes_in_one_call(kit: Path) -> None:
     info, tensors = json.loads(kit.read_text(encoding="utf-8")), load_file(kit.with_suffix(".safetensors"))
-    for batch in info["batches"]:
+    for batch in info.get("batches", []):
         name, count = f"batch{batch['batch']}", len(batch["input_WH"])
         sources = [tensors[f"{name}.in.{index}"] for index in range(count)]
         settings = Da3Preprocessing(batch["process_res"])
@@ -247,8 +248,7 @@ def test_normalised_poses(kit: Path) -> None:
 @each_preprocessing
 def test_scale_of_known_cameras(kit: Path) -> None:
     info, tensors = json.loads(kit.read_text(encoding="utf-8")), load_file(kit.with_suffix(".safetensors"))
-    assert any(entry["ransac"] for entry in info["alignments"])
-    for entry in info["alignments"]:
+    for entry in info.get("alignments", []):
         name = f"align{entry['align']}"
         given, depth = tensors[f"{name}.given"], tensors[f"{name}.depth_in"]
         predicted = torch.eye(4).repeat(entry["views"], 1, 1)
@@ -267,8 +267,7 @@ def test_scale_of_known_cameras(kit: Path) -> None:
 def test_cameras_of_rays(kit: Path) -> None:
     """Against the truth; against the original where it is right, with its principal point in the centre."""
     info, tensors = json.loads(kit.read_text(encoding="utf-8")), load_file(kit.with_suffix(".safetensors"))
-    assert info["ray_cameras"]
-    for entry in info["ray_cameras"]:
+    for entry in info.get("ray_cameras", []):
         name = f"ray{entry['ray']}"
         directions, origins = tensors[f"{name}.ray"][0].split(3, dim=-1)
         height, width = entry["image_HW"]
@@ -283,6 +282,8 @@ def test_cameras_of_rays(kit: Path) -> None:
 @each_preprocessing
 def test_points_are_those_of_pixel_centres(kit: Path) -> None:
     points = part(load_file(kit.with_suffix(".safetensors")), "points.")
+    if not points:
+        pytest.skip(f"{kit.stem} has no points")
     cameras = Cameras(points["extrinsics"], points["intrinsics"], *points["depth"].shape[1:])
     assert_close(unproject(points["depth"], cameras), points["pixel_centres"], "points")
 
@@ -290,12 +291,10 @@ def test_points_are_those_of_pixel_centres(kit: Path) -> None:
 # --- at full size
 
 
-@pytest.mark.parametrize("name", ["da3-small", "da3-base"])
-def test_every_released_key_has_its_place(golden_dir: Path, name: str) -> None:
-    path = golden_dir / f"{name.replace('-', '_')}_keys.json"
-    if not path.is_file():
-        pytest.skip(NEEDS.format(path.stem))
-    table = json.loads(path.read_text(encoding="utf-8"))
+@pytest.mark.skipif(not KEY_TABLES, reason=NEEDS.format("da3_*_keys"))
+@pytest.mark.parametrize("kit", KEY_TABLES, ids=lambda kit: kit.stem)
+def test_every_released_key_has_its_place(kit: Path) -> None:
+    table, name = json.loads(kit.read_text(encoding="utf-8")), kit.stem.removesuffix("_keys").replace("_", "-")
     shapes = {key: tuple(entry["shape"]) for key, entry in table["keys"].items()}
     assert {key: canonical(key) for key in shapes if canonical(key) != key} == table["aliases"]
     with torch.device("meta"):
@@ -303,7 +302,10 @@ def test_every_released_key_has_its_place(golden_dir: Path, name: str) -> None:
     own = {to_official_name(key): tuple(value.shape) for key, value in model.state_dict().items()}
     stored = {key: shape for key, shape in shapes.items() if key not in table["aliases"]}
     assert own | {key: shapes[key] for key in UNUSED} == stored and not own.keys() & UNUSED
-    assert (len(shapes), len(stored)) == (table["n_keys"], table["n_keys_without_aliases"]) == (443, 437)
+    assert (len(shapes), len(stored)) == (table["n_keys"], table["n_keys_without_aliases"])
+    config, (net, head) = RELEASED[name].config, (table["config_yaml"][part] for part in ("net", "head"))
+    assert config.cross_view_start == net["alt_start"] == net["rope_start"] == net["qknorm_start"]
+    assert (list(config.taps), list(config.head_level_widths)) == (net["out_layers"], head["out_channels"])
     assert sum(map(math.prod, stored.values())) == table["total_parameters"]
     assert sum(math.prod(shapes[key]) for key in UNUSED) == table["never_used"]["parameters"]
     state = {f"model.{key}": torch.empty(shape, device="meta") for key, shape in stored.items()}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from da3_networks import tiny_network
 from PIL import Image
 from rooms import CONFIG, Fader, Room, Surveyor, room
 
@@ -18,6 +19,8 @@ from reconx_pl.cli.main import main
 from reconx_pl.data.formats.readers import only_scene
 from reconx_pl.diffusion.weights.generation import ClipDefaults
 from reconx_pl.errors import ConfigurationError, MissingWeightsError
+from reconx_pl.geometry.da3.pretrained import WEIGHTS
+from reconx_pl.geometry.da3.weights import save_weights
 from reconx_pl.reconstruction.settings import GenerationConfig, ReconstructionConfig
 from reconx_pl.splatting.io.ply import load_ply
 from reconx_pl.visualization.video import write_mp4
@@ -162,6 +165,21 @@ def test_five_lines_of_python(two: Room, tmp_path: Path, monkeypatch: pytest.Mon
         model.reconstruct([two.files[0], np.zeros((8, 8, 3))])  # type: ignore[list-item]
     with pytest.raises(MissingWeightsError, match="neither the folder of a training run"):
         reconx_pl.ReconX.from_pretrained(tmp_path)
+
+
+def test_auto_takes_depth_anything_where_its_weights_are(
+    two: Room, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tiny random network in the place of the released one: its scene means nothing, that it is made does."""
+    WEIGHTS["da3-base"].parent.mkdir()
+    save_weights(tiny_network(), WEIGHTS["da3-base"])
+    out = tmp_path / "scene"
+    main(["reconstruct", *map(str, two.files), "-o", str(out), "--no-diffusion", *QUICK])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 cameras, found by PretrainedDa3" in said
+    assert len(load_ply(out / "scene.ply")) > 500
+    report = (out / "report.html").read_text()
+    assert "Depth-Anything-3" in report and "Not for commercial use" not in report
 
 
 # --- what is missing, with the commands that mend it

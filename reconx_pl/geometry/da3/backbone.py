@@ -80,7 +80,7 @@ class Backbone(nn.Module):
                 chosen = reference_view(x[:, :, 0], reference)
             if index == config.cross_view_start:
                 cameras = self._camera_tokens(chosen, views) if camera_tokens is None else camera_tokens
-                x = torch.cat([cameras[:, :, None].to(x), x[:, :, 1:]], dim=2)
+                x = local = torch.cat([cameras[:, :, None].to(x), x[:, :, 1:]], dim=2)
             if index >= config.cross_view_start and index % 2:
                 x = block(x.flatten(1, 2), across).unflatten(1, (views, -1))
             else:

@@ -20,7 +20,7 @@ class Da3Config:
         heads: attention heads of a block.
         mlp_ratio: hidden width of an MLP, in widths.
         cross_view_start: S, the first block that knows where its tokens are (rotary positions, normalised queries and
-            keys). From there on odd blocks attend over the tokens of all views. Even.
+            keys). From there on odd blocks attend over the tokens of all views.
         taps: four blocks, counted from 0, after which the head reads.
         image_size: side of the squares that the position table was trained on, pixels; the network itself takes any
             multiples of 14.
@@ -59,10 +59,8 @@ class Da3Config:
                 f"width {self.width} over {self.heads} heads and {self.camera_heads} camera heads: the width of a head "
                 "must be a whole number, in the backbone a multiple of 4, two halves of pairs for rows and columns"
             )
-        if self.cross_view_start % 2 or self.cross_view_start >= self.depth:
-            raise ConfigurationError(
-                f"cross_view_start is even and below the depth {self.depth}, got {self.cross_view_start}"
-            )
+        if self.cross_view_start >= self.depth:
+            raise ConfigurationError(f"cross_view_start is below the depth {self.depth}, got {self.cross_view_start}")
         if len(self.taps) != LEVELS or sorted(set(self.taps)) != list(self.taps) or self.taps[-1] >= self.depth:
             raise ConfigurationError(f"taps are four blocks in order, below {self.depth}, got {self.taps}")
         if len(self.head_level_widths) != LEVELS or any(width % 4 for width in self.head_level_widths):

@@ -12,6 +12,7 @@ from torch import Tensor
 from reconx_pl.errors import MissingWeightsError
 from reconx_pl.files.weights import fingerprint
 from reconx_pl.geometry.da3.estimator import Da3Options, DepthAnything3Estimator
+from reconx_pl.geometry.da3.released import RELEASED
 from reconx_pl.geometry.da3.weights import load_released
 from reconx_pl.geometry.estimators.base import Reconstruction
 from reconx_pl.types import Cameras, Progress
@@ -48,12 +49,14 @@ class PretrainedDa3:
 
     @property
     def identity(self) -> str:
-        """Name, hash of the weights, and settings: what its results follow from.
+        """Name, size where it is a released one, hash of the weights, and settings: what its results follow from.
 
         Raises:
             MissingWeightsError, BadWeightsError: of the file.
         """
-        return f"Depth-Anything-3 {fingerprint(self._estimator().model, self.options)[:16]} {self.options}"
+        model = self._estimator().model
+        released = "".join(f"{name} " for name, one in RELEASED.items() if one.config == model.config)
+        return f"Depth-Anything-3 {released}{fingerprint(model, self.options)[:16]} {self.options}"
 
     def estimate(
         self,

@@ -32,7 +32,7 @@ RELEASED = {
 }
 #: what a file that is none of these may be
 ELSEWHERE = (
-    "DA3-GIANT (another MLP, an odd first cross-view block, a head for Gaussians), the NESTED models, MONO and METRIC "
+    "DA3-GIANT (another MLP, a head for Gaussians), the NESTED models, MONO and METRIC "
     "(one view, another head, a sky) are other networks, which are not implemented"
 )
 

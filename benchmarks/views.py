@@ -19,13 +19,13 @@ import torch
 
 from benchmarks.reconstruct import configuration, score, withheld
 from reconx_pl.data.formats.readers import only_scene
-from reconx_pl.errors import BadSceneError
+from reconx_pl.errors import BadCameraError, BadDataError, BadSceneError, ConfigurationError
 from reconx_pl.files.json_files import write_json
 from reconx_pl.geometry.default_estimator import named_estimator
 from reconx_pl.reconstruction.run import reconstruct
 
 COUNTS = (2, 3, 4, 6, 8, 12)
-WINDOW = 17  # photographs: twelve are left where every fourth is held out
+WINDOW = 17  # photographs: thirteen are left where every fourth is held out
 WORSE = 0.3  # dB that a scene may lose by more photographs
 
 
@@ -42,8 +42,8 @@ def chosen_views(total: int, count: int) -> tuple[list[int], list[int]]:
 
 def row(scene: Path, count: int, options: argparse.Namespace) -> dict[str, Any]:
     """Score of one scene from so many photographs; what went wrong where it has none."""
-    raw = only_scene(scene)
     try:
+        raw = only_scene(scene)
         given, held_out = chosen_views(len(raw), count)
         folder = options.out / f"{scene.name}-{count}"
         names = withheld(raw, given, folder / "given")
@@ -52,7 +52,7 @@ def row(scene: Path, count: int, options: argparse.Namespace) -> dict[str, Any]:
         estimator = named_estimator(options.geometry)
         made = reconstruct([folder / "given"], folder / "made", config, estimator, None, overwrite=True)
         found = score(raw, made, names, held_out, folder / "held_out.png")
-    except BadSceneError as error:
+    except (BadSceneError, BadCameraError, BadDataError) as error:
         return {"count": count, "failed": str(error)}
     return {
         "count": count,
@@ -123,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--plot", type=Path, help="a picture of them")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
+    if min(options.counts) < 2:
+        raise ConfigurationError(f"--counts are 2 or more photographs, got {options.counts}")
     torch.set_num_threads(options.threads)
     scenes: dict[str, list[dict[str, Any]]] = {}
     for name in options.scenes:

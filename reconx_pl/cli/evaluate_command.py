@@ -45,7 +45,7 @@ def build_evaluate_parser(protocol: bool = False, prog: str = "evaluate.py") -> 
 
 
 def _evaluation(protocol: bool) -> Callable[..., dict[str, Any]]:
-    from reconx_pl.cli import evaluate  # brings Lightning along, which takes its time
+    from reconx_pl.cli import evaluate
 
     return evaluate.evaluate_protocol if protocol else evaluate.evaluate
 

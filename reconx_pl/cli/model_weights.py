@@ -27,7 +27,7 @@ def provide_model(name: str | None, yes: bool) -> None:
         return
     from reconx_pl.evaluation.protocols.run import process_of_run
     from reconx_pl.pretrained.fetch import fetch_release
-    from reconx_pl.training.models import WEIGHTS, release_place  # brings Lightning along, which takes its time
+    from reconx_pl.training.models import WEIGHTS, release_place
 
     if release_place(name) is not None:
         return

@@ -21,7 +21,7 @@ from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.atomic import atomic_write
 from reconx_pl.files.weights import MINI
-from reconx_pl.geometry.default_estimator import GeometryName, named_estimator
+from reconx_pl.geometry.default_estimator import GeometryName, default_geometry, named_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.geometry.estimators.geometry_file import GeometryFile
 from reconx_pl.reconstruction.files import REPORT
@@ -129,6 +129,8 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
     view_generator = None
     if not options["no_diffusion"]:
         view_generator = named_view_generator(options, device)
+    if options["geometry"] == "auto" and options["geometry_from"] is None and options["estimator"] is None:
+        options["geometry"] = chosen.geometry = default_geometry()  # which --resume keeps, whatever is fetched later
     estimator = chosen_estimator(options, device)
     config = config_of(options).resolved(view_generator.clip if view_generator is not None else None)
     for name, value in config.generation.clip._asdict().items():
@@ -164,7 +166,7 @@ def named_view_generator(options: Mapping[str, Any], device: str) -> ViewGenerat
         ConfigurationError: none is named.
         MissingWeightsError: it is not here.
     """
-    from reconx_pl.training.models import model_source  # brings Lightning along, which takes its time
+    from reconx_pl.training.models import model_source
 
     name = options["model"]
     if name is None:
@@ -226,6 +228,8 @@ def _keep(parser: ArgumentParser, chosen: Namespace, out: Path) -> None:
     content["photographs"] = [str(path.absolute()) for path in map(Path, content["photographs"])]
     if content["model"] is not None and Path(content["model"]).exists():  # else it is a name on the hub
         content["model"] = str(Path(content["model"]).absolute())
+    if content["geometry_from"] is not None:
+        content["geometry_from"] = str(Path(content["geometry_from"]).absolute())
     path = Path(content["generation"]["path"])
     if path.is_file():
         content["generation"]["path"] = str(path.absolute())

@@ -146,7 +146,7 @@ def export(model: str, out: Path, dtype: Precision = "16") -> None:
     from reconx_pl.diffusion.weights.model_file import write_model_file
     from reconx_pl.files.checksums import file_sha256
     from reconx_pl.pretrained.fetch import record_sha256
-    from reconx_pl.training.models import find_model  # brings Lightning along, which takes its time
+    from reconx_pl.training.models import find_model
 
     if out.suffix != ".safetensors":
         raise ConfigurationError(f"{out}: a model file ends in .safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -39,20 +40,17 @@ def all_or_none() -> Iterator[None]:
 
 def is_sharded(tensor: Tensor) -> bool:
     """Whether a tensor is spread over the ranks of a process group."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return False
-    from torch.distributed.tensor import DTensor  # takes half as long to import as torch
-
-    return isinstance(tensor, DTensor)
+    # who made such a tensor has imported this, which takes half as long as torch
+    tensors = sys.modules.get("torch.distributed.tensor")
+    return tensors is not None and isinstance(tensor, tensors.DTensor)
 
 
 def built_class(module: nn.Module) -> type:
     """The class that a module was built with: a sharded one has a class of its own over it, made on the spot."""
-    if not (dist.is_available() and dist.is_initialized()):
+    sharding = sys.modules.get("torch.distributed.fsdp")
+    if sharding is None:
         return type(module)
-    from torch.distributed.fsdp import FSDPModule
-
-    return next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
+    return next(kind for kind in type(module).__mro__ if not issubclass(kind, sharding.FSDPModule))
 
 
 def process_place(

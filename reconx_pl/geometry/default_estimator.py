@@ -37,8 +37,7 @@ def named_estimator(name: GeometryName, device: str | None = None) -> PointMapEs
         ConfigurationError: another name.
     """
     if name == "auto":
-        chosen = default_estimator(Path("photographs"), "poses", "--geometry")
-        name = "colmap" if isinstance(chosen, ColmapEstimator) else "da3-base"
+        name = default_geometry()
     if name == "colmap":
         return PlaneSweepEstimator(ColmapEstimator(), device=device)
     if name == "da3-base" or name == "da3-small":
@@ -56,6 +55,12 @@ def named_estimator(name: GeometryName, device: str | None = None) -> PointMapEs
             f"CC BY-NC-SA 4.0: not for commercial use); {_WITHOUT}"
         )
     return PretrainedDust3r(device=device)
+
+
+def default_geometry() -> GeometryName:
+    """What "auto" stands for here and now, said in the log."""
+    chosen = default_estimator(Path("photographs"), "poses", "--geometry")
+    return "colmap" if isinstance(chosen, ColmapEstimator) else "da3-base"
 
 
 def default_estimator(source: Path, lacking: str, option: str = "--estimator") -> PointMapEstimator:

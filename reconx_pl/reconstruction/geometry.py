@@ -88,12 +88,13 @@ def _estimate(
 def _what_it_takes(
     estimator: PointMapEstimator, photographs: Photographs, placed: Sequence[int], progress: Progress
 ) -> dict[str, Any]:
-    """Of names, lenses and progress what the estimator's ``estimate`` has a parameter for."""
+    """Of names, lenses, progress and what was cropped what the estimator's ``estimate`` has a parameter for."""
     lenses = Lenses(tuple(photographs.lenses[at] for at in placed), tuple(photographs.focals[at] for at in placed))
     offered = {
         "names": [photographs.sources[at] for at in placed],
         "lenses": lenses,
         "progress": progress,
+        "cropped": [photographs.names[at] for at in placed if photographs.names[at] in photographs.cropped],
     }
     wanted = inspect.signature(estimator.estimate).parameters
     return {name: value for name, value in offered.items() if name in wanted}

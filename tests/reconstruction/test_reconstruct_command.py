@@ -71,6 +71,14 @@ def test_geometry_of_another_program(two: Room, tmp_path: Path) -> None:
     moved = found.centers[0] - found.centers[1]
     true = two.cameras.centers[0] - two.cameras.centers[1]
     assert min((moved - true).norm(), (moved + true).norm()) < 1e-3
+    assert yaml.safe_load((tmp_path / "out" / "settings.yaml").read_text())["geometry_from"] == str(
+        tmp_path / "found.npz"
+    )
+    nowhere = refused(folder, "-o", "c", "--geometry_from", "nowhere.npz", "--no-diffusion")
+    assert "nowhere.npz: no such file" in nowhere
+    Image.new("RGB", (64, 64), (90, 20, 20)).save(tmp_path / "square.png")
+    unlike = [two.files[0], two.files[1], tmp_path / "square.png", "--no-diffusion"]
+    assert "square.png: of another shape" in refused(*unlike, "-o", "d", "--geometry_from", "found.npz")
     other = "reconx_pl.geometry.estimators.colmap.ColmapEstimator"
     message = refused(folder, "-o", "b", "--geometry_from", "found.npz", "--estimator", other, "--no-diffusion")
     assert "--geometry_from found.npz has the geometry that --estimator would find" in message

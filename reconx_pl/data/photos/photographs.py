@@ -7,7 +7,7 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ class Photographs:
         lenses: photographs of one number share one camera: the same device, lens, zoom and size, hence the same crop.
         notes: what a user should know, a sentence each.
         digest: SHA-256 of pixels, names, focals and lenses.
+        cropped: names of those that were of another shape, and lost what stands over.
     """
 
     images: Tensor
@@ -53,6 +54,7 @@ class Photographs:
     lenses: tuple[int, ...]
     notes: tuple[str, ...]
     digest: str
+    cropped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -138,7 +140,9 @@ def _from_files(files: list[Path], max_side: int, notes: list[str], progress: Pr
     names = _unique_names(files)
     notes += _notes_on_size(names, sizes, scales, (width, height), max_side)
     notes += _notes_on_lenses(names, headers, len(cameras))
-    return _photographs(np.stack(pixels), names, tuple(map(str, files)), focals, lenses, notes)
+    made = _photographs(np.stack(pixels), names, tuple(map(str, files)), focals, lenses, notes)
+    shapes = zip(names, sizes, strict=True)
+    return replace(made, cropped=tuple(name for name, (w, h) in shapes if not _same_shape(w / h, width / height)))
 
 
 def _from_video(path: Path, max_side: int, views: int, notes: list[str], progress: Progress | None) -> Photographs:

@@ -24,7 +24,10 @@ WEIGHTS: dict[FetchedDa3, Path] = {
     "da3-small": Path("weights/da3_small.safetensors"),
 }
 #: size and licence of each, in words
-SAID: dict[FetchedDa3, str] = {"da3-base": "0.54 GB, Apache-2.0", "da3-small": "0.14 GB, Apache-2.0"}
+SAID: dict[FetchedDa3, str] = {
+    "da3-base": "0.54 GB, Apache-2.0 by its authors' README",
+    "da3-small": "0.14 GB, Apache-2.0 by its authors' README",
+}
 
 
 class PretrainedDa3:

@@ -66,18 +66,18 @@ def refuted(kept: tuple[int, float], free: tuple[int, float], drifts: Iterable[f
     3 % error of EXIF. (ours)
 
     Args:
-        kept: features in the points of the model that keeps them, and their mean squared error in pixels.
+        kept: features in the points of the model that keeps them, and the mean square of their points' errors, pixels.
         free: the same of the model that was free to change them.
         drifts: found over known length, less 1, of each.
     """
     if min(kept[0], free[0]) < _AS_MANY * max(kept[0], free[0]):
         return kept[0] < free[0]
-    gain = free[0] / _ALIKE * (kept[1] / free[1] - 1)
+    gain = free[0] / _ALIKE * (kept[1] / max(free[1], 1e-12) - 1)
     return gain > sum((drift / _EXIF_ERROR) ** 2 for drift in drifts)
 
 
 def residuals(model: Any) -> tuple[int, float]:
-    """Features in the points of a model, and the mean of their squared errors in pixels."""
+    """Features in the points of a model, and the mean square over them of the error of their point, in pixels."""
     model.update_point_3d_errors()
     points = [model.points3D[number] for number in model.point3D_ids()]
     count = sum(point.track.length() for point in points)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import takewhile
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
@@ -45,28 +47,45 @@ class GeometryFile:
 
     @property
     def identity(self) -> str:
-        """What its results follow from: the content of the file."""
+        """What its results follow from: the content of the file.
+
+        Raises:
+            BadDataError: no such file.
+        """
+        if not self.path.is_file():
+            raise BadDataError(f"{self.path}: no such file; name an .npz file with depth and cameras")
         return f"GeometryFile, SHA-256 {file_sha256(self.path)[:16]}, points={self.points}"
 
     def estimate(
-        self, images: Tensor, cameras: Cameras | None = None, names: Sequence[str] | None = None
+        self,
+        images: Tensor,
+        cameras: Cameras | None = None,
+        names: Sequence[str] | None = None,
+        cropped: Sequence[str] = (),
     ) -> Reconstruction:
         """See ``PointMapEstimator``.
 
         Args:
             images: [V, 3, H, W] in [0, 1].
             cameras: None; those of the file are the cameras.
-            names: of the images, paths among them, which the names in the file are compared with.
+            names: of the images, paths among them, which the names in the file are compared with, from their ends.
+            cropped: names of images that were cut off to have the shape of the others.
 
         Raises:
             BadDataError: no such file, or arrays that are missing, or do not go together.
-            BadSceneError: the file is of other photographs, or has no depth of them.
+            BadSceneError: the file is of other photographs, or has no depth of them; a name fits several; photographs
+                of several shapes.
             UnplacedViewsError: it lacks some of the photographs.
             BadCameraError: a camera that cannot be used.
             ConfigurationError: cameras are given too.
         """
         if cameras is not None:
             raise ConfigurationError(f"{self.path} has cameras of its own, and the photographs have some too: drop one")
+        if cropped:
+            raise BadSceneError(
+                f"{', '.join(cropped)}: of another shape than the others, and cropped to theirs, which the maps of "
+                f"{self.path} are not; give photographs of one shape"
+            )
         arrays = self._read()
         chosen = self._chosen(arrays, images, names)
         depth = torch.from_numpy(arrays["depth"][chosen].astype(np.float32))
@@ -94,7 +113,10 @@ class GeometryFile:
         try:
             with np.load(self.path, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files if name in ARRAYS}
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+        except (
+            *(OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError),
+            *(zlib.error, NotImplementedError),  # damaged, or packed in a way that Python does not know
+        ) as error:
             raise BadDataError(f"{self.path}: cannot read it as an archive of plain arrays ({error})") from error
         shapes = {name: array.shape for name, array in arrays.items()}
         size = shapes.get("depth", ())
@@ -113,9 +135,11 @@ class GeometryFile:
             )
         if any(array.dtype.kind not in ("U" if name == "names" else "fiu") for name, array in arrays.items()):
             raise BadDataError(f"{self.path}: depth, cameras and confidence are numbers, and names are text")
-        if "confidence" in arrays and not (arrays["confidence"] >= 1).all():
+        confidence = arrays.get("confidence", np.ones(1))
+        if not (np.isfinite(confidence) & (confidence >= 1)).all():
             raise BadDataError(
-                f"{self.path}: confidence is 1 or more (docs/conventions.md); write 1 + confidence if yours starts at 0"
+                f"{self.path}: confidence is finite, and 1 or more (docs/conventions.md); write 1 + confidence if it "
+                "starts at 0"
             )
         return arrays
 
@@ -128,14 +152,24 @@ class GeometryFile:
                     f"{self.path} is of {count} photographs, and there are {len(images)}; add names, the files' names"
                 )
             return list(range(count))
-        places = {Path(str(name)).name: place for place, name in enumerate(arrays["names"])}
-        called = [Path(name).name for name in names]
-        lost = [view for view, name in enumerate(called) if name not in places]
-        if len(lost) == len(called):
-            raise BadSceneError(f"{self.path} is of other photographs: it names {', '.join(list(places)[:4])}")
+        named = [str(name) for name in arrays["names"]]
+        alike = [[_alike(name, known) for known in named] for name in names]
+        lost = [view for view, scores in enumerate(alike) if not any(scores)]
+        if len(lost) == len(names):
+            raise BadSceneError(f"{self.path} is of other photographs: it names {', '.join(named[:4])}")
         if lost:
-            raise UnplacedViewsError(f"{self.path} lacks {', '.join(called[view] for view in lost)}", lost)
-        return [places[name] for name in called]
+            raise UnplacedViewsError(f"{self.path} lacks {', '.join(names[view] for view in lost)}", lost)
+        chosen = [scores.index(max(scores)) for scores in alike]
+        for name, scores, place in zip(names, alike, chosen, strict=True):
+            if scores.count(max(scores)) > 1 or chosen.count(place) > 1:
+                raise BadSceneError(f"{self.path}: which of its names is {name}? Write names with their folders")
+        return chosen
+
+
+def _alike(one: str, other: str) -> int:
+    """How many parts two paths share at their ends: 0 if not even the name of the file."""
+    pairs = zip(reversed(PurePath(one).parts), reversed(PurePath(other).parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _enlarged(maps: Tensor, images: Tensor) -> Tensor:

@@ -67,6 +67,20 @@ def test_a_photograph_that_the_file_lacks_has_no_place(clip: Clip, tmp_path: Pat
     assert lacking.value.views == (2,)
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(clip: Clip, tmp_path: Path) -> None:
+    estimator = written(tmp_path, {**arrays(clip), "names": np.array(["left/1.png", "right/1.png"])})
+    found = estimator.estimate(clip.images, names=["/photos/right/1.png", "/photos/left/1.png"])
+    torch.testing.assert_close(found.cameras.world_to_camera, clip.cameras.world_to_camera.float().flip(0))
+    estimator = written(tmp_path, {**arrays(clip), "names": np.array(["1.png", "2.png"])})
+    with pytest.raises(BadSceneError, match=r"which of its names is left/1\.png"):
+        estimator.estimate(clip.images, names=["left/1.png", "right/1.png"])
+
+
+def test_photographs_that_were_cropped_are_refused(clip: Clip, tmp_path: Path) -> None:
+    with pytest.raises(BadSceneError, match=r"b\.png: of another shape than the others"):
+        written(tmp_path, arrays(clip)).estimate(clip.images, names=NAMES, cropped=["b.png"])
+
+
 def test_its_identity_follows_the_content(clip: Clip, tmp_path: Path) -> None:
     before = written(tmp_path, arrays(clip)).identity
     assert written(tmp_path, arrays(clip)).identity == before
@@ -83,6 +97,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception], str]] =
         BadDataError,
         r"write 1 \+ conf",
     ),
+    "infinite": (lambda a: a.update(confidence=np.inf + a["depth"]), BadDataError, "confidence is finite"),
     "pickled": (lambda a: a.update(names=np.array([NAMES, None], dtype=object)), BadDataError, "plain arrays"),
     "cropped": (lambda a: a.update(depth=a["depth"][:, :, :20]), BadSceneError, "shows a part of photographs"),
     "empty": (lambda a: a.update(depth=0 * a["depth"]), BadSceneError, "no pixel of the photographs has depth"),
@@ -103,9 +118,16 @@ def test_refusals(
 
 def test_other_refusals(clip: Clip, tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no archive")
-    for name in ("text.npz", "nowhere.npz"):
+    np.savez_compressed(tmp_path / "damaged.npz", **arrays(clip))
+    damaged = bytearray((tmp_path / "damaged.npz").read_bytes())
+    damaged[200:900] = bytes(700)
+    (tmp_path / "damaged.npz").write_bytes(bytes(damaged))
+    for name in ("text.npz", "nowhere.npz", "damaged.npz", "."):
         with pytest.raises(BadDataError, match="plain arrays"):
             GeometryFile(tmp_path / name).estimate(clip.images)
+    for name in ("nowhere.npz", "."):
+        with pytest.raises(BadDataError, match="no such file"):
+            _ = GeometryFile(tmp_path / name).identity
     with pytest.raises(ConfigurationError, match="cameras of its own"):
         written(tmp_path, arrays(clip)).estimate(clip.images, clip.cameras)
     with pytest.raises(BadSceneError, match="is of 2 photographs, and there are 1"):

@@ -8,17 +8,21 @@ of ours under another (``autoencoder.vae.``, ...); a file may also hold one part
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from reconx_pl.errors import BadWeightsError, MissingWeightsError
 from reconx_pl.renamed import first_class_name, renamed_tensor
+
+Config = TypeVar("Config")
 
 ASSETS = Path(__file__).parents[1] / "assets"
 MINI = "reconx-mini"
@@ -201,3 +205,26 @@ def fingerprint(module: nn.Module, settings: object) -> str:
         values = tensor.detach().cpu().contiguous().flatten()
         digest.update(memoryview(values.view(torch.uint8).numpy()))
     return digest.hexdigest()
+
+
+def stated_config(path: Path, key: str, kind: type[Config]) -> Config | None:
+    """The configuration that a ``.safetensors`` file states in its metadata; None if it states none.
+
+    Args:
+        path: the file.
+        key: of the metadata.
+        kind: class of the configuration, made of the JSON under the key.
+
+    Raises:
+        BadWeightsError: it cannot be made of that.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        stated = (file.metadata() or {}).get(key)
+    if stated is None:
+        return None
+    try:
+        return kind(**json.loads(stated))
+    except (ValueError, TypeError) as error:  # a ConfigurationError is a ValueError
+        raise BadWeightsError(f"{path}: the configuration in its metadata cannot be used ({error})") from error

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.errors import BadWeightsError, ConfigurationError
-from reconx_pl.files.weights import FOLDER_FILE, check_fit, read_tensors
+from reconx_pl.files.weights import FOLDER_FILE, check_fit, read_tensors, stated_config
 from reconx_pl.geometry.da3.config import Da3Config
 from reconx_pl.geometry.da3.model import DepthAnything3
 from reconx_pl.geometry.da3.names import PREFIX, one_name_each, to_official_name
@@ -39,20 +39,7 @@ def read_weights(path: str | Path) -> tuple[Da3Config | None, dict[str, Tensor]]
     if path.suffix != ".safetensors" and path.exists():
         raise BadWeightsError(f"{path}: Depth-Anything-3 is released as .safetensors, and nothing else is read")
     state = read_tensors(path)
-    return _stated_config(path), state
-
-
-def _stated_config(path: Path) -> Da3Config | None:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        stated = (file.metadata() or {}).get(METADATA_KEY)
-    if stated is None:
-        return None
-    try:
-        return Da3Config(**json.loads(stated))
-    except (ValueError, TypeError) as error:  # a ConfigurationError is a ValueError
-        raise BadWeightsError(f"{path}: the configuration in its metadata cannot be used ({error})") from error
+    return stated_config(path, METADATA_KEY, Da3Config), state
 
 
 def load_released(path: str | Path, config: Da3Config | None = None) -> DepthAnything3:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.errors import BadWeightsError, ConfigurationError
-from reconx_pl.files.weights import FOLDER_FILE, check_fit, read_tensors, readable
+from reconx_pl.files.weights import FOLDER_FILE, check_fit, read_tensors, readable, stated_config
 from reconx_pl.geometry.dust3r.config import Dust3rConfig
 from reconx_pl.geometry.dust3r.model import Dust3r
 from reconx_pl.geometry.dust3r.names import one_name_each, to_official_name
@@ -44,7 +44,7 @@ def read_weights(path: str | Path) -> tuple[Dust3rConfig | None, dict[str, Tenso
         return config_of(read_hub_config(path / CONFIG_FILE), str(path / CONFIG_FILE)), state
     if path.suffix == ".safetensors":
         state = read_tensors(path)
-        return _stated_config(path), state
+        return stated_config(path, METADATA_KEY, Dust3rConfig), state
     with readable(path), torch.serialization.safe_globals([argparse.Namespace]):
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return _from_pth(content, path)
@@ -62,19 +62,6 @@ def _from_pth(content: Any, path: Path) -> tuple[Dust3rConfig, dict[str, Tensor]
     if not isinstance(text, str):
         raise BadWeightsError(f"{path}: 'args' has no model string, which says what network the tensors are of")
     return config_of(parse_model_string(text, str(path)), str(path)), dict(state)
-
-
-def _stated_config(path: Path) -> Dust3rConfig | None:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        stated = (file.metadata() or {}).get(METADATA_KEY)
-    if stated is None:
-        return None
-    try:
-        return Dust3rConfig(**json.loads(stated))
-    except (ValueError, TypeError) as error:  # a ConfigurationError is a ValueError
-        raise BadWeightsError(f"{path}: the configuration in its metadata cannot be used ({error})") from error
 
 
 def load_released(path: str | Path, config: Dust3rConfig | None = None) -> Dust3r:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from reconx_pl.errors import BadCameraError, BadSceneError, ConfigurationError, UnplacedViewsError
 from reconx_pl.geometry.estimators.base import KnownPoints, Reconstruction
-from reconx_pl.geometry.estimators.colmap_focals import model_from_focals
+from reconx_pl.geometry.estimators.colmap_focals import model_from_known, model_from_range
+from reconx_pl.geometry.estimators.colmap_mapping import FEW, Mapper
 from reconx_pl.geometry.estimators.colmap_matches import (
     MIN_MATCHES,
     ImageMatches,
@@ -153,18 +154,12 @@ class ColmapEstimator:
         if cameras is not None:
             _check_fixed(cameras, images, called)
         with TemporaryDirectory(prefix="reconx-colmap-") as folder, quiet(pycolmap):
-            matches = ImageMatches(Path(folder), images, self.seed, self.threads)
-            known = {} if lenses is None else self._write(matches, lenses)
-            self._features(matches, called, cameras, lenses)
             if cameras is None:
-                matches.match(self._matching(len(images)), self.overlap)
-
-                def search(kept: Collection[int] = ()) -> Any:
-                    return self._map(matches, Path(folder), called, kept)
-
-                model = model_from_focals(known, len(images), search, _some(called)) if known else search()
+                model = self._map(images, Path(folder), called, lenses or Lenses((0,) * len(images)))
                 found = as_cameras(model, *images[:, 0].shape)
             else:
+                matches = ImageMatches(Path(folder), images, self.seed, self.threads)
+                self._extract(matches, called, "PINHOLE", wide=False)
                 way = self._matching(len(images))
                 agreed = matches.match_by_poses(cameras, way, self.overlap, self.max_error)
                 if agreed < _DOUBTFUL:
@@ -186,25 +181,8 @@ class ColmapEstimator:
         log.info("%d images are matched as a sequence; say matching=exhaustive if their order means nothing", views)
         return "sequential"
 
-    def _write(self, matches: ImageMatches, lenses: Lenses) -> dict[int, float]:
-        """Register the lenses; the focal lengths to start from, by the number of COLMAP's camera."""
-        if self.focal is not None:  # which no mapping changes, so that there is nothing to judge
-            matches.write_lenses(Lenses(lenses.groups, (self.focal,) * len(lenses)), self.camera_model)
-            return {}
-        return matches.write_lenses(lenses, self.camera_model)
-
-    def _features(
-        self, matches: ImageMatches, called: list[str], cameras: Cameras | None, lenses: Lenses | None
-    ) -> None:
-        parameters = None
-        if cameras is None and self.focal is not None:
-            lengths = [self.focal] * (2 if self.camera_model == "PINHOLE" else 1)
-            parameters = [*lengths, matches.width / 2, matches.height / 2]
-        if cameras is None and lenses is None:
-            counts = matches.extract(self.features, self.camera_model, shared=True, parameters=parameters)
-        else:
-            model = "PINHOLE" if lenses is None else self.camera_model
-            counts = matches.extract(self.features, model, shared=False)
+    def _extract(self, matches: ImageMatches, called: list[str], model: str, wide: bool) -> None:
+        counts = matches.extract(self.features, model, wide)
         plain = [view for view, count in enumerate(counts) if count < _MIN_FEATURES]
         if plain:
             named = ", ".join(f"{called[view]} ({counts[view]})" for view in plain)
@@ -214,8 +192,27 @@ class ColmapEstimator:
                 plain,
             )
 
-    def _map(self, matches: ImageMatches, folder: Path, called: list[str], kept: Collection[int]) -> Any:
-        """Incremental mapping that keeps some focal lengths, by number of camera; the model that has every image."""
+    def _map(self, images: Tensor, folder: Path, called: list[str], lenses: Lenses) -> Any:
+        """The model that has every image; few images that plain matches do not join get wide ones. (ours)
+
+        Wide matches reach farther, and more of them are wrong: above flat ground they bend what plain ones get right.
+        """
+        if self.focal is not None:
+            lenses = Lenses(lenses.groups, (self.focal,) * len(lenses))
+        try:
+            return self._mapped(images, folder / "plain", called, lenses, wide=False)
+        except BadSceneError as error:
+            if len(images) > FEW:
+                raise
+            log.info("%s; matching again, for wide steps", error)
+        return self._mapped(images, folder / "wide", called, lenses, wide=True)
+
+    def _mapped(self, images: Tensor, folder: Path, called: list[str], lenses: Lenses, wide: bool) -> Any:
+        folder.mkdir()
+        matches = ImageMatches(folder, images, self.seed, self.threads)
+        known = matches.write_lenses(lenses, self.camera_model)
+        self._extract(matches, called, self.camera_model, wide)
+        matches.match(self._matching(matches.views), self.overlap, wide)
         pairs = matches.verified()
         together = groups(matches.views, pairs)
         if len(together[0]) == 1:
@@ -223,12 +220,13 @@ class ColmapEstimator:
         if len(together) > 1:
             raise UnplacedViewsError(_apart(together, called), [view for group in together[1:] for view in group])
         _check_motion(matches, pairs, called)
-        options = self._options(matches)
-        options.constant_cameras = options.mapper.constant_cameras = set(kept)
-        models = matches.pycolmap.incremental_mapping(
-            matches.database, matches.images, folder / f"models-{len(kept)}-kept", options
-        )
-        best = max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()), default=None)
+        mapper = Mapper(matches, folder, self.min_angle, self.max_error, self.focal is not None)
+        if self.focal is not None:
+            best = mapper.model()
+        elif known:
+            best = model_from_known(known, mapper, _some(called))
+        else:
+            best = model_from_range(mapper, _some(called))
         if best is None or best.num_points3D() < MIN_POINTS:
             raise BadSceneError(
                 f"{_some(called)} match, but no two of them give points under at least {self.min_angle:g} degrees: the "
@@ -260,7 +258,7 @@ class ColmapEstimator:
             matches.database,
             matches.images,
             folder / "model",
-            options=self._options(matches),
+            options=Mapper(matches, folder, self.min_angle, self.max_error, self.focal is not None).options(),
         )
         if found.num_points3D() < MIN_POINTS:
             used = sum(len(pixels) for pixels in pairs.values())
@@ -270,25 +268,6 @@ class ColmapEstimator:
                 "these images; use photographs farther apart, lower min_angle, or check the poses"
             )
         return found
-
-    def _options(self, matches: ImageMatches) -> Any:
-        options = matches.pycolmap.IncrementalPipelineOptions()
-        options.num_threads = options.mapper.num_threads = self.threads
-        options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = self.seed
-        options.ba_refine_focal_length = options.mapper.abs_pose_refine_focal_length = self.focal is None
-        options.min_num_matches = MIN_MATCHES
-        # Few photographs: models of any size, points that two of them see, and a start from less than COLMAP asks for
-        # (which has thousands to choose from).
-        options.min_model_size = 2
-        options.triangulation.ignore_two_view_tracks = False
-        options.mapper.init_min_num_inliers = 50
-        options.mapper.init_min_tri_angle = max(4.0, self.min_angle) if matches.views > 2 else self.min_angle
-        options.mapper.abs_pose_min_num_inliers = 20
-        options.triangulation.min_angle = options.mapper.filter_min_tri_angle = self.min_angle
-        for name in ("complete_max_reproj_error", "merge_max_reproj_error"):
-            setattr(options.triangulation, name, self.max_error)
-        options.mapper.filter_max_reproj_error = self.max_error
-        return options
 
     def _cloud(self, model: Any) -> PointCloud:
         model.update_point_3d_errors()

@@ -1,12 +1,15 @@
-"""Focal lengths that are known beforehand (EXIF), in a mapping by COLMAP: refined where the images refute them."""
+"""Focal lengths in a mapping by COLMAP: those of EXIF are kept unless the images refute them, others are searched."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from reconx_pl.errors import BadSceneError
+import numpy as np
+
+from reconx_pl.geometry.estimators.colmap_mapping import NOISE, Mapper, agreement, feature_errors
 
 log = logging.getLogger(__name__)
 
@@ -15,39 +18,37 @@ log = logging.getLogger(__name__)
 KEPT_FOCALS = 3
 _DRIFT = 0.1  # (ours) share by which EXIF is off at most: it is rounded to millimetres, and lenses breathe
 _EXIF_ERROR = 0.03  # (ours) standard deviation of that share
+_FINEST = 0.05  # pixels that features are right by at best
 _ALIKE = 4.0  # (ours) features that err together: neighbours, and those of one point
-_AS_MANY = 0.9  # (ours) share of the features in the points of a model, below which it is the worse one
+
+# Where nothing is known: longer sides of the image, from the widest phones to short telephoto lenses.
+RANGE = (0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.7, 2.3)
+_SEARCHED = 4  # images; more tell their focal length better, and COLMAP finds it from a usual one
+_USUAL, _SPREAD = 0.8, 0.5  # (ours) what phones and compact cameras have, and how far others are, in logarithm
 
 
-def model_from_focals(known: dict[int, float], views: int, search: Callable[[Collection[int]], Any], who: str) -> Any:
-    """The model of a mapping that starts from known focal lengths.
+def model_from_known(known: Mapping[int, float], mapper: Mapper, who: str) -> Any:
+    """The model of a mapping that starts from known focal lengths; None if there is none.
 
     Two or three images keep them. With more it maps twice, with the known ones kept and with them free, and takes the
     free ones if the images ask for it (``refuted``). A warning says so where they are more than 10 % off. (ours)
 
     Args:
         known: focal lengths in pixels by the number of COLMAP's camera; not empty.
-        views: number of images.
-        search: maps, with the focal lengths of the cameras of these numbers kept.
+        mapper: of the images.
         who: the images, for messages.
-
-    Raises:
-        BadSceneError: neither mapping succeeds.
     """
-    if views <= KEPT_FOCALS:
-        return search(known)
-    try:
-        free = search(())
-    except BadSceneError as error:
-        log.info("with a free focal length: %s", error)
-        return search(known)
-    try:
-        kept = search(known)
-    except BadSceneError as error:
-        log.info("with the focal length given: %s", error)
-        kept = None
+    kept = mapper.model(known)
+    if mapper.matches.views <= KEPT_FOCALS:
+        return kept
+    free = mapper.model()
+    if kept is None or free is None or free.num_reg_images() != kept.num_reg_images():
+        return max((one for one in (kept, free) if one), key=lambda model: model.num_reg_images(), default=None)
+    back = _with_focals(free, known, mapper)  # where the other mapping came to a scene that is bent
+    kept = max(kept, back, key=lambda model: agreement(model, mapper.max_error))
     drifts = [free.cameras[number].mean_focal_length() / focal - 1 for number, focal in known.items()]
-    if kept is not None and not refuted(residuals(kept), residuals(free), drifts):
+    noise = min(NOISE, max(_FINEST, float(np.median(feature_errors(free)[0]))))  # of these photographs
+    if not refuted(agreement(kept, mapper.max_error, noise), agreement(free, mapper.max_error, noise), drifts):
         return kept
     far = max(drifts, key=abs)
     if abs(far) > _DRIFT:
@@ -58,27 +59,64 @@ def model_from_focals(known: dict[int, float], views: int, search: Callable[[Col
     return free
 
 
-def refuted(kept: tuple[int, float], free: tuple[int, float], drifts: Iterable[float]) -> bool:
+def _with_focals(model: Any, focals: Mapping[int, float], mapper: Mapper) -> Any:
+    """A copy of a model, polished with other focal lengths, which are kept."""
+    moved = mapper.matches.pycolmap.Reconstruction(model)
+    for number, focal in focals.items():
+        camera = moved.cameras[number]
+        lengths = len(camera.focal_length_idxs())
+        camera.params = [*[focal] * lengths, *camera.params[lengths:]]
+    return mapper.polished(moved, focals)
+
+
+def refuted(kept: float, free: float, drifts: Iterable[float]) -> bool:
     """Whether the images refute known focal lengths: a likelihood ratio against what EXIF is trusted with.
 
     Free lengths always fit a little better, and above flat ground, or with cameras side by side, any length fits. So
-    the gain in likelihood, of Gaussian errors in pixels, has to outweigh how improbable the found lengths are with a
-    3 % error of EXIF. (ours)
+    the gain in likelihood has to outweigh how improbable the found lengths are with a 3 % error of EXIF. (ours)
 
     Args:
-        kept: features in the points of the model that keeps them, and the mean square of their points' errors, pixels.
-        free: the same of the model that was free to change them.
+        kept: agreement of the model that keeps them (``colmap_mapping.agreement``).
+        free: of the model that was free to change them.
         drifts: found over known length, less 1, of each.
     """
-    if min(kept[0], free[0]) < _AS_MANY * max(kept[0], free[0]):
-        return kept[0] < free[0]
-    gain = free[0] / _ALIKE * (kept[1] / max(free[1], 1e-12) - 1)
-    return gain > sum((drift / _EXIF_ERROR) ** 2 for drift in drifts)
+    return (free - kept) / _ALIKE > 0.5 * sum((drift / _EXIF_ERROR) ** 2 for drift in drifts)
 
 
-def residuals(model: Any) -> tuple[int, float]:
-    """Features in the points of a model, and the mean square over them of the error of their point, in pixels."""
-    model.update_point_3d_errors()
-    points = [model.points3D[number] for number in model.point3D_ids()]
-    count = sum(point.track.length() for point in points)
-    return count, sum(point.track.length() * point.error**2 for point in points) / max(1, count)
+def model_from_range(mapper: Mapper, who: str) -> Any:
+    """The model of a mapping without known focal lengths; None if there is none.
+
+    From a wrong one, mapping ends in a scene that is bent to fit, far from the right one. So up to ``FEW`` images are
+    mapped with each length of ``RANGE`` kept, the same in longer sides for all lenses. The best by agreement and by how
+    usual its lenses are is then freed. More images tell their focal lengths better; they start from one alone. (ours)
+
+    Args:
+        mapper: of the images.
+        who: the images, for messages.
+    """
+    matches = mapper.matches
+    if matches.views > _SEARCHED:
+        return mapper.model()
+    longer = max(matches.height, matches.width)
+    cameras = matches.cameras()
+    best, most = None, (-1, -math.inf)
+    for sides in RANGE:
+        mapper.set_focals(dict.fromkeys(cameras, sides * longer))
+        model = mapper.model(cameras)
+        for one in () if model is None else (model, mapper.polished(model, ())):
+            rank = one.num_reg_images(), agreement(one, mapper.max_error) / _ALIKE - _unusual(one, longer)
+            if rank > most:
+                best, most = one, rank
+    if best is not None:
+        shares = [camera.mean_focal_length() / longer for camera in best.cameras.values()]
+        log.info(
+            "%s: no focal length is known (EXIF); the one that explains the photographs best is %s of the longer side",
+            who, ", ".join(f"{share:.2f}" for share in shares),
+        )  # fmt: skip
+    return best
+
+
+def _unusual(model: Any, longer: int) -> float:
+    """How improbable the lenses of a model are: half the squared deviations from usual ones."""
+    lengths = [camera.mean_focal_length() / longer for camera in model.cameras.values()]
+    return 0.5 * sum((math.log(length / _USUAL) / _SPREAD) ** 2 for length in lengths)

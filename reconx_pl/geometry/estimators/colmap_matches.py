@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -107,27 +107,30 @@ class ImageMatches:
                 database.write_frame(frame, use_frame_id=True)
         return known
 
-    def extract(self, features: int, model: str, shared: bool, parameters: Sequence[float] | None = None) -> list[int]:
+    def cameras(self) -> list[int]:
+        """Numbers of COLMAP's cameras."""
+        with self.opened() as database:
+            return [camera.camera_id for camera in database.read_all_cameras()]
+
+    def extract(self, features: int, model: str, wide: bool = False) -> list[int]:
         """Find SIFT features: their number in each image.
 
         Args:
             features: most in an image.
-            model: COLMAP's name of the camera model.
-            shared: one camera for all images, or one for each; images that have a camera already keep it.
-            parameters: of the camera; None lets COLMAP guess a focal length (1.2 x the longer side), to be refined.
+            model: COLMAP's name of the camera model of images that have no camera yet, one each.
+            wide: estimate the shape of their surroundings, so that they match from farther apart; slower.
         """
         colmap = self.pycolmap
         reader, extraction = colmap.ImageReaderOptions(), colmap.FeatureExtractionOptions()
         reader.camera_model = model
-        if parameters is not None:
-            reader.camera_params = ", ".join(repr(float(value)) for value in parameters)
         extraction.sift.max_num_features = features
+        extraction.sift.estimate_affine_shape = wide
         extraction.use_gpu, extraction.num_threads = False, self.threads
         colmap.extract_features(
             self.database,
             self.images,
             image_names=self.names,
-            camera_mode=colmap.CameraMode.SINGLE if shared else colmap.CameraMode.PER_IMAGE,
+            camera_mode=colmap.CameraMode.PER_IMAGE,
             reader_options=reader,
             extraction_options=extraction,
             device=colmap.Device.cpu,
@@ -135,16 +138,17 @@ class ImageMatches:
         with self.opened() as database:
             return [database.num_keypoints_for_image(view + 1) for view in range(self.views)]
 
-    def match(self, matching: Matching, overlap: int) -> None:
+    def match(self, matching: Matching, overlap: int, wide: bool = False) -> None:
         """Match features between images and keep what agrees with an epipolar geometry that RANSAC finds.
 
         Args:
             matching: every pair, or images at most ``overlap`` apart, and 1, 2, 4, ... apart.
             overlap: see ``matching``.
+            wide: match again along the epipolar lines that were found, where a feature has few rivals; slower.
         """
         colmap = self.pycolmap
         options, verification = colmap.FeatureMatchingOptions(), colmap.TwoViewGeometryOptions()
-        options.use_gpu, options.num_threads = False, self.threads
+        options.use_gpu, options.num_threads, options.guided_matching = False, self.threads, wide
         verification.ransac.random_seed = self.seed
         common = {
             "matching_options": options,

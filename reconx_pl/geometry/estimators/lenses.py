@@ -15,17 +15,19 @@ class Lenses:
 
     Args:
         groups: a number a view; views of the same number share their intrinsics.
-        focals: focal length of each view, pixels of the images, as EXIF gives it; None where unknown. A group takes the
-            median of those of its views.
+        focals: focal length of each view, pixels of the images, as EXIF gives it; None where unknown; empty: none is
+            known. A group takes the median of those of its views.
 
     Raises:
         ConfigurationError: not one of each a view, or a focal length that is not positive.
     """
 
     groups: tuple[int, ...]
-    focals: tuple[float | None, ...]
+    focals: tuple[float | None, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.focals:
+            object.__setattr__(self, "focals", (None,) * len(self.groups))
         if len(self.groups) != len(self.focals):
             raise ConfigurationError(
                 f"{len(self.groups)} groups do not go with {len(self.focals)} focal lengths: give one of each a view"

@@ -107,7 +107,7 @@ def test_the_same_images_give_the_same_result(views: Views) -> None:
 
 def test_a_sequence_is_matched_in_its_order(views: Views, tmp_path: Path) -> None:
     matches = ImageMatches(tmp_path, views.images, seed=0, threads=1)
-    matches.extract(2048, "SIMPLE_PINHOLE", shared=True)
+    matches.extract(2048, "SIMPLE_PINHOLE")
     matches.match("sequential", overlap=1)
     assert {j - i for i, j in matches.verified()} == {1}
     assert groups(5, matches.verified()) == [[0, 1, 2, 3, 4]]
@@ -121,7 +121,7 @@ def test_features_stand_in_pixels_with_the_corner_at_zero(tmp_path: Path) -> Non
     for x, y in centers:
         image += torch.exp(-0.5 * ((columns - x) ** 2 + (rows[:, None] - y) ** 2) / 4**2)
     matches = ImageMatches(tmp_path, image.expand(1, 3, 128, 160), seed=0, threads=1)
-    matches.extract(100, "SIMPLE_PINHOLE", shared=True)
+    matches.extract(100, "SIMPLE_PINHOLE")
     with matches.opened() as database:
         found = torch.from_numpy(database.read_keypoints(1)[:, :2])
     assert torch.cdist(centers, found).amin(1).max() < 0.1
@@ -159,7 +159,7 @@ def test_poses_give_more_matches_than_images_alone(views: Views, tmp_path: Path)
     for name in ("images", "poses"):
         (tmp_path / name).mkdir()
         matches = ImageMatches(tmp_path / name, views.images[[0, 4]], seed=0, threads=1)
-        matches.extract(8192, "PINHOLE", shared=False)
+        matches.extract(8192, "PINHOLE")
         if name == "images":
             matches.match("exhaustive", overlap=1)
         else:

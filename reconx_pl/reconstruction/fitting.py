@@ -110,9 +110,10 @@ def write_flythrough(
         ConfigurationError: the path cannot be made of these cameras.
     """
     gaussians = load_ply(scene)
-    order = [*range(len(cameras)), *([0] if closed and config.flythrough == "interpolated" else [])]
-    path = PATHS[config.flythrough](cameras[order], config.flythrough_frames, gaussians.means)
+    chosen = config.flythrough or ("interpolated" if len(cameras) > 1 else "orbit")
+    order = [*range(len(cameras)), *([0] if closed and chosen == "interpolated" else [])]
+    path = PATHS[chosen](cameras[order], config.flythrough_frames, gaussians.means)
     flown = render_flythrough(gaussians.to(device), path, default_renderer(device), progress)
     write_mp4(flown.frames, folder / VIDEO, config.flythrough_fps)
     write_mp4(depth_colors(flown.depth), folder / DEPTH_VIDEO, config.flythrough_fps)
-    return [f"{len(path)} frames of {path.width} x {path.height}, path {config.flythrough}"]
+    return [f"{len(path)} frames of {path.width} x {path.height}, path {chosen}"]

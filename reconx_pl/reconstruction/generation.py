@@ -14,6 +14,7 @@ from reconx_pl.files.json_files import write_json
 from reconx_pl.files.tensors import camera_tensors, cameras_of, load_tensors, save_tensors, to_bytes
 from reconx_pl.geometry.camera_paths import orbit_path
 from reconx_pl.geometry.closed_paths import path_through
+from reconx_pl.geometry.point_maps import point_map_from_depth
 from reconx_pl.reconstruction.camera_path import PathConfig, path_of
 from reconx_pl.reconstruction.input_views import InputViews
 from reconx_pl.reconstruction.orbit_windows import OrbitConfig, generate_orbit
@@ -115,6 +116,9 @@ def _along(work: _Work) -> tuple[FrameSequence, str]:
     """Along any path of cameras. What is there is not generated again."""
     inputs, config, frames = work.inputs, work.config, work.config.clip.frames
     points = None if inputs.cloud is None else inputs.cloud.points
+    if inputs.depth is not None:  # every pixel counts alike; the cloud, spread evenly in space, is mostly far away
+        maps = point_map_from_depth(inputs.depth, inputs.cameras)
+        points = maps.points[maps.valid]
     chosen = PathConfig.parse(config.path, config.path_frames)
     path = path_of(chosen, inputs.cameras, frames, points, inputs.closed)
 

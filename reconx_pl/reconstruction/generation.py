@@ -25,6 +25,7 @@ from reconx_pl.reconstruction.settings import GenerationConfig
 from reconx_pl.reconstruction.view_generator import ViewGeneratorSource, checked_frames
 from reconx_pl.reconstruction.views import Views, input_views
 from reconx_pl.types import Clip, Progress
+from reconx_pl.visualization.html import plural
 from reconx_pl.visualization.video import write_mp4
 
 VIDEO, SEQUENCE, PLACES = "generated.mp4", "sequence.safetensors", "places.json"
@@ -130,7 +131,8 @@ def _along(work: _Work) -> tuple[FrameSequence, str]:
 
     made = generate_path(inputs, path, work.source, frames, work.seed, work.device, keep=keep, progress=work.progress)
     through = sum(place is not None for place in path.places)
-    return made, f"{len(path)} frames generated along the path {chosen}, through {through} of {len(inputs)} photographs"
+    met = f"through {through} of {plural(len(inputs), 'photograph')}"
+    return made, f"{len(path)} frames generated along the path {chosen}, {met}"
 
 
 class _KeptWindows:

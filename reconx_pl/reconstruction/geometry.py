@@ -21,6 +21,7 @@ from reconx_pl.geometry.view_order import view_order
 from reconx_pl.reconstruction.one_photograph import geometry_note
 from reconx_pl.reconstruction.views import GEOMETRY_FILE, VIEWS_FILE
 from reconx_pl.types import Progress
+from reconx_pl.visualization.html import plural
 
 
 def find_geometry(
@@ -57,7 +58,7 @@ def find_geometry(
     )
     write_json(folder / VIEWS_FILE, {"photographs": [placed[view] for view in visited], "closed": order.closed})
     lost = [photographs.names[at] for at in range(len(photographs.names)) if at not in placed]
-    notes = [f"{len(found.cloud)} points and {len(placed)} cameras, found by {type(estimator).__name__}"]
+    notes = [f"{len(found.cloud)} points and {plural(len(placed), 'camera')}, found by {type(estimator).__name__}"]
     if len(photographs) == 1:
         notes.append(geometry_note(type(estimator).__name__, cameras, photographs.focals[0]))
     if lost:

@@ -26,13 +26,13 @@ def check_path(config: ReconstructionConfig, generates: bool, last: str) -> None
         asked = "generation.orbit_frames lead" if generation.orbit_frames else asked
         if asked:
             raise ConfigurationError(
-                f"{asked} from one photograph to another, and there is one photograph: take --path orbit, which moves "
+                f"{asked} from one photograph to another, and there is one: take --path orbit, which moves "
                 "the camera around what it shows (or spiral, or a file of cameras), or give more photographs"
             )
     if config.flythrough == "interpolated" and reached >= STAGES.index(FLYTHROUGH):
         others = " or ".join(name for name in PATHS if name != "interpolated")
         raise ConfigurationError(
-            f"--flythrough interpolated leads from one photograph to another, and there is one photograph: take {others}"
+            f"--flythrough interpolated leads from one photograph to another, and there is one: take {others}"
         )
 
 

@@ -39,7 +39,14 @@ from reconx_pl.reconstruction.settings import (
 )
 from reconx_pl.reconstruction.stages import Stage, Stages, stage_record
 from reconx_pl.reconstruction.view_generator import ViewGeneratorSource, follows_cameras
-from reconx_pl.reconstruction.views import PHOTOGRAPHS_FILE, PIXELS_FILE, Views, read_names, read_photographs, read_views
+from reconx_pl.reconstruction.views import (
+    PHOTOGRAPHS_FILE,
+    PIXELS_FILE,
+    Views,
+    read_names,
+    read_photographs,
+    read_views,
+)
 from reconx_pl.types import Progress
 from reconx_pl.version import __version__
 

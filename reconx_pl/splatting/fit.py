@@ -85,8 +85,8 @@ def fit(
             drawn; they keep their poses and are the reference of exposure.
 
     Raises:
-        BadSceneError: frames of different sizes or not of the cameras' size, no views, several from one
-            pose, bad confidence (``normalise_confidence``) or points (``gaussians_from_points``), a loss that is not finite.
+        BadSceneError: frames of different sizes or not of the cameras' size, no views, several from one pose, bad
+            confidence (``normalise_confidence``) or points (``gaussians_from_points``), a loss that is not finite.
         ConfigurationError: more memory than there is (``check_memory``), poses to refine and no known view, known views
             that are not among the frames, no frame that would ever be drawn.
         MissingWeightsError: LPIPS is in the loss and its weights are not there.

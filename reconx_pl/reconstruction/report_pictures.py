@@ -158,8 +158,8 @@ def seen_from_above(content: Content) -> str:
         f'<h2>{"Camera" if len(names) == 1 else "Cameras"} from above</h2><div class="above">'
         f"<figure>{drawing}</figure><div><p>{drawn} Dots are {dots:,} of {points:,} points. There is no scale: "
         "photographs alone do not tell how large a scene is.</p>"
-        f"<details{' open' if len(names) <= PICTURED else ''}><summary>{plural(len(names), 'photograph')} in their "
-        f'order</summary><ol class="names">{listed}</ol></details></div></div>'
+        f"<details{' open' if len(names) <= PICTURED else ''}><summary>{plural(len(names), 'photograph')}"
+        f'{" in their order" if len(names) > 1 else ""}</summary><ol class="names">{listed}</ol></details></div></div>'
     )
 
 

@@ -113,7 +113,7 @@ class ReconX:
         """Photographs to a scene; see ``reconstruction.run.reconstruct`` for stages and errors.
 
         Args:
-            images: a folder of photographs, a video, or 2 to 64 of image files and PIL images.
+            images: a folder of photographs, a video, or 1 to 64 of image files and PIL images.
             out: folder of the results; what it holds of the same photographs is not done again. None makes a new
                 temporary one.
             config: in place of the constructor's.

@@ -10,7 +10,14 @@ from jsonargparse import Namespace
 from reconx_pl.cli.arguments import ArgumentParser
 from reconx_pl.cli.command import Command
 from reconx_pl.cli.console import console, progress_bar
-from reconx_pl.cli.reconstruct import add_chain_options, chosen_estimator, config_of, named_view_generator, take_path
+from reconx_pl.cli.reconstruct import (
+    add_chain_options,
+    chosen_estimator,
+    config_of,
+    geometry_name,
+    named_view_generator,
+    take_path,
+)
 from reconx_pl.data.formats.camera_path_file import write_camera_path
 from reconx_pl.devices import chosen_device
 from reconx_pl.errors import ConfigurationError
@@ -53,6 +60,7 @@ def run_generate(parser: ArgumentParser, chosen: Namespace) -> Path:
     device = chosen_device(options["device"])
     view_generator = named_view_generator(options, device)
     config = config_of(options).resolved(view_generator.clip)
+    options["geometry"] = geometry_name(options)
     estimator = chosen_estimator(options, device)
     work = out.with_name(out.stem + WORK)
     with progress_bar() as progress:

@@ -25,7 +25,6 @@ def provide_model(name: str | None, yes: bool) -> None:
     """
     if name not in RELEASES or Path(name).exists():
         return
-    from reconx_pl.evaluation.protocols.run import process_of_run
     from reconx_pl.pretrained.fetch import fetch_release
     from reconx_pl.training.models import WEIGHTS, release_place
 
@@ -33,10 +32,10 @@ def provide_model(name: str | None, yes: bool) -> None:
         return
     release = RELEASES[name]
     needed, command = _needed(name, release, WEIGHTS / release.saved_as), f"reconx weights fetch {name}"
-    if process_of_run()[1] > 1:
+    if processes() > 1:
         raise MissingWeightsError(f"{needed} Several processes run this: fetch it once before, `{command}`")
     console.print(needed, highlight=False, soft_wrap=True)
-    if not yes and not _agreed():
+    if not yes and not agreed("Fetch it now?"):
         raise MissingWeightsError(f"{name} is not here: `{command}` fetches it, and so does this command with --yes")
     console.print(f"{name}: {fetch_release(release, WEIGHTS)}", highlight=False, soft_wrap=True)
 
@@ -52,12 +51,19 @@ def _needed(name: str, release: Release, place: Path) -> str:
     )
 
 
-def _agreed() -> bool:
-    """What somebody at a terminal answers; no where nobody is there."""
-    if not sys.stdin or not sys.stdin.isatty():
+def processes() -> int:
+    """How many run this command together, and would fetch into one file."""
+    from reconx_pl.evaluation.protocols.run import process_of_run
+
+    return process_of_run()[1]
+
+
+def agreed(question: str) -> bool:
+    """What somebody at a terminal answers; no where nobody is there, or several processes would ask."""
+    if not sys.stdin or not sys.stdin.isatty() or processes() > 1:
         return False
     try:
-        answer = console.input("Fetch it now? \\[y/N] ")
+        answer = console.input(f"{question} \\[y/N] ")
     except EOFError:
         return False
     return answer.strip().lower() in ("y", "yes")

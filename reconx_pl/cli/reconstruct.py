@@ -15,13 +15,14 @@ from reconx_pl.cli.arguments import ArgumentParser
 from reconx_pl.cli.command import Command
 from reconx_pl.cli.config_option import ConfigOption
 from reconx_pl.cli.console import console, progress_bar
+from reconx_pl.cli.geometry_weights import provide_geometry
 from reconx_pl.cli.model_weights import provide_model
 from reconx_pl.devices import chosen_device
 from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.atomic import atomic_write
 from reconx_pl.files.weights import MINI
-from reconx_pl.geometry.default_estimator import GeometryName, default_geometry, named_estimator
+from reconx_pl.geometry.default_estimator import GeometryName, named_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.geometry.estimators.geometry_file import GeometryFile
 from reconx_pl.reconstruction.files import REPORT
@@ -63,7 +64,7 @@ def add_chain_options(parser: ArgumentParser, out: str) -> None:
         out: what ``--out`` is.
     """
     parser.add_argument(
-        "photographs", nargs="*", type=Path, help="2 to 64 image files, folders of images, or one video"
+        "photographs", nargs="*", type=Path, help="1 to 64 image files, folders of images, or one video"
     )
     parser.add_argument("-o", "--out", type=Path, required=True, help=out)
     parser.add_argument("--config", action=ConfigOption, help="YAML file with any of these options")
@@ -72,8 +73,8 @@ def add_chain_options(parser: ArgumentParser, out: str) -> None:
         type=GeometryName,
         default="auto",
         help="who finds cameras and points: da3-base and da3-small (Depth-Anything-3) need weights; dust3r needs "
-        "weights that are not for commercial use; colmap (structure from motion) needs none; auto takes da3-base if "
-        "its weights are there, else colmap",
+        "weights that are not for commercial use; colmap (structure from motion) needs none, and two photographs; auto "
+        "takes da3-base if its weights are there or somebody lets it fetch them, else colmap",
     )
     parser.add_argument(
         "--geometry_from",
@@ -92,7 +93,7 @@ def add_chain_options(parser: ArgumentParser, out: str) -> None:
         help=f"who generates: {MINI}, which comes with the package, the folder of a training run, or of converted "
         "weights, or a release (reconx weights list)",
     )
-    parser.add_argument("--yes", action="store_true", help="fetch the weights of a release without asking")
+    parser.add_argument("--yes", action="store_true", help="fetch weights that are not here without asking")
     parser.add_argument(
         "--path",
         type=str | None,
@@ -129,8 +130,7 @@ def run_reconstruct(parser: ArgumentParser, chosen: Namespace) -> Reconstructed:
     view_generator = None
     if not options["no_diffusion"]:
         view_generator = named_view_generator(options, device)
-    if options["geometry"] == "auto" and options["geometry_from"] is None and options["estimator"] is None:
-        options["geometry"] = chosen.geometry = default_geometry()  # which --resume keeps, whatever is fetched later
+    options["geometry"] = chosen.geometry = geometry_name(options)  # which --resume keeps, whatever is fetched later
     estimator = chosen_estimator(options, device)
     config = config_of(options).resolved(view_generator.clip if view_generator is not None else None)
     for name, value in config.generation.clip._asdict().items():
@@ -175,6 +175,18 @@ def named_view_generator(options: Mapping[str, Any], device: str) -> ViewGenerat
     if name == MINI:
         log.info("generating with %s, the small model that comes with reconx_pl; --model names another", MINI)
     return model_source(name, options["sampling"], device)
+
+
+def geometry_name(options: Mapping[str, Any]) -> GeometryName:
+    """What ``--geometry`` stands for here and now, with its weights; as it is where something else takes its place.
+
+    Raises:
+        MissingWeightsError, BadWeightsError: see ``provide_geometry``.
+    """
+    name: GeometryName = options["geometry"]
+    if options["geometry_from"] is not None or options["estimator"] is not None:
+        return name
+    return provide_geometry(name, options["yes"])
 
 
 def chosen_estimator(options: Mapping[str, Any], device: str) -> PointMapEstimator:

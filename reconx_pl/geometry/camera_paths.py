@@ -1,7 +1,8 @@
 """Camera paths for videos of a scene: through the given cameras, around what they look at, in a spiral before it.
 
-All take V >= 2 cameras and give ``frames`` cameras of the same image size, on the device and of the type of the input;
-none is differentiable. The up axis is found from the cameras, since a reconstruction has no agreed one.
+All give ``frames`` cameras of the same image size, on the device and of the type of the input; none is differentiable.
+An orbit and a spiral may start from one camera, and then stay near it. The up axis is found from the cameras, since a
+reconstruction has no agreed one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ _FORWARD = 0.7  # length of the mean viewing direction above which cameras count
 _SPREAD = 0.01  # the same of the x axes, above which they span a plane: about 6 degrees, more than hands shake
 _SPIRAL_TURNS = 2
 _SLOW = 1e-9  # radians; steps below it are the same camera again
+# (ours) how far an orbit of a single camera goes, seen from what it looks at: beyond lies what no photograph shows
+_ASIDE = math.radians(10)  # to the right and to the left
+_ABOVE = 0.5  # of that, upwards, so that it does not come back the way it went
+_NEAR = 0.1  # (ours) half-axes of a spiral about one camera, over its distance from what it looks at
 
 
 @dataclass(frozen=True)
@@ -74,17 +79,25 @@ def orbit_path(cameras: Cameras, frames: int, points: Tensor | None = None) -> C
 
     It starts at the azimuth of the first camera; the first frame follows the last as it follows its other neighbour.
 
+    (ours) Of a single camera it is a small loop that starts and ends with it: 10 degrees to the right and to the left
+    around the point at the median depth of ``points``, and up by 5 degrees.
+
     Args:
-        cameras: V >= 2 views.
+        cameras: V >= 1 views.
         frames: M >= 2.
-        points: [N, 3] of the scene; needed where the cameras look the same way.
+        points: [N, 3] of the scene; needed where the cameras look the same way, and of a single one.
 
     Raises:
-        ConfigurationError: fewer than two cameras or frames, no point that all look at, cameras straight above it.
+        ConfigurationError: no camera or fewer than two frames, no point that all look at, cameras straight above it.
     """
-    poses = _poses(cameras, frames)
-    focus = _interest(poses, points, required=True)[0]
+    poses = _poses(cameras, frames, least=1)
+    focus, distance = _interest(poses, points, required=True)
     up = _up(poses)
+    turn = np.linspace(0.0, 2 * math.pi, frames, endpoint=False)[:, None]
+    rise = np.zeros_like(turn)
+    if len(cameras) == 1:
+        rise = distance * _ABOVE * _ASIDE * (1 - np.cos(turn)) / 2
+        turn = _ASIDE * np.sin(turn)
     offset = poses.centers - focus
     height = float((offset @ up).mean())
     outward = offset - (offset @ up)[:, None] * up
@@ -96,8 +109,7 @@ def orbit_path(cameras: Cameras, frames: int, points: Tensor | None = None) -> C
         )
     first = start / np.linalg.norm(start)
     second = np.cross(up, first)
-    angle = np.linspace(0.0, 2 * math.pi, frames, endpoint=False)[:, None]
-    centers = focus + height * up + radius * (np.cos(angle) * first + np.sin(angle) * second)
+    centers = focus + (height + rise) * up + radius * (np.cos(turn) * first + np.sin(turn) * second)
     return _cameras(cameras, centers, _looking_at(centers, focus, up))
 
 
@@ -107,21 +119,21 @@ def spiral_path(cameras: Cameras, frames: int, points: Tensor | None = None) -> 
     (Mildenhall et al., Local Light Field Fusion, 2019.) Two turns while it moves back and forth once, closed. Its
     half-axes are the 90th percentiles of the cameras' offsets in the axes of the mean camera, at least a tenth of the
     largest. Cameras around an object have no mean camera: there it goes around the middle one of the list, with
-    half-axes of a tenth of the depth of interest.
+    half-axes of a tenth of the depth of interest. So it does around a single camera.
 
     Args:
-        cameras: V >= 2 views.
+        cameras: V >= 1 views.
         frames: M >= 2.
-        points: [N, 3] of the scene; needed where the cameras look the same way.
+        points: [N, 3] of the scene; needed where the cameras look the same way, and of a single one.
 
     Raises:
-        ConfigurationError: fewer than two cameras or frames, or no depth of interest.
+        ConfigurationError: no camera or fewer than two frames, or no depth of interest.
     """
-    poses = _poses(cameras, frames)
+    poses = _poses(cameras, frames, least=1)
     focus, depth = _interest(poses, points, required=True)
     up = _up(poses)
     mean = poses.forward.mean(axis=0)
-    if np.linalg.norm(mean) >= _FORWARD:
+    if len(cameras) > 1 and np.linalg.norm(mean) >= _FORWARD:
         center, forward = poses.centers.mean(axis=0), mean / np.linalg.norm(mean)
         target = center + forward * max(float((focus - center) @ forward), 1e-3 * depth)
         axes = _looking_at(center[None], target, up)[0]
@@ -130,7 +142,7 @@ def spiral_path(cameras: Cameras, frames: int, points: Tensor | None = None) -> 
     else:
         center, target = poses.centers[len(cameras) // 2], focus
         axes = _looking_at(center[None], target, up)[0]
-        radii = np.full(3, 0.1 * np.linalg.norm(target - center))
+        radii = np.full(3, _NEAR * np.linalg.norm(target - center))
     angle = np.linspace(0.0, 2 * math.pi * _SPIRAL_TURNS, frames, endpoint=False)
     swing = np.stack([np.cos(angle), np.sin(angle), np.sin(angle / _SPIRAL_TURNS)], axis=1)
     centers = center + (swing * radii) @ axes
@@ -220,7 +232,7 @@ def _interest(poses: _Poses, points: Tensor | None, required: bool = False) -> t
     if required:
         raise ConfigurationError(
             "these cameras look at no common point and no points of the scene lie before them; "
-            "take the path interpolated"
+            + ("take the path interpolated" if len(poses.centers) > 1 else "give points that the camera sees")
         )
     extent = float(np.linalg.norm(poses.centers - center, axis=1).max())
     return center, extent or 1.0

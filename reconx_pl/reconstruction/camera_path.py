@@ -36,8 +36,9 @@ class PathConfig:
         kind: "interpolated" goes straight and evenly from each view to the next, "viewcrafter" with ViewCrafter's
             timing (``viewcrafter_path``); "orbit" and "spiral" go around what the views look at
             (``geometry/camera_paths.py``); "file" reads ``file``.
-        frames: M of an orbit or a spiral; None takes as many as an interpolated path would have. Between views there
-            are as many as a clip has, and a file has its own: give none there.
+        frames: M of an orbit or a spiral; None takes as many as an interpolated path would have, and of a single view
+            as many as a closed one of two. Between views there are as many as a clip has, and a file has its own: give
+            none there.
         file: of kind "file": our cameras.json, nerfstudio's camera_path.json, or transforms.json, in the world of the
             scene (``read_camera_path``).
 
@@ -113,27 +114,30 @@ def path_of(
 
     Args:
         config: which one.
-        views: C >= 2 input views in the order of visiting; for a file also a single one.
+        views: C >= 2 input views in the order of visiting; an orbit, a spiral or a file also takes a single one.
         frames_per_clip: T of a clip from one view to the next, both included.
-        points: [N, 3] of the scene, world units; an orbit or a spiral needs them where the views look the same way.
+        points: [N, 3] of the scene, world units; an orbit or a spiral needs them where the views look the same way,
+            and of a single one.
         closed: a path through the views leads from the last one back to the first.
 
     Returns:
         M cameras on the device and of the type of ``views``: (C - 1) (T - 1) + 1 through views, C (T - 1) where closed.
 
     Raises:
-        ConfigurationError: fewer than two views or frames; views that this path cannot be made of.
+        ConfigurationError: too few views, or fewer than two frames; views that this path cannot be made of.
         BadDataError: the file is no path; see ``read_camera_path``.
         BadCameraError: the file has a camera that cannot be used.
     """
     step = frames_per_clip - 1
-    least = 1 if config.file is not None else 2
+    least = 2 if config.kind in _THROUGH else 1
     if len(views) < least or step < 1:
         raise ConfigurationError(
             f"the camera path {config} needs {least} views and clips of 2 frames at least, got {len(views)} views and "
             f"{frames_per_clip}"
         )
     total = len(views) * step if closed else (len(views) - 1) * step + 1
+    if len(views) == 1:
+        total = 2 * step
     if config.kind in _THROUGH:
         knots = views[[*range(len(views)), 0]] if closed else views
         path = _THROUGH[config.kind](knots, frames_per_clip)

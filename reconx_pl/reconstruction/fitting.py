@@ -21,6 +21,7 @@ from reconx_pl.splatting.renderers.choose import default_renderer
 from reconx_pl.types import Cameras, Progress
 from reconx_pl.visualization.color_maps import depth_colors
 from reconx_pl.visualization.flythrough import render_flythrough
+from reconx_pl.visualization.html import plural
 from reconx_pl.visualization.scene_page import write_fit_page
 from reconx_pl.visualization.video import write_mp4
 
@@ -81,7 +82,7 @@ def fit_scene(
     save_ply(result.gaussians, folder / SCENE)
     write_fit_page(folder / PAGE, result.gaussians, given.images, given.cameras, given.input_places, title)
     return [
-        f"{len(result.gaussians)} Gaussians fitted to {len(given.images)} frames",
+        f"{len(result.gaussians)} Gaussians fitted to {plural(len(given.images), 'frame')}",
         f"PSNR at the photographs themselves {float(scores.mean()):.2f} dB (they were fitted: no measure of quality)",
     ]
 
@@ -110,9 +111,10 @@ def write_flythrough(
         ConfigurationError: the path cannot be made of these cameras.
     """
     gaussians = load_ply(scene)
-    order = [*range(len(cameras)), *([0] if closed and config.flythrough == "interpolated" else [])]
-    path = PATHS[config.flythrough](cameras[order], config.flythrough_frames, gaussians.means)
+    chosen = config.flythrough or ("interpolated" if len(cameras) > 1 else "orbit")
+    order = [*range(len(cameras)), *([0] if closed and chosen == "interpolated" else [])]
+    path = PATHS[chosen](cameras[order], config.flythrough_frames, gaussians.means)
     flown = render_flythrough(gaussians.to(device), path, default_renderer(device), progress)
     write_mp4(flown.frames, folder / VIDEO, config.flythrough_fps)
     write_mp4(depth_colors(flown.depth), folder / DEPTH_VIDEO, config.flythrough_fps)
-    return [f"{len(path)} frames of {path.width} x {path.height}, path {config.flythrough}"]
+    return [f"{len(path)} frames of {path.width} x {path.height}, path {chosen}"]

@@ -54,7 +54,8 @@ def prepare_frames(
     if generated is None:
         inputs = input_views(views, *fit_size(views, config.short_side))
         given = prepare_fit(inputs, input_sequence(inputs), config.scene)
-        notes = ["nothing was generated"]
+        alone = "; away from the camera the scene has holes where the photograph does not show it"
+        notes = ["nothing was generated" + (alone if len(inputs) == 1 else "")]
     else:
         inputs = input_views(views, config.generation.clip.height, config.generation.clip.width)
         given = prepare_fit(inputs, read_sequence(generated), config.scene, estimator)

@@ -14,6 +14,7 @@ from reconx_pl.files.json_files import write_json
 from reconx_pl.files.tensors import camera_tensors, cameras_of, load_tensors, save_tensors, to_bytes
 from reconx_pl.geometry.camera_paths import orbit_path
 from reconx_pl.geometry.closed_paths import path_through
+from reconx_pl.geometry.point_maps import point_map_from_depth
 from reconx_pl.reconstruction.camera_path import PathConfig, path_of
 from reconx_pl.reconstruction.input_views import InputViews
 from reconx_pl.reconstruction.orbit_windows import OrbitConfig, generate_orbit
@@ -24,6 +25,7 @@ from reconx_pl.reconstruction.settings import GenerationConfig
 from reconx_pl.reconstruction.view_generator import ViewGeneratorSource, checked_frames
 from reconx_pl.reconstruction.views import Views, input_views
 from reconx_pl.types import Clip, Progress
+from reconx_pl.visualization.html import plural
 from reconx_pl.visualization.video import write_mp4
 
 VIDEO, SEQUENCE, PLACES = "generated.mp4", "sequence.safetensors", "places.json"
@@ -115,6 +117,9 @@ def _along(work: _Work) -> tuple[FrameSequence, str]:
     """Along any path of cameras. What is there is not generated again."""
     inputs, config, frames = work.inputs, work.config, work.config.clip.frames
     points = None if inputs.cloud is None else inputs.cloud.points
+    if inputs.depth is not None:  # every pixel counts alike; the cloud, spread evenly in space, is mostly far away
+        maps = point_map_from_depth(inputs.depth, inputs.cameras)
+        points = maps.points[maps.valid]
     chosen = PathConfig.parse(config.path, config.path_frames)
     path = path_of(chosen, inputs.cameras, frames, points, inputs.closed)
 
@@ -126,7 +131,8 @@ def _along(work: _Work) -> tuple[FrameSequence, str]:
 
     made = generate_path(inputs, path, work.source, frames, work.seed, work.device, keep=keep, progress=work.progress)
     through = sum(place is not None for place in path.places)
-    return made, f"{len(path)} frames generated along the path {chosen}, through {through} of {len(inputs)} photographs"
+    met = f"through {through} of {plural(len(inputs), 'photograph')}"
+    return made, f"{len(path)} frames generated along the path {chosen}, {met}"
 
 
 class _KeptWindows:

@@ -18,8 +18,10 @@ from reconx_pl.geometry.estimators.base import PointMapEstimator, Reconstruction
 from reconx_pl.geometry.estimators.lenses import Lenses
 from reconx_pl.geometry.point_maps import depth_from_point_map
 from reconx_pl.geometry.view_order import view_order
+from reconx_pl.reconstruction.one_photograph import geometry_note
 from reconx_pl.reconstruction.views import GEOMETRY_FILE, VIEWS_FILE
 from reconx_pl.types import Progress
+from reconx_pl.visualization.html import plural
 
 
 def find_geometry(
@@ -56,7 +58,9 @@ def find_geometry(
     )
     write_json(folder / VIEWS_FILE, {"photographs": [placed[view] for view in visited], "closed": order.closed})
     lost = [photographs.names[at] for at in range(len(photographs.names)) if at not in placed]
-    notes = [f"{len(found.cloud)} points and {len(placed)} cameras, found by {type(estimator).__name__}"]
+    notes = [f"{len(found.cloud)} points and {plural(len(placed), 'camera')}, found by {type(estimator).__name__}"]
+    if len(photographs) == 1:
+        notes.append(geometry_note(type(estimator).__name__, cameras, photographs.focals[0]))
     if lost:
         notes.append(f"left out, as no place was found for them: {', '.join(lost)}")
     if order.closed:

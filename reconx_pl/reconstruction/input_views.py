@@ -11,7 +11,7 @@ from reconx_pl.types import Cameras, PointCloud, Tensors
 
 @dataclass(frozen=True)
 class InputViews(Tensors):
-    """C views of a scene, C >= 2, in the order in which a camera path visits them.
+    """C views of a scene, C >= 1, in the order in which a camera path visits them.
 
     Attributes:
         key: unique among the scenes of a run; seeds everything random, together with a seed.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -10,7 +12,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from torch import Tensor
 
-from reconx_pl.files.tensors import load_tensors
+from reconx_pl.files.tensors import load_tensors, to_bytes
 from reconx_pl.reconstruction import fitting, generation
 from reconx_pl.reconstruction.report_content import STAGE_FOLDER, Content
 from reconx_pl.reconstruction.settings import FIT, FLYTHROUGH, GENERATION
@@ -53,11 +55,17 @@ def views(content: Content) -> str:
     stops = ", ".join(to_hex(colormaps[COLORMAP](share)) for share in np.linspace(0, 1, 9))
     some = "" if len(shown) == len(photographs) else f" {len(shown)} of {len(photographs)} are shown."
     height, width = photographs.shape[-2:]
-    return (
-        "<h2>Photographs and scene</h2>"
-        '<div class="box warn"><p><b>The scene was fitted to these very photographs.</b> How well it repeats them '
+    said = (
+        f"<b>The scene was fitted to this very photograph.</b> How well it repeats it (PSNR {psnr[0]:.2f} dB) is no "
+        "measure of its quality: that shows beside it, where no photograph was."
+        if len(psnr) == 1
+        else "<b>The scene was fitted to these very photographs.</b> How well it repeats them "
         f"(PSNR {np.mean(psnr):.2f} dB on average, {min(psnr):.2f} to {max(psnr):.2f}) is no measure of its quality: "
-        "that shows between them, where no photograph was. See the fly-through.</p></div>"
+        "that shows between them, where no photograph was."
+    )
+    return (
+        f"<h2>{'Photograph' if len(psnr) == 1 else 'Photographs'} and scene</h2>"
+        f'<div class="box warn"><p>{said} See the fly-through.</p></div>'
         f'<p class="note">Each photograph as the fit had it ({width} × {height} pixels), the scene from its camera, '
         f"and the mean absolute error over the colours.{some}</p>"
         f'<div class="scale"><span>0</span><i style="background:linear-gradient(90deg, {stops})"></i>'
@@ -68,37 +76,64 @@ def views(content: Content) -> str:
 
 
 def generated(content: Content) -> str:
-    """Frames of each generated clip in a strip, and the video; or that nothing was generated."""
+    """Generated frames in strips, and the video; or that nothing was generated."""
+    names = _names(content)
     if content.summary["view_generator"] is None:
-        return (
-            "<h2>Generated frames</h2><p>Nothing was generated between the photographs: what none of them shows is "
-            "missing in the scene.</p>"
+        said = (
+            "Nothing was generated: what the photograph does not show is missing in the scene."
+            if len(names) == 1
+            else "Nothing was generated between the photographs: what none of them shows is missing in the scene."
         )
+        return f"<h2>Generated frames</h2><p>{said}</p>"
     if GENERATION not in content.stages:
         return ""
-    names, strips = _names(content), []
-    clips = content.kept(GENERATION, "clip-*.safetensors")
-    ends = [*range(len(names)), 0]
-    for number in spread(len(clips), STRIPS):
-        frames = load_tensors(clips[number])["frames"]
-        between = f"{escape(names[ends[number]])} to {escape(names[ends[number + 1]])}"
-        source = jpeg_uri(_strip(frames[spread(len(frames), STRIP_FRAMES)]), _QUALITY)
-        strips.append(
-            f'<figure><div class="sheet scroll"><img src="{source}" alt="Frames from {between}"></div>'
-            f"<figcaption>{between}, {len(frames) - 2} generated</figcaption></figure>"
-        )
+    asked = content.summary["settings"]["generation"]
+    between = asked["path"] in generation.BETWEEN and not asked["orbit_frames"]
+    strips = _between(content, names) if between else _along(content, asked)
     video = content.result(GENERATION, generation.VIDEO)
     figure = (
         ""
         if video is None
         else video_figure(video, generation.VIDEO, "All frames in their order", content.summary["name"], VIDEO_LIMIT)
     )
+    return f'<h2>Generated frames</h2>{strips}<div class="clips wide">{figure}</div>'
+
+
+def _between(content: Content, names: list[str]) -> str:
+    """A strip for each clip from a photograph to the next."""
+    clips, strips = content.kept(GENERATION, "clip-*.safetensors"), []
+    ends = [*range(len(names)), 0]
+    for number in spread(len(clips), STRIPS):
+        frames = load_tensors(clips[number])["frames"]
+        between = f"{escape(names[ends[number]])} to {escape(names[ends[number + 1]])}"
+        strips.append(_figure(frames, f"{between}, {len(frames) - 2} generated"))
     some = "" if len(clips) <= STRIPS else f" {STRIPS} of {plural(len(clips), 'clip')} are shown."
     return (
-        "<h2>Generated frames</h2><p>A video diffusion model generated the frames between neighbouring photographs; "
-        "what no photograph shows is its invention. The first and the last frame of each strip belong to the "
+        "<p>A video diffusion model generated the frames between neighbouring photographs; what no photograph shows is "
+        "its invention. The first and the last frame of each strip belong to the "
         f"photographs.{some}</p>{''.join(strips)}"
-        f'<div class="clips wide">{figure}</div>'
+    )
+
+
+def _along(content: Content, asked: Mapping[str, Any]) -> str:
+    """One strip of a whole path."""
+    path = f"{asked['orbit_frames']} frames around" if asked["orbit_frames"] else str(asked["path"])
+    strip = ""
+    if content.kept(GENERATION, generation.SEQUENCE):
+        made = generation.read_sequence(content.kept(GENERATION, generation.SEQUENCE)[0].parent)
+        strip = _figure(to_bytes(made.images[: made.way]), f"{escape(path)}, {plural(made.way, 'frame')}")
+    return (
+        f"<p>A video diffusion model generated the frames along a path of the camera ({escape(path)}); what no "
+        f"photograph shows is its invention.</p>{strip}"
+    )
+
+
+def _figure(frames: Tensor, caption: str) -> str:
+    """A strip of some frames of [T, 3, H, W] uint8; the caption is HTML."""
+    source = jpeg_uri(_strip(frames[spread(len(frames), STRIP_FRAMES)]), _QUALITY)
+    return (
+        f'<figure><div class="sheet scroll"><img src="{source}" alt="Frames: {caption}"></div>'
+        f"<figcaption>{caption}</figcaption></figure>"
     )
 
 
@@ -113,13 +148,18 @@ def seen_from_above(content: Content) -> str:
     names = _names(content)
     listed = "".join(f"<li>{escape(name)}</li>" for name in names)
     way = "closed: from the last it goes back to the first" if closed else "open"
+    drawn = (
+        "The triangle is the camera and opens to what it sees."
+        if len(names) == 1
+        else "Triangles are cameras and open to what they see; the first is filled. The line is the order of visiting, "
+        f"{way}."
+    )
     return (
-        '<h2>Cameras from above</h2><div class="above">'
-        f"<figure>{drawing}</figure><div><p>Triangles are cameras and open to what they see; the first is filled. "
-        f"The line is the order of visiting, {way}. Dots are {dots:,} of {points:,} points. There is no scale: "
+        f'<h2>{"Camera" if len(names) == 1 else "Cameras"} from above</h2><div class="above">'
+        f"<figure>{drawing}</figure><div><p>{drawn} Dots are {dots:,} of {points:,} points. There is no scale: "
         "photographs alone do not tell how large a scene is.</p>"
-        f"<details{' open' if len(names) <= PICTURED else ''}><summary>{plural(len(names), 'photograph')} in their "
-        f'order</summary><ol class="names">{listed}</ol></details></div></div>'
+        f"<details{' open' if len(names) <= PICTURED else ''}><summary>{plural(len(names), 'photograph')}"
+        f'{" in their order" if len(names) > 1 else ""}</summary><ol class="names">{listed}</ol></details></div></div>'
     )
 
 

@@ -24,6 +24,7 @@ from reconx_pl.reconstruction.folder import alone, claim, spare, storage
 from reconx_pl.reconstruction.frames import prepare_frames, read_fit_input, read_input_cameras
 from reconx_pl.reconstruction.generation import is_loop
 from reconx_pl.reconstruction.geometry import find_geometry
+from reconx_pl.reconstruction.one_photograph import check_path
 from reconx_pl.reconstruction.report import write_report
 from reconx_pl.reconstruction.settings import (
     FIT,
@@ -38,7 +39,14 @@ from reconx_pl.reconstruction.settings import (
 )
 from reconx_pl.reconstruction.stages import Stage, Stages, stage_record
 from reconx_pl.reconstruction.view_generator import ViewGeneratorSource, follows_cameras
-from reconx_pl.reconstruction.views import PHOTOGRAPHS_FILE, PIXELS_FILE, Views, read_photographs, read_views
+from reconx_pl.reconstruction.views import (
+    PHOTOGRAPHS_FILE,
+    PIXELS_FILE,
+    Views,
+    read_names,
+    read_photographs,
+    read_views,
+)
 from reconx_pl.types import Progress
 from reconx_pl.version import __version__
 
@@ -161,6 +169,8 @@ class _Chain:
 
     def run(self, last: str, claimed: Callable[[], None] | None) -> Reconstructed:
         photographs = self._photographs()
+        if len(read_names(photographs.folder)) == 1:
+            check_path(self.config, self.view_generator is not None, last)
         self._summarise(last, complete=False)
         if claimed is not None:
             claimed()

@@ -115,7 +115,8 @@ class ReconstructionConfig:
         fit: the 3D Gaussian fit.
         points: which points it starts from.
         confidence: of generated pixels; see ``SceneConfig``.
-        flythrough: camera path of the video: through the photographs, around what they look at, or a spiral before it.
+        flythrough: camera path of the video: interpolated through the photographs, an orbit around what they look at,
+            or a spiral before it. None is interpolated, and an orbit where there is a single photograph.
         flythrough_frames: frames of the video.
         flythrough_fps: frames a second.
         seed: of everything random.
@@ -129,7 +130,7 @@ class ReconstructionConfig:
     fit: FitConfig = field(default_factory=FitConfig)
     points: PointsConfig = field(default_factory=lambda: PointsConfig(at_least=30_000))
     confidence: FrameConfidence = "auto"
-    flythrough: Literal["interpolated", "orbit", "spiral"] = "interpolated"
+    flythrough: Literal["interpolated", "orbit", "spiral"] | None = None
     flythrough_frames: int = 120
     flythrough_fps: float = 24.0
     seed: int = 0

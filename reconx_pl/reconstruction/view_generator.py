@@ -177,16 +177,17 @@ class ViewGeneratorSource:
         self._loaded = self._loaded or self.load()
         takes = inspect.signature(self._loaded.generate).parameters
         more: dict[str, Any] = {"progress": progress} if progress is not None and "progress" in takes else {}
+        if views is not None:
+            if "views" not in takes:
+                raise ConfigurationError(
+                    f"{type(self._loaded).__name__} follows no path of cameras; take --path interpolated between "
+                    "photographs, or a model that is guided by renders (reconx-mini)"
+                )
+            more["views"] = views
         if end_condition_frame is not None:
             if "end_condition_frame" not in takes:
                 raise ConfigurationError(
                     f"{type(self._loaded).__name__} cannot extrapolate; leave generation.orbit_frames at 0"
                 )
             more["end_condition_frame"] = end_condition_frame
-        if views is not None:
-            if "views" not in takes:
-                raise ConfigurationError(
-                    f"{type(self._loaded).__name__} follows no path of cameras; take --path interpolated"
-                )
-            more["views"] = views
         return self._loaded.generate(clip, generator, **more)

@@ -25,7 +25,7 @@ PIXELS_FILE, PHOTOGRAPHS_FILE = "photographs.safetensors", "photographs.json"
 
 @dataclass(frozen=True)
 class Views:
-    """C photographs of one size, C >= 2.
+    """C photographs of one size, C >= 1.
 
     Attributes:
         scene: them with their cameras and points, for every other format.
@@ -57,10 +57,15 @@ def read_photographs(folder: Path) -> Photographs:
     return Photographs(images=images, **plain)
 
 
+def read_names(photographs: Path) -> tuple[str, ...]:
+    """Names of all photographs that the first stage left in its folder, whether they found a place or not."""
+    return tuple(json.loads((photographs / PHOTOGRAPHS_FILE).read_text(encoding="utf-8"))["names"])
+
+
 def read_views(photographs: Path, geometry: Path, name: str) -> Views:
     """The views that the first two stages left in their folders; ``name`` is the scene's."""
     chosen = json.loads((geometry / VIEWS_FILE).read_text(encoding="utf-8"))
-    every = json.loads((photographs / PHOTOGRAPHS_FILE).read_text(encoding="utf-8"))["names"]
+    every = read_names(photographs)
     pixels = load_tensors(photographs / PIXELS_FILE)["images"].permute(0, 2, 3, 1).numpy()  # [V, H, W, 3] uint8
     tensors = load_tensors(geometry / GEOMETRY_FILE)
     cameras = cameras_of(tensors)

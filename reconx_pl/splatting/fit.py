@@ -68,7 +68,7 @@ def fit(
     generator: torch.Generator | None = None,
     input_views: Sequence[int] = (),
 ) -> FitResult:
-    """Fit a scene to posed frames: two views, the frames generated between them, or a whole posed scene.
+    """Fit a scene to posed frames: photographs, the frames generated between them, or a whole posed scene.
 
     Args:
         frames: [V, 3, H, W] in [0, 1]; their device is where the fit runs.
@@ -85,7 +85,7 @@ def fit(
             drawn; they keep their poses and are the reference of exposure.
 
     Raises:
-        BadSceneError: frames of different sizes or not of the cameras' size, fewer than two different views, bad
+        BadSceneError: frames of different sizes or not of the cameras' size, no views, several from one pose, bad
             confidence (``normalise_confidence``) or points (``gaussians_from_points``), a loss that is not finite.
         ConfigurationError: more memory than there is (``check_memory``), poses to refine and no known view, known views
             that are not among the frames, no frame that would ever be drawn.
@@ -176,8 +176,9 @@ def _check_frames(frames: Tensor | Sequence[Tensor], cameras: Cameras) -> Tensor
         sizes = sorted({tuple(frame.shape) for frame in frames})
         if len(sizes) > 1:
             raise BadSceneError(f"frames of different sizes {sizes}: resize and crop them to one size first")
-        if not frames:
-            raise BadSceneError("no frames to fit")
+    if len(frames) == 0:
+        raise BadSceneError("no frames to fit")
+    if not isinstance(frames, Tensor):
         frames = torch.stack(list(frames))
     expected = (len(cameras), 3, cameras.height, cameras.width)
     if tuple(frames.shape) != expected:
@@ -187,9 +188,9 @@ def _check_frames(frames: Tensor | Sequence[Tensor], cameras: Cameras) -> Tensor
     if not bool(torch.isfinite(frames).all()):
         raise BadSceneError("the frames have NaN or infinite pixels")
     poses = cameras.world_to_camera.reshape(len(cameras), -1)
-    if len(cameras) < 2 or bool((poses - poses[:1]).abs().max() < 1e-8):
+    if len(cameras) > 1 and bool((poses - poses[:1]).abs().max() < 1e-8):
         raise BadSceneError(
-            f"{len(cameras)} view(s) from one and the same pose have no parallax to fit a scene to; check the cameras"
+            f"{len(cameras)} views from one and the same pose have no parallax to fit a scene to; check the cameras"
         )
     return frames.detach().float()
 

@@ -228,6 +228,40 @@ def test_every_path_keeps_type_and_refuses_too_little(name: str) -> None:
     path = PATHS[name](inward().to(dtype=torch.float32), 6, None)
     assert path.world_to_camera.dtype == path.intrinsics.dtype == torch.float32 and len(path) == 6
     path.check("path")
-    for cameras, frames in ((inward()[:1], 6), (inward(), 1)):
-        with pytest.raises(ConfigurationError, match="at least 2 cameras and 2 frames"):
+    least = 2 if name == "interpolated" else 1
+    for cameras, frames in ((inward()[: least - 1], 6), (inward(), 1)):
+        with pytest.raises(ConfigurationError, match=f"at least {least} cameras and 2 frames"):
             PATHS[name](cameras, frames, None)
+
+
+def test_orbit_of_one_camera_is_a_small_loop_around_the_median_depth() -> None:
+    camera, points = forward_facing(1), wall(5.0)
+    path = orbit_path(camera, 40, points)
+    torch.testing.assert_close(path.world_to_camera[0], camera.world_to_camera[0], atol=1e-9, rtol=0)
+    focus = focus_point(camera, points)
+    assert float(((focus - camera.centers[0]) @ WORLD)[0]) == pytest.approx(5.0, abs=0.1)
+    assert_level(path)
+    assert_looks_at(path, focus)
+    local = (path.centers - focus) @ WORLD
+    aside = torch.atan2(local[:, 1], -local[:, 0]).rad2deg()
+    assert float(aside.max()) == pytest.approx(10, abs=0.1) and float(aside.min()) == pytest.approx(-10, abs=0.1)
+    above = torch.atan2(local[:, 2], local[:, :2].norm(dim=1)).rad2deg()
+    assert float(above.min()) == pytest.approx(0, abs=1e-6) and float(above.max()) == pytest.approx(5, abs=0.1)
+    apart = torch.cdist(path.centers, path.centers) + torch.eye(40)
+    assert float(apart.min()) > 0.4 * float(steps(path, closed=True).min()), "no camera is there twice"
+    assert steps(path, closed=True)[-1] < 1.5 * steps(path).mean(), "closed"
+
+
+def test_spiral_of_one_camera_stays_within_a_tenth_of_the_depth() -> None:
+    camera, points = forward_facing(1), wall(5.0)
+    path = spiral_path(camera, 40, points)
+    assert_level(path)
+    assert_looks_at(path, focus_point(camera, points))
+    way = (path.centers - camera.centers).norm(dim=1) / 5.0
+    assert 0.1 <= float(way.max()) < 0.16 and float(way.min()) > 0.05
+
+
+def test_one_camera_without_points_has_nothing_to_go_around() -> None:
+    for path in (orbit_path, spiral_path):
+        with pytest.raises(ConfigurationError, match="give points that the camera sees"):
+            path(forward_facing(1), 10, -wall(5.0))

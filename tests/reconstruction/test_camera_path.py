@@ -194,3 +194,14 @@ def test_one_view_or_one_frame_is_no_path() -> None:
     for views, frames in ((around()[0], 8), (around(), 1)):
         with pytest.raises(ConfigurationError, match="2 views and clips of 2 frames"):
             path_of(PathConfig(), views, frames)
+
+
+def test_around_one_view_a_path_has_the_frames_of_two_clips() -> None:
+    """The orbit starts with the view, and is closed; the spiral goes around it."""
+    view, points = around()[0], torch.tensor([[10.0, 0.0, 0.0]])
+    orbit = path_of(PathConfig("orbit"), view, STEP + 1, points)
+    assert len(orbit) == 2 * STEP and orbit.closed and orbit.places == (0,)
+    assert_exact(orbit, view)
+    spiral = path_of(PathConfig("spiral"), view, STEP + 1, points)
+    assert len(spiral) == 2 * STEP and spiral.places == (None,)
+    assert len(path_of(PathConfig("orbit", frames=9), view, STEP + 1, points)) == 9

@@ -131,7 +131,7 @@ def test_a_release_is_fetched_and_its_clips_are_generated(
         lambda release, folder: (folder.mkdir(), (folder / release.saved_as).write_bytes(b"10.4 GB")),
     )
     name, photographs = "viewcrafter-25-sparse", [*map(str, two.files)]
-    wanted = ["--model", name, "--generation.fps", "12", *QUICK, "--stages", "geometry"]
+    wanted = ["--model", name, "--geometry", "colmap", "--generation.fps", "12", *QUICK, "--stages", "geometry"]
     assert f"reconx weights fetch {name}" in refused(*photographs, "-o", "scene", *wanted)
     assert not Path("scene").exists(), "said before anything is done"
     main(["reconstruct", *photographs, "-o", "scene", *wanted, "--yes"])
@@ -212,10 +212,6 @@ def test_without_weights_of_depth_anything_nothing_else_is_taken_unasked(two: Ro
 
 
 # --- bad input
-
-
-def test_one_photograph(two: Room, tmp_path: Path) -> None:
-    assert "photo_0.png: one photograph does not make a scene" in refused(two.files[0], "-o", tmp_path / "s", *SPARSE)
 
 
 def test_no_photographs(tmp_path: Path) -> None:

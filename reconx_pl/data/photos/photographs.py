@@ -71,14 +71,14 @@ def load_photographs(
     more and it has less than ``LEAST_SIDE``.
 
     Args:
-        sources: 2 to 64 image files, folders of images (in natural order of name), both mixed, or one video.
+        sources: 1 to 64 image files, folders of images (in natural order of name), both mixed, or one video.
         max_side: the longer side of the result, pixels, at most.
         views: how many to take, evenly from first to last; None takes all photographs, and 16 frames of a video (the
             sharpest of so many equal stretches). More than 64 is 64.
         progress: counts photographs that are decoded, or frames of a video that are looked at.
 
     Raises:
-        BadSceneError: fewer than two photographs, more than 64, the same one twice, a video beside photographs, or one
+        BadSceneError: no photograph, more than 64, the same one twice, a video beside photographs, or one
             with too little to take.
         BadDataError: a path that does not exist or may not be read, or a file that is no photograph; says what to do.
         ConfigurationError: ``max_side`` or ``views`` out of range.
@@ -105,9 +105,8 @@ def load_photographs(
 
 
 def _chosen(files: list[Path], views: int | None, notes: list[str]) -> list[Path]:
-    if len(files) < 2:
-        given = f"{files[0]}: one photograph does not" if files else "no photographs do not"
-        raise BadSceneError(f"{given} make a scene; give two or more that show the same place from different positions")
+    if not files:
+        raise BadSceneError("no photographs make no scene; name one or more")
     if views is not None and views < len(files):
         notes.append(f"{views} of {len(files)} photographs were taken, evenly")
         return [files[at] for at in np.linspace(0, len(files) - 1, views).round().astype(int)]
@@ -294,7 +293,8 @@ def _notes_on_lenses(names: tuple[str, ...], headers: list[PhotographHeader], ca
     unknown = [view for view, header in enumerate(headers) if header.lens.focal is None]
     if unknown:
         of_which = "" if len(unknown) == len(headers) else f" of {_listed([names[view] for view in unknown])}"
-        notes.append(f"no focal length in EXIF{of_which}: it is found from the photographs")
+        found = "it is found from the photographs" if len(headers) > 1 else "it comes with the depth"
+        notes.append(f"no focal length in EXIF{of_which}: {found}")
     doubted = [f"{names[view]}: {headers[view].lens.doubt}" for view in unknown if headers[view].lens.doubt]
     if doubted:
         notes.append(f"EXIF was not used for {_listed(doubted)}")

@@ -40,7 +40,8 @@ class Da3Options:
         preprocessing: sizes that the network sees.
         inference: memory and precision.
         min_confidence: from which on a pixel of the point map is valid; None takes, over the pixels of all views,
-            ``min(max(1.05, 40th percentile), 90th percentile)`` as the original's exporters do.
+            ``min(max(1.05, 40th percentile), 90th percentile)`` as the original's exporters do. (ours) Of one view it
+            is ``min(1.05, 90th percentile)``: what is left out there, no other view fills.
         poses: who finds cameras that are not known: the camera decoder, or the rays of all pixels
             (``cameras_of_rays``), which cost another half of the head. Which serves better was not measured.
         two_view_baseline: the poses of two known views are divided by their baseline, and not by the original's 0.1
@@ -163,7 +164,7 @@ class DepthAnything3Estimator:
         if self.options.min_confidence is not None:
             return self.options.min_confidence
         lower, upper = np.percentile(confidence.numpy(), [_LOWER_SHARE, _UPPER_SHARE])
-        return float(min(max(_LEAST_CONFIDENCE, lower), upper))
+        return float(min(_LEAST_CONFIDENCE if len(confidence) == 1 else max(_LEAST_CONFIDENCE, lower), upper))
 
 
 def _own_cameras(output: Da3Output, window: Window, called: list[str]) -> Cameras:

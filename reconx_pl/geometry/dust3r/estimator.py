@@ -177,7 +177,10 @@ def _restored(found: Alignment, window: Window, cameras: Cameras | None, held: T
 
 def _check_images(images: Tensor, called: list[str]) -> None:
     if len(images) < 2:
-        raise BadSceneError(f"{called[0] if called else 'no image'}: a reconstruction needs at least two images")
+        raise BadSceneError(
+            f"{called[0] if called else 'no image'}: DUSt3R needs at least two images. Depth-Anything-3 takes one: "
+            "`reconx weights fetch da3-base`, then --geometry da3-base"
+        )
     if all((image - images[0]).abs().mean() < _SAME for image in images[1:].float()):
         raise BadSceneError(f"{', '.join(called)} are one and the same image: without a baseline there is no depth")
 

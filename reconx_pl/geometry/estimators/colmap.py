@@ -291,7 +291,10 @@ def _names(images: Tensor, names: Sequence[str] | None) -> list[str]:
         raise ConfigurationError(f"{len(names)} names do not go with {len(images)} images")
     called = list(names) if names is not None else [f"image {view}" for view in range(len(images))]
     if len(images) < 2:
-        raise BadSceneError(f"structure from motion needs two images at least, there is {', '.join(called) or 'none'}")
+        raise BadSceneError(
+            f"structure from motion needs two images at least, there is {', '.join(called) or 'none'}. "
+            "Depth-Anything-3 takes one: `reconx weights fetch da3-base`, then --geometry da3-base"
+        )
     if not torch.isfinite(images).all():
         bad = [name for name, image in zip(called, images, strict=True) if not torch.isfinite(image).all()]
         raise BadSceneError(f"{', '.join(bad)}: pixels that are not finite; load the image again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -213,14 +214,15 @@ def test_views_are_taken_evenly(tmp_path: Path) -> None:
 
 
 def test_one_photograph(tmp_path: Path) -> None:
-    file = write(tmp_path, "a.png")
+    file = write(tmp_path, "a.jpg", exif=exif_of(FocalLengthIn35mmFilm=28))
     for source in (file, tmp_path):
-        message = refused([source], BadSceneError)
-        assert message == (
-            f"{file}: one photograph does not make a scene; give two or more that show the same place from different "
-            "positions"
-        )
-    assert "no photographs" in refused([], BadSceneError)
+        found = load_photographs([source])
+        assert found.images.shape == (1, 3, 64, 96) and found.names == ("a.jpg",)
+        assert found.focals[0] == pytest.approx(28 / 43.27 * math.hypot(96, 64), rel=1e-3)
+    assert note(load_photographs([write(tmp_path, "b.png")]), "focal") == (
+        "no focal length in EXIF: it comes with the depth"
+    )
+    assert "name one or more" in refused([], BadSceneError)
 
 
 def test_the_same_photograph_twice(tmp_path: Path) -> None:

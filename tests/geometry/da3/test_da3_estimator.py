@@ -82,7 +82,9 @@ def estimate(output: Da3Output, *arguments: object, **options: object):
 
     options = {"preprocessing": SMALL, "points": 300, **options}
     with patch.object(module, "predict", said):
-        found = DepthAnything3Estimator(tiny_network(), Da3Options(**options)).estimate(images(), *arguments)  # type: ignore[arg-type]
+        found = DepthAnything3Estimator(tiny_network(), Da3Options(**options)).estimate(
+            images(len(output.depth)), *arguments
+        )  # type: ignore[arg-type]
     return found, asked[0]
 
 
@@ -216,6 +218,9 @@ def test_which_pixels_are_valid() -> None:
     assert found.point_map.valid.float().mean() == pytest.approx(0.25, abs=0.02)
     found, _ = estimate(seen_by_the_network(confidence=ramp), min_confidence=1.0)
     assert found.point_map.valid.all()
+    alone = torch.linspace(1, 5, 42 * 56).view(1, 42, 56)
+    found, _ = estimate(seen_by_the_network(views=1, confidence=alone))
+    assert found.point_map.valid.float().mean() == pytest.approx(1 - 0.05 / 4, abs=0.01), "no other view fills it"
     with pytest.raises(BadSceneError, match=r"no pixel of view 0.*a confidence of 9.*lower min_confidence"):
         estimate(seen_by_the_network(confidence=ramp), min_confidence=9.0)
 

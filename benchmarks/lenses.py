@@ -20,6 +20,7 @@ from reconx_pl.data.formats.readers import only_scene
 from reconx_pl.errors import BadSceneError
 from reconx_pl.geometry.estimators import colmap as colmap_estimator
 from reconx_pl.geometry.estimators.colmap import ColmapEstimator
+from reconx_pl.geometry.estimators.colmap_mapping import Mapper
 from reconx_pl.geometry.estimators.lenses import Lenses
 from reconx_pl.geometry.similarity import align
 
@@ -32,9 +33,9 @@ ROWS = (
 STARTS = (0.95, 1.02)
 
 
-def refining(known: dict[int, float], views: int, search: Callable[..., Any], who: str) -> Any:
+def refining(known: dict[int, float], mapper: Mapper, who: str) -> Any:
     """In the place of the rule that decides: always refined."""
-    return search(())
+    return mapper.model()
 
 
 def cell(images: torch.Tensor, cameras: Any, estimate: Callable[[], Any]) -> str:
@@ -61,7 +62,7 @@ def row(root: Path, text: str, features: int) -> str:
     cells = [cell(images, cameras, partial(free.estimate, images))]
     for start in STARTS:
         lenses = Lenses((0,) * count, (focal * start,) * count)
-        with patch.object(colmap_estimator, "model_from_focals", refining):
+        with patch.object(colmap_estimator, "model_from_known", refining):
             cells.append(cell(images, cameras, partial(free.estimate, images, lenses=lenses)))
         kept = ColmapEstimator(focal=focal * start, features=features)
         cells.append(cell(images, cameras, partial(kept.estimate, images)))

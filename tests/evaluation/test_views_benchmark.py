@@ -56,8 +56,8 @@ def test_a_room_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ]
     )
     three, nine = json.loads((tmp_path / "views.json").read_text())["scenes"]["room"]
-    assert three["count"] == 3 and three["posed_psnr"] > three["nearest_psnr"] + 2
-    assert three["rotation_degrees"] < 2 and abs(three["focal"]) < 0.05
+    assert three["count"] == 3 and three["posed_psnr"] > three["nearest_psnr"] + 1.5
+    assert three["rotation_degrees"] < 0.3 and abs(three["focal"]) < 0.05
     assert nine == {"count": 9, "failed": "7 of 9 photographs are not held out, fewer than 9"}
     assert "room: 9 photographs: no scene than 3" in capsys.readouterr().out
     assert (tmp_path / "p.png").stat().st_size > 1000

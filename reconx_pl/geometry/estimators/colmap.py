@@ -242,6 +242,7 @@ class ColmapEstimator:
                 f"add photographs between, {_LEARNT}",
                 lost,
             )
+        best.extract_colors_for_all_images(matches.images)
         return best
 
     def _triangulate(self, matches: ImageMatches, folder: Path, called: list[str], cameras: Cameras) -> Any:

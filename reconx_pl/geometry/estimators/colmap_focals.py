@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from reconx_pl.geometry.estimators.colmap_mapping import NOISE, Mapper, agreement, feature_errors
+from reconx_pl.geometry.estimators.colmap_mapping import FEW, NOISE, Mapper, agreement, feature_errors
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +19,11 @@ KEPT_FOCALS = 3
 _DRIFT = 0.1  # (ours) share by which EXIF is off at most: it is rounded to millimetres, and lenses breathe
 _EXIF_ERROR = 0.03  # (ours) standard deviation of that share
 _FINEST = 0.05  # pixels that features are right by at best
+_SURE = 5.0  # (ours) log-likelihood that a free model gains by chance, at most
 _ALIKE = 4.0  # (ours) features that err together: neighbours, and those of one point
 
 # Where nothing is known: longer sides of the image, from the widest phones to short telephoto lenses.
 RANGE = (0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.7, 2.3)
-_SEARCHED = 4  # images; more tell their focal length better, and COLMAP finds it from a usual one
 _USUAL, _SPREAD = 0.8, 0.5  # (ours) what phones and compact cameras have, and how far others are, in logarithm
 
 
@@ -44,6 +44,7 @@ def model_from_known(known: Mapping[int, float], mapper: Mapper, who: str) -> An
     free = mapper.model()
     if kept is None or free is None or free.num_reg_images() != kept.num_reg_images():
         return max((one for one in (kept, free) if one), key=lambda model: model.num_reg_images(), default=None)
+    known = {number: focal for number, focal in known.items() if free.exists_camera(number)}
     back = _with_focals(free, known, mapper)  # where the other mapping came to a scene that is bent
     kept = max(kept, back, key=lambda model: agreement(model, mapper.max_error))
     drifts = [free.cameras[number].mean_focal_length() / focal - 1 for number, focal in known.items()]
@@ -80,7 +81,7 @@ def refuted(kept: float, free: float, drifts: Iterable[float]) -> bool:
         free: of the model that was free to change them.
         drifts: found over known length, less 1, of each.
     """
-    return (free - kept) / _ALIKE > 0.5 * sum((drift / _EXIF_ERROR) ** 2 for drift in drifts)
+    return (free - kept) / _ALIKE > _SURE + 0.5 * sum((drift / _EXIF_ERROR) ** 2 for drift in drifts)
 
 
 def model_from_range(mapper: Mapper, who: str) -> Any:
@@ -95,7 +96,7 @@ def model_from_range(mapper: Mapper, who: str) -> Any:
         who: the images, for messages.
     """
     matches = mapper.matches
-    if matches.views > _SEARCHED:
+    if matches.views > FEW:
         return mapper.model()
     longer = max(matches.height, matches.width)
     cameras = matches.cameras()

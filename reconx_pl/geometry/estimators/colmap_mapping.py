@@ -57,6 +57,7 @@ class Mapper:
         options.constant_cameras = options.mapper.constant_cameras = set(kept)
         # Two views are a start under any angle: there is no other.
         options.mapper.init_min_tri_angle = max(angle, self.min_angle) if self.matches.views > 2 else self.min_angle
+        options.extract_colors = False  # which the model that is taken gets at the end
         matches = self.matches
         folder = mkdtemp(dir=self.folder)  # COLMAP would go on with a model that it finds there
         models = matches.pycolmap.incremental_mapping(matches.database, matches.images, folder, options)

@@ -14,8 +14,9 @@ from reconx_pl.geometry.estimators.colmap_mapping import NOISE, agreement
 
 def test_the_farther_a_length_is_the_more_has_to_speak_for_it() -> None:
     kept, free = 6000.0, 6100.0
-    assert refuted(kept, free, [0.2]) and not refuted(kept, free, [0.3])
-    assert not refuted(kept, free, [0.16, 0.16]), "two lenses would both be wrong"
+    assert refuted(kept, free, [0.18]) and not refuted(kept, free, [0.21])
+    assert not refuted(kept, free, [0.15, 0.15]), "two lenses would both be wrong"
+    assert not refuted(kept, kept + 15, [0.001]), "as much is gained by chance"
     assert not refuted(free, kept, [0.001]), "the known one fits better"
 
 

@@ -84,9 +84,7 @@ def rough_matches(
     return found
 
 
-def close_matches(
-    features: Features, cameras: Cameras, pairs: Iterable[tuple[int, int]], max_error: float
-) -> Matches:
+def close_matches(features: Features, cameras: Cameras, pairs: Iterable[tuple[int, int]], max_error: float) -> Matches:
     """Matches along the epipolar lines of good cameras, as ``ImageMatches.match_by_poses`` finds them.
 
     Args:

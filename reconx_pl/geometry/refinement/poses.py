@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,11 @@ log = logging.getLogger(__name__)
 
 _ROUGH, _CLOSE = (8.0, 2.0, 0.5), (1.0, 0.5)  # scales of the loss in max_error: of the first round, of the second
 _FARTHEST = 25.0  # (ours) percent of the extent of the cameras that a centre moves at most
+# (ours) Factor by which the depth of a view is off that of the other views, or that of all views off the distances of
+# the centres, at most: what contradicts the given depth more follows from too few points, or a wrong focal length.
+_DEPTHS = 1.15
+# (ours) A focal length found less far off the given one says nothing: on photographs side by side it drifts so much.
+_FOCAL_ERROR = 0.03
 _ALIKE = 4.0  # (ours) features that err together, as in colmap_focals
 
 
@@ -112,6 +118,9 @@ def _group(rough: RoughViews, matches: Matches, views: list[int], options: Refin
         if strayed is None:
             if len(bundle.tracks) < options.min_points:
                 return _refused(rough, views, f"{len(bundle.tracks)} points, fewer than {options.min_points}")
+            stretch = _spread(bundle.cameras[views]) / _spread(rough.given[views])
+            if not 1 / _DEPTHS < stretch < _DEPTHS:
+                return _refused(rough, views, f"cameras {stretch:.2f} times as far apart contradict the given depth")
             if not _better(rough.given, bundle, tracks, options):
                 return _refused(rough, views, "their features fit the given ones as well")
             return bundle
@@ -142,7 +151,8 @@ def _two_rounds(
     free = adjust(bundle.cameras, tracks, points, scales, bound, lenses, free_focals=True)
     first = {lenses[view]: view for view in views}.values()  # one view of each lens
     drifts = [float(free.cameras.intrinsics[v, 0, 0] / kept.cameras.intrinsics[v, 0, 0]) - 1 for v in first]
-    return (free if refuted(kept.residuals, free.residuals, drifts) else kept), tracks
+    far = max(map(abs, drifts)) > _FOCAL_ERROR
+    return (free if far and refuted(kept.residuals, free.residuals, drifts) else kept), tracks
 
 
 def _aligned(
@@ -160,17 +170,26 @@ def _aligned(
     mean_x, mean_y = x.mean(0), y.mean(0)
     factors = depth_factors(bundle, rough.depth, options.min_angle)
     known = factors[torch.isfinite(factors)]
-    scale = 1 / known.log().mean().exp() if len(known) else (y - mean_y).norm() / (x - mean_x).norm()
+    scale = (
+        1 / known.log().mean().exp() if len(known) else torch.tensor(_spread(given) / _spread(bundle.cameras[views]))
+    )
     similarity = Similarity(scale, turn.rotation, mean_y - scale * (turn.rotation @ mean_x))
     cameras = similarity.transform_cameras(bundle.cameras)
     points = similarity.apply(torch.from_numpy(bundle.points)).numpy()
     quality = alignment_quality(cameras[views], given)
     turns, ways = np.array(quality.rotation_degrees), np.array(quality.translation_percent)
-    excess = np.maximum(turns / options.tolerance, ways / _FARTHEST)
+    apart = (factors[views].log() - known.log().median()).abs().nan_to_num(0.0).numpy() if len(known) else 0.0
+    excess = np.maximum(np.maximum(turns / options.tolerance, ways / _FARTHEST), apart / math.log(_DEPTHS))
     seen = np.bincount(bundle.tracks.views, minlength=len(rough.given))[views]
     excess[seen < MIN_MATCHES] = np.inf
     worst = int(excess.argmax())
     return replace(bundle, cameras=cameras, points=points), views[worst] if excess[worst] > 1 else None
+
+
+def _spread(cameras: Cameras) -> float:
+    """How far the centres are from their mean, world units."""
+    centers = cameras.centers.double()
+    return float((centers - centers.mean(0)).norm())
 
 
 def _better(given: Cameras, bundle: Bundle, tracks: Tracks, options: RefinementOptions) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from reconx_pl.errors import BadSceneError, UnplacedViewsError
 from reconx_pl.files.json_files import write_json
 from reconx_pl.files.tensors import camera_tensors, cloud_tensors, save_tensors
 from reconx_pl.geometry.cameras import resize_cameras
-from reconx_pl.geometry.estimators.base import PointMapEstimator, Reconstruction, has_dense_maps
+from reconx_pl.geometry.estimators.base import PointMapEstimator, Reconstruction, arguments_of, has_dense_maps
 from reconx_pl.geometry.estimators.lenses import Lenses
 from reconx_pl.geometry.point_maps import depth_from_point_map
 from reconx_pl.geometry.view_order import view_order
@@ -100,5 +99,5 @@ def _what_it_takes(
         "progress": progress,
         "cropped": [photographs.names[at] for at in placed if photographs.names[at] in photographs.cropped],
     }
-    wanted = inspect.signature(estimator.estimate).parameters
+    wanted = arguments_of(estimator)
     return {name: value for name, value in offered.items() if name in wanted}

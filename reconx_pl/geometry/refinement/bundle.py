@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from reconx_pl.geometry.estimators.colmap_mapping import explained
 from reconx_pl.geometry.estimators.colmap_matches import load_pycolmap, quiet
 from reconx_pl.geometry.refinement.matching import pinhole
 from reconx_pl.geometry.refinement.tracks import Tracks, reprojection
@@ -33,10 +34,9 @@ class Bundle:
     points: np.ndarray
     errors: np.ndarray
 
-    @property
-    def residuals(self) -> tuple[int, float]:
-        """Observations, and the mean square of their errors, pixels: what ``colmap_focals.refuted`` compares."""
-        return len(self.errors), float(np.square(self.errors).mean()) if len(self.errors) else 0.0
+    def agreement(self, max_error: float, noise: float) -> float:
+        """How well it explains the features, see ``colmap_mapping.explained``."""
+        return explained(self.errors, np.bincount(self.tracks.points)[self.tracks.points], max_error, noise)
 
 
 def adjust(

@@ -40,7 +40,7 @@ class Features:
 def find_features(images: Tensor, most: int, folder: Path, seed: int) -> Features:
     """Features of images [V, 3, H, W] in [0, 1], at most so many in each; files go to an empty ``folder``."""
     found = ImageMatches(folder, images, seed, threads=1)
-    found.extract(most, "PINHOLE", shared=False)
+    found.extract(most, "PINHOLE")
     return Features(*found.features())
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reconx_pl.errors import ConfigurationError
-from reconx_pl.geometry.estimators.colmap_focals import KEPT_FOCALS, refuted
+from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.geometry.estimators.colmap_focals import ALIKE, EXIF_ERROR, KEPT_FOCALS, refuted
+from reconx_pl.geometry.estimators.colmap_mapping import noise_of
 from reconx_pl.geometry.estimators.colmap_matches import MIN_MATCHES, groups
 from reconx_pl.geometry.procrustes import Similarity, fit_similarity
 from reconx_pl.geometry.refinement.bundle import Bundle, adjust
@@ -29,9 +30,6 @@ _FARTHEST = 25.0  # (ours) percent of the extent of the cameras that a centre mo
 # (ours) Factor by which the depth of a view is off that of the other views, or that of all views off the distances of
 # the centres, at most: what contradicts the given depth more follows from too few points, or a wrong focal length.
 _DEPTHS = 1.15
-# (ours) A focal length found less far off the given one says nothing: on photographs side by side it drifts so much.
-_FOCAL_ERROR = 0.03
-_ALIKE = 4.0  # (ours) features that err together, as in colmap_focals
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def polish(rough: RoughViews, options: RefinementOptions) -> list[Bundle]:
     are in none of them keep what was given; the log says why. See docs/geometry.md for the rules.
     """
     matches = rough_matches(rough.features, rough.start, rough.pairs, options.tolerance, options.seed)
-    together = groups(len(rough.given), matches)  # type: ignore[arg-type]
+    together = groups(len(rough.given), matches)
     alone = [rough.names[views[0]] for views in together if len(views) == 1]
     if alone:
         log.info("poses kept as given, for want of matches with other photographs: %s", ", ".join(alone))
@@ -112,21 +110,23 @@ def polish(rough: RoughViews, options: RefinementOptions) -> list[Bundle]:
 def _group(rough: RoughViews, matches: Matches, views: list[int], options: RefinementOptions) -> Bundle | None:
     """The bundle of views that hang together, less those that it would carry off; None where it is no better."""
     while len(views) > 1:
-        among = {pair: found for pair, found in matches.items() if set(pair) <= set(views)}
-        bundle, tracks = _two_rounds(rough, among, views, options)
-        bundle, strayed = _aligned(rough, bundle, views, options)
+        matches = {pair: found for pair, found in matches.items() if set(pair) <= set(views)}
+        bundle, tracks = _two_rounds(rough, matches, views, options)
+        try:
+            bundle, strayed = _aligned(rough, bundle, views, options)
+        except BadSceneError as error:  # all in one place
+            log.info("poses kept as given: %s", error)
+            return None
         if strayed is None:
-            if len(bundle.tracks) < options.min_points:
-                return _refused(rough, views, f"{len(bundle.tracks)} points, fewer than {options.min_points}")
-            stretch = _spread(bundle.cameras[views]) / _spread(rough.given[views])
-            if not 1 / _DEPTHS < stretch < _DEPTHS:
-                return _refused(rough, views, f"cameras {stretch:.2f} times as far apart contradict the given depth")
-            if not _better(rough.given, bundle, tracks, options):
-                return _refused(rough, views, "their features fit the given ones as well")
-            return bundle
+            called = ", ".join(rough.names[view] for view in views)
+            doubt = _doubt(rough.given, bundle, tracks, views, options)
+            if doubt is None:
+                log.info("poses refined by %d points: %s", len(bundle.tracks), called)
+                return bundle
+            log.info("poses kept as given: %s (%s)", called, doubt)
+            return None
         log.info("pose kept as given, as its matches do not determine another: %s", rough.names[strayed])
-        rest = {pair: found for pair, found in among.items() if strayed not in pair}
-        views = groups(len(rough.given), rest)[0]  # type: ignore[arg-type]
+        views = groups(len(rough.given), {pair: found for pair, found in matches.items() if strayed not in pair})[0]
     return None
 
 
@@ -151,8 +151,11 @@ def _two_rounds(
     free = adjust(bundle.cameras, tracks, points, scales, bound, lenses, free_focals=True)
     first = {lenses[view]: view for view in views}.values()  # one view of each lens
     drifts = [float(free.cameras.intrinsics[v, 0, 0] / kept.cameras.intrinsics[v, 0, 0]) - 1 for v in first]
-    far = max(map(abs, drifts)) > _FOCAL_ERROR
-    return (free if far and refuted(kept.residuals, free.residuals, drifts) else kept), tracks
+    if not len(free.tracks) or max(map(abs, drifts)) <= EXIF_ERROR:  # photographs side by side let it drift so much
+        return kept, tracks
+    noise = noise_of(free.errors)
+    is_refuted = refuted(kept.agreement(bound, noise), free.agreement(bound, noise), drifts)
+    return (free if is_refuted else kept), tracks
 
 
 def _aligned(
@@ -165,7 +168,8 @@ def _aligned(
     """
     given = rough.given[views].to(dtype=torch.float64)
     axes, found = given.world_to_camera[:, :3, :3], bundle.cameras.world_to_camera[views, :3, :3]
-    turn = fit_similarity(*(torch.cat([rows, -rows]).flatten(0, 1) for rows in (found, axes)), with_scale=False)
+    source, target = (torch.cat([rows, -rows]).flatten(0, 1) for rows in (found, axes))
+    turn = fit_similarity(source, target, with_scale=False)
     x, y = bundle.cameras.centers[views], given.centers
     mean_x, mean_y = x.mean(0), y.mean(0)
     factors = depth_factors(bundle, rough.depth, options.min_angle)
@@ -192,22 +196,20 @@ def _spread(cameras: Cameras) -> float:
     return float((centers - centers.mean(0)).norm())
 
 
-def _better(given: Cameras, bundle: Bundle, tracks: Tracks, options: RefinementOptions) -> bool:
-    """Whether the features refute the given cameras: a likelihood ratio against the number of things that changed.
+def _doubt(given: Cameras, bundle: Bundle, tracks: Tracks, views: list[int], options: RefinementOptions) -> str | None:
+    """Why the given cameras are kept, if they are.
 
-    Points are fitted to the given cameras too. Errors beyond ``max_error`` count as that.
+    The last reason is that the features do not refute them: what the likelihood gains, points fitted to the given
+    cameras too, is no more than the number of things that changed (Akaike's criterion).
     """
-    bound = options.max_error
-    scales = [bound * scale for scale in _CLOSE]
-    own = list(range(len(given)))
+    if len(bundle.tracks) < options.min_points:
+        return f"{len(bundle.tracks)} points, fewer than {options.min_points}"
+    stretch = _spread(bundle.cameras[views]) / _spread(given[views])
+    if not 1 / _DEPTHS < stretch < _DEPTHS:
+        return f"the cameras would be {stretch:.2f} times as far apart, against the depth given"
+    bound, noise = options.max_error, noise_of(bundle.errors)
+    scales, own = [bound * scale for scale in _CLOSE], list(range(len(given)))
     before = adjust(given, tracks, triangulated(tracks, given), scales, bound, own, fixed_poses=True)
-
-    def cost(one: Bundle) -> float:
-        return float(np.square(one.errors).sum()) + bound**2 * (len(tracks.views) - len(one.errors))
-
-    gain = len(tracks.views) / _ALIKE * (cost(before) / max(cost(bundle), 1e-12) - 1)
-    return gain > 6 * len(set(bundle.tracks.views.tolist())) - 7  # a pose is six numbers, a similarity seven
-
-
-def _refused(rough: RoughViews, views: Sequence[int], why: str) -> None:
-    log.info("poses kept as given: %s (%s)", ", ".join(rough.names[view] for view in views), why)
+    gain = (bundle.agreement(bound, noise) - before.agreement(bound, noise)) / ALIKE
+    # a pose is six numbers, a similarity seven
+    return None if gain > 6 * len(views) - 7 else "their features agree with the given ones as well"

@@ -60,6 +60,12 @@ def arguments_of(estimator: PointMapEstimator) -> frozenset[str]:
     return frozenset(inspect.signature(estimator.estimate).parameters) if own is None else frozenset(own)
 
 
+def name_of(estimator: PointMapEstimator) -> str:
+    """What notes call an estimator: its class, and that of the one that it is wrapped around (``inner``)."""
+    inner = getattr(estimator, "inner", None)
+    return type(estimator).__name__ + ("" if inner is None else f" of {name_of(inner)}")
+
+
 class KnownDepth:
     """Point maps from depth that came with the data: procedural scenes, sensors, a multi-view stereo.
 

@@ -79,7 +79,7 @@ class RefinedEstimator:
             names: of the images, for messages; also for ``inner``, as the following.
             lenses: which images share a lens, and focal lengths known beforehand (EXIF), which take the place of those
                 that ``inner`` found; None: each has a lens of its own.
-            progress: counts pairs of images.
+            progress: counts pairs of images that are matched.
             cropped: see ``GeometryFile.estimate``.
 
         Returns:
@@ -90,16 +90,17 @@ class RefinedEstimator:
             ConfigurationError: lenses of another number of views.
             MissingDependencyError: pycolmap is not installed.
         """
-        load_pycolmap()  # before the long work
         if lenses is not None and len(lenses) != len(images):
             raise ConfigurationError(f"lenses of {len(lenses)} views do not go with {len(images)} images")
+        if refining := cameras is None and len(images) > 1:
+            load_pycolmap()  # before the long work
         offered: dict[str, Any] = {
             "fixed": fixed, "names": names, "lenses": lenses, "progress": progress, "cropped": cropped,
         }  # fmt: skip
         wanted = arguments_of(self.inner)
         passed = {name: value for name, value in offered.items() if name in wanted and value is not None}
         found = self.inner.estimate(images, cameras, **passed)
-        if cameras is not None or len(images) < 2:
+        if not refining:
             return found
         called = [f"image {view}" for view in range(len(images))] if names is None else list(names)
         return self._refined(images.float().cpu(), found, called, lenses, progress)
@@ -115,7 +116,7 @@ class RefinedEstimator:
             features = find_features(images, self.options.features, Path(folder), self.options.seed)
             pairs = likely_pairs(given, found.cloud, self.options.neighbours)
             start = given if lenses is None else _of_lenses(given, lenses)
-            bundles = polish(RoughViews(given, start, depth, features, pairs, groups, called), self.options)
+            bundles = polish(RoughViews(given, start, depth, features, pairs, groups, called), self.options, progress)
         if not bundles:
             return found
         polished, factors = given, torch.ones(len(images))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from reconx_pl.geometry.estimators.colmap_matches import (
     sampson_distances,
 )
 from reconx_pl.geometry.view_order import pair_costs
-from reconx_pl.types import Cameras, PointCloud
+from reconx_pl.types import Cameras, PointCloud, Progress
 
 Matches = dict[tuple[int, int], np.ndarray]  # views (i, j), i < j -> [M, 2] numbers of features in i and in j
 # (ours) Of matches in a band around the lines. Chance puts about one in ten near the epipolar lines of one motion, and
@@ -53,7 +53,12 @@ def likely_pairs(cameras: Cameras, cloud: PointCloud, neighbours: int) -> list[t
 
 
 def rough_matches(
-    features: Features, cameras: Cameras, pairs: Iterable[tuple[int, int]], degrees: float, seed: int
+    features: Features,
+    cameras: Cameras,
+    pairs: Sequence[tuple[int, int]],
+    degrees: float,
+    seed: int,
+    progress: Progress | None = None,
 ) -> Matches:
     """Matches in a wide band around the epipolar lines of rough cameras that agree with one exact motion.
 
@@ -66,6 +71,7 @@ def rough_matches(
         pairs: of views to match.
         degrees: half the width of the band.
         seed: of RANSAC.
+        progress: counts the pairs.
     """
     colmap = load_pycolmap()
     options = colmap.TwoViewGeometryOptions()
@@ -73,7 +79,7 @@ def rough_matches(
     pinholes = [pinhole(cameras, view, view + 1) for view in range(len(cameras))]
     points = [pixels.double().numpy() for pixels in features.pixels]
     found: Matches = {}
-    for i, j in pairs:
+    for done, (i, j) in enumerate(pairs, start=1):
         focal = float(cameras.intrinsics[[i, j], [0, 0], [0, 0]].mean())
         _, along = _along_lines(features, cameras, i, j, focal * math.tan(math.radians(degrees)))
         geometry = colmap.estimate_calibrated_two_view_geometry(
@@ -81,6 +87,8 @@ def rough_matches(
         )
         if len(geometry.inlier_matches) >= MIN_MATCHES:
             found[i, j] = geometry.inlier_matches.astype(np.int64)
+        if progress is not None:
+            progress("matching photographs", done, len(pairs))
     return found
 
 

@@ -21,7 +21,7 @@ from reconx_pl.geometry.refinement.depth_factors import depth_factors
 from reconx_pl.geometry.refinement.matching import Features, Matches, close_matches, rough_matches
 from reconx_pl.geometry.refinement.tracks import Tracks, points_of_depth, tracks_of, triangulated
 from reconx_pl.geometry.similarity import alignment_quality
-from reconx_pl.types import Cameras
+from reconx_pl.types import Cameras, Progress
 
 log = logging.getLogger(__name__)
 
@@ -92,13 +92,13 @@ class RoughViews:
     names: Sequence[str]
 
 
-def polish(rough: RoughViews, options: RefinementOptions) -> list[Bundle]:
+def polish(rough: RoughViews, options: RefinementOptions, progress: Progress | None = None) -> list[Bundle]:
     """What explains the features of views that hang together better than the given cameras do.
 
     Each bundle is in the world of the given cameras: moved there by the similarity of its poses to theirs. Views that
     are in none of them keep what was given; the log says why. See docs/geometry.md for the rules.
     """
-    matches = rough_matches(rough.features, rough.start, rough.pairs, options.tolerance, options.seed)
+    matches = rough_matches(rough.features, rough.start, rough.pairs, options.tolerance, options.seed, progress)
     together = groups(len(rough.given), matches)
     alone = [rough.names[views[0]] for views in together if len(views) == 1]
     if alone:

@@ -22,7 +22,7 @@ from reconx_pl.diffusion.pipeline import SamplingConfig
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.files.atomic import atomic_write
 from reconx_pl.files.weights import MINI
-from reconx_pl.geometry.default_estimator import GeometryName, named_estimator
+from reconx_pl.geometry.default_estimator import GeometryName, named_estimator, refined_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.geometry.estimators.geometry_file import GeometryFile
 from reconx_pl.reconstruction.files import REPORT
@@ -85,6 +85,13 @@ def add_chain_options(parser: ArgumentParser, out: str) -> None:
     )
     parser.add_argument(
         "--estimator", type=PointMapEstimator | None, default=None, help="a class of your own, in place of --geometry"
+    )
+    parser.add_argument(
+        "--refine_geometry",
+        type=bool,
+        default=False,
+        help="polish the cameras that were found by bundle adjustment, and scale the depth to go with them "
+        "(docs/geometry.md); needs pycolmap",
     )
     parser.add_argument(
         "--model",
@@ -193,9 +200,15 @@ def chosen_estimator(options: Mapping[str, Any], device: str) -> PointMapEstimat
     """Who finds geometry, by the instantiated arguments.
 
     Raises:
-        ConfigurationError: a file of geometry beside an estimator.
+        ConfigurationError: a file of geometry beside an estimator, or refinement of one that has no depth.
         MissingWeightsError: no weights of the one that was named.
+        MissingDependencyError: refinement without pycolmap.
     """
+    estimator = _unrefined(options, device)
+    return refined_estimator(estimator) if options["refine_geometry"] else estimator
+
+
+def _unrefined(options: Mapping[str, Any], device: str) -> PointMapEstimator:
     file, estimator = options["geometry_from"], options["estimator"]
     if file is None:
         return estimator or named_estimator(options["geometry"], device)

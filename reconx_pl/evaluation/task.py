@@ -10,7 +10,7 @@ from torch import Tensor
 from reconx_pl.errors import BadSceneError
 from reconx_pl.evaluation.entry_views import EntryViews
 from reconx_pl.evaluation.settings import EvaluationConfig
-from reconx_pl.geometry.estimators.base import PointMapEstimator, has_dense_maps
+from reconx_pl.geometry.estimators.base import PointMapEstimator, has_dense_maps, name_of
 from reconx_pl.geometry.point_maps import depth_from_point_map
 from reconx_pl.reconstruction.input_views import InputViews
 from reconx_pl.reconstruction.pair_clips import cloud_of_depth, pair_clips
@@ -178,7 +178,7 @@ def _geometry(views: EntryViews, estimator: PointMapEstimator | None) -> _Geomet
         found = estimator.estimate(images, cameras)
     except BadSceneError as error:
         raise BadSceneError(f"{views.key}: {error}") from error
-    note = f"points found by {type(estimator).__name__} from the {len(images)} context views, with their true cameras"
+    note = f"points found by {name_of(estimator)} from the {len(images)} context views, with their true cameras"
     if not has_dense_maps(estimator):
         return _Geometry(found.cloud, note)
     depth = depth_from_point_map(found.point_map, cameras)

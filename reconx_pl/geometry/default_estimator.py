@@ -14,6 +14,7 @@ from reconx_pl.geometry.dust3r.pretrained import PretrainedDust3r
 from reconx_pl.geometry.estimators.base import PointMapEstimator
 from reconx_pl.geometry.estimators.colmap import ColmapEstimator
 from reconx_pl.geometry.estimators.plane_sweep_estimator import PlaneSweepEstimator
+from reconx_pl.geometry.refinement.estimator import RefinedEstimator
 
 log = logging.getLogger(__name__)
 GeometryName = Literal["auto", "da3-base", "da3-small", "dust3r", "colmap"]
@@ -55,6 +56,20 @@ def named_estimator(name: GeometryName, device: str | None = None) -> PointMapEs
             f"CC BY-NC-SA 4.0: not for commercial use); {_WITHOUT}"
         )
     return PretrainedDust3r(device=device)
+
+
+def refined_estimator(inner: PointMapEstimator) -> PointMapEstimator:
+    """``RefinedEstimator`` around an estimator; structure from motion as it is, with a line in the log.
+
+    Raises:
+        ConfigurationError: another estimator that has no depth of its own.
+        MissingDependencyError: pycolmap is not installed.
+    """
+    poses = inner.sparse if isinstance(inner, PlaneSweepEstimator) else inner
+    if isinstance(poses, ColmapEstimator):
+        log.info("structure from motion ends with bundle adjustment already: its cameras are not refined once more")
+        return inner
+    return RefinedEstimator(inner)
 
 
 def default_geometry() -> GeometryName:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from reconx_pl.errors import BadSceneError
-from reconx_pl.geometry.estimators.base import PointMapEstimator, Reconstruction
+from reconx_pl.geometry.estimators.base import PointMapEstimator, Reconstruction, arguments_of
 from reconx_pl.types import Cameras
 
 
@@ -25,7 +24,7 @@ class AligningEstimator(Protocol):
 
 def holds_fixed_views(estimator: PointMapEstimator | AligningEstimator) -> bool:
     """Whether an estimator can hold the cameras of some views and find those of the others."""
-    return "fixed" in inspect.signature(estimator.estimate).parameters
+    return "fixed" in arguments_of(estimator)
 
 
 def aligned_frames(

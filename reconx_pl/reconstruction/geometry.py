@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from reconx_pl.errors import BadSceneError, UnplacedViewsError
 from reconx_pl.files.json_files import write_json
 from reconx_pl.files.tensors import camera_tensors, cloud_tensors, save_tensors
 from reconx_pl.geometry.cameras import resize_cameras
-from reconx_pl.geometry.estimators.base import PointMapEstimator, Reconstruction, has_dense_maps
+from reconx_pl.geometry.estimators.base import PointMapEstimator, Reconstruction, arguments_of, has_dense_maps, name_of
 from reconx_pl.geometry.estimators.lenses import Lenses
 from reconx_pl.geometry.point_maps import depth_from_point_map
 from reconx_pl.geometry.view_order import view_order
@@ -58,9 +57,9 @@ def find_geometry(
     )
     write_json(folder / VIEWS_FILE, {"photographs": [placed[view] for view in visited], "closed": order.closed})
     lost = [photographs.names[at] for at in range(len(photographs.names)) if at not in placed]
-    notes = [f"{len(found.cloud)} points and {plural(len(placed), 'camera')}, found by {type(estimator).__name__}"]
+    notes = [f"{len(found.cloud)} points and {plural(len(placed), 'camera')}, found by {name_of(estimator)}"]
     if len(photographs) == 1:
-        notes.append(geometry_note(type(estimator).__name__, cameras, photographs.focals[0]))
+        notes.append(geometry_note(name_of(estimator), cameras, photographs.focals[0]))
     if lost:
         notes.append(f"left out, as no place was found for them: {', '.join(lost)}")
     if order.closed:
@@ -100,5 +99,5 @@ def _what_it_takes(
         "progress": progress,
         "cropped": [photographs.names[at] for at in placed if photographs.names[at] in photographs.cropped],
     }
-    wanted = inspect.signature(estimator.estimate).parameters
+    wanted = arguments_of(estimator)
     return {name: value for name, value in offered.items() if name in wanted}

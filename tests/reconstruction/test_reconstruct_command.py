@@ -84,6 +84,26 @@ def test_geometry_of_another_program(two: Room, tmp_path: Path) -> None:
     assert "--geometry_from found.npz has the geometry that --estimator would find" in message
 
 
+def test_geometry_is_refined_on_request(
+    two: Room, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Photographs so small that nothing matches keep what was given; but it is another stage, and --resume knows."""
+    cameras, names = two.cameras, np.array([file.name for file in two.files])
+    poses, lenses = cameras.world_to_camera.numpy(), cameras.intrinsics.numpy()
+    np.savez("found.npz", depth=two.depth.numpy(), world_to_camera=poses, intrinsics=lenses, names=names)
+    caplog.set_level("INFO")
+    given = ["--geometry_from", "found.npz", "--no-diffusion", "--stages", "geometry", "-o", "out", *QUICK]
+    main(["reconstruct", *map(str, two.files), *given])
+    assert "found by GeometryFile" in capsys.readouterr().err
+    main(["reconstruct", *map(str, two.files), *given, "--refine_geometry", "true"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "found by RefinedEstimator of GeometryFile" in said and "poses kept as given" in caplog.text
+    assert len(list((tmp_path / "out" / "stages").glob("geometry-*"))) == 2
+    main(["reconstruct", "--resume", "-o", "out", "--stages", "geometry"])
+    assert "geometry: kept" in capsys.readouterr().err
+    torch.testing.assert_close(only_scene(tmp_path / "out").cameras.centers.float(), cameras.centers, atol=1e-4, rtol=0)
+
+
 def test_photographs_in_scene_out_and_on_with_resume(
     two: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

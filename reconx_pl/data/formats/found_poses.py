@@ -17,7 +17,7 @@ from reconx_pl.data.formats.scene import RawScene
 from reconx_pl.data.shards.clouds import Poses
 from reconx_pl.errors import BadSceneError, UnplacedViewsError
 from reconx_pl.geometry.cameras import resize_cameras
-from reconx_pl.geometry.estimators.base import PointMapEstimator, Reconstruction, has_dense_maps
+from reconx_pl.geometry.estimators.base import PointMapEstimator, Reconstruction, has_dense_maps, name_of
 from reconx_pl.geometry.point_maps import depth_from_point_map
 from reconx_pl.geometry.similarity import align
 from reconx_pl.types import AlignmentQuality, Cameras, PointCloud
@@ -100,7 +100,7 @@ def with_estimated_points(raw: RawScene, estimator: PointMapEstimator, poses: Po
     views = "the two input views" if len(raw) == 2 else f"{len(raw)} photographs, targets included"
     return EstimatedScene(
         replace(raw, frames=bare, cloud=_plain(found.cloud)),
-        f"points found by {type(estimator).__name__} from {views}, with {which}",
+        f"points found by {name_of(estimator)} from {views}, with {which}",
         quality,
         _maps(found, estimator),
     )

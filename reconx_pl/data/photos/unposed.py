@@ -15,7 +15,7 @@ from reconx_pl.data.formats.images import IMAGE_SUFFIXES, exif_orientation, imag
 from reconx_pl.data.formats.readers import detect_format
 from reconx_pl.data.formats.scene import RawFrame, RawScene
 from reconx_pl.errors import BadDataError, BadSceneError
-from reconx_pl.geometry.estimators.base import PointMapEstimator
+from reconx_pl.geometry.estimators.base import PointMapEstimator, name_of
 
 log = logging.getLogger(__name__)
 
@@ -78,5 +78,5 @@ def scene_of_photographs(files: Sequence[Path], estimator: PointMapEstimator) ->
     return with_found_poses(
         blank,
         estimator,
-        f"poses and points found by {type(estimator).__name__} from {len(files)} photographs, targets included",
+        f"poses and points found by {name_of(estimator)} from {len(files)} photographs, targets included",
     )

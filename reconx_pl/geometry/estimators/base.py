@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,6 +49,21 @@ class PointMapEstimator(Protocol):
 def has_dense_maps(estimator: PointMapEstimator) -> bool:
     """Whether the point maps of an estimator are depth of their own; where not, its cloud is all that it knows."""
     return bool(getattr(estimator, "dense_maps", True))
+
+
+def arguments_of(estimator: PointMapEstimator) -> frozenset[str]:
+    """What the ``estimate`` of an estimator takes, by name.
+
+    One that is wrapped around another says so in an attribute ``takes``, as that depends on the other.
+    """
+    own = getattr(estimator, "takes", None)
+    return frozenset(inspect.signature(estimator.estimate).parameters) if own is None else frozenset(own)
+
+
+def name_of(estimator: PointMapEstimator) -> str:
+    """What notes call an estimator: its class, and that of the one that it is wrapped around (``inner``)."""
+    inner = getattr(estimator, "inner", None)
+    return type(estimator).__name__ + ("" if inner is None else f" of {name_of(inner)}")
 
 
 class KnownDepth:

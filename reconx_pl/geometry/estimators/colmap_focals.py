@@ -7,9 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
-from reconx_pl.geometry.estimators.colmap_mapping import FEW, NOISE, Mapper, agreement, feature_errors
+from reconx_pl.geometry.estimators.colmap_mapping import FEW, Mapper, agreement, feature_errors, noise_of
 
 log = logging.getLogger(__name__)
 
@@ -17,10 +15,9 @@ log = logging.getLogger(__name__)
 # 0 to 50 % off, and at more than twice the truth above flat ground (docs/geometry.md).
 KEPT_FOCALS = 3
 _DRIFT = 0.1  # (ours) share by which EXIF is off at most: it is rounded to millimetres, and lenses breathe
-_EXIF_ERROR = 0.03  # (ours) standard deviation of that share
-_FINEST = 0.05  # pixels that features are right by at best
 _SURE = 5.0  # (ours) log-likelihood that a free model gains by chance, at most
-_ALIKE = 4.0  # (ours) features that err together: neighbours, and those of one point
+EXIF_ERROR = 0.03  # (ours) standard deviation of that share
+ALIKE = 4.0  # (ours) features that err together: neighbours, and those of one point
 
 # Where nothing is known: longer sides of the image, from the widest phones to short telephoto lenses.
 RANGE = (0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.7, 2.3)
@@ -48,7 +45,7 @@ def model_from_known(known: Mapping[int, float], mapper: Mapper, who: str) -> An
     back = _with_focals(free, known, mapper)  # where the other mapping came to a scene that is bent
     kept = max(kept, back, key=lambda model: agreement(model, mapper.max_error))
     drifts = [free.cameras[number].mean_focal_length() / focal - 1 for number, focal in known.items()]
-    noise = min(NOISE, max(_FINEST, float(np.median(feature_errors(free)[0]))))  # of these photographs
+    noise = noise_of(feature_errors(free)[0])
     if not refuted(agreement(kept, mapper.max_error, noise), agreement(free, mapper.max_error, noise), drifts):
         return kept
     far = max(drifts, key=abs)
@@ -81,7 +78,7 @@ def refuted(kept: float, free: float, drifts: Iterable[float]) -> bool:
         free: of the model that was free to change them.
         drifts: found over known length, less 1, of each.
     """
-    return (free - kept) / _ALIKE > _SURE + 0.5 * sum((drift / _EXIF_ERROR) ** 2 for drift in drifts)
+    return (free - kept) / ALIKE > _SURE + 0.5 * sum((drift / EXIF_ERROR) ** 2 for drift in drifts)
 
 
 def model_from_range(mapper: Mapper, who: str) -> Any:
@@ -105,7 +102,7 @@ def model_from_range(mapper: Mapper, who: str) -> Any:
         mapper.set_focals(dict.fromkeys(cameras, sides * longer))
         model = mapper.model(cameras)
         for one in () if model is None else (model, mapper.polished(model, ())):
-            rank = one.num_reg_images(), agreement(one, mapper.max_error) / _ALIKE - _unusual(one, longer)
+            rank = one.num_reg_images(), agreement(one, mapper.max_error) / ALIKE - _unusual(one, longer)
             if rank > most:
                 best, most = one, rank
     if best is not None:

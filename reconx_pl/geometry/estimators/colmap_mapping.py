@@ -18,6 +18,7 @@ STARTS = (8.0, 4.0, 2.0)
 _START = 4.0  # where one start has to do
 FEW = 12  # photographs, up to which all starts are tried; more have many first pairs, and take longer
 NOISE = 0.5  # pixels; errors up to this are noise of features, beyond they lose weight (scale of the Cauchy loss)
+_FINEST = 0.05  # pixels that features are right by at best
 _BELIEVED = (0.1, 10.0)  # longer sides: focal lengths that COLMAP believes
 _ROUNDS = 2  # of bundle adjustment, each followed by dropping the points that do not fit
 
@@ -123,15 +124,30 @@ class Mapper:
 
 
 def agreement(model: Any, max_error: float, noise: float = NOISE) -> float:
-    """How well a model explains the features in its points: the sum of their log-likelihoods under the Cauchy loss.
+    """How well a model explains the features in its points: ``explained`` of ``feature_errors``."""
+    return explained(*feature_errors(model), max_error, noise)
+
+
+def explained(errors: np.ndarray, seen: np.ndarray, max_error: float, noise: float = NOISE) -> float:
+    """The sum of the log-likelihoods of features under the Cauchy loss.
 
     A feature counts from 0, at ``max_error`` and beyond, as much as one in no point, to log(1 + (max_error / noise)²).
     So more features in points count as much as smaller errors do. A point that n images see fits three of its 2 n
     coordinates whatever the model: it has the weight (2 n - 3) / 2 n. (ours)
+
+    Args:
+        errors: [N] distances of features from the projections of their points, pixels.
+        seen: [N] images that see these points.
+        max_error: pixels.
+        noise: of features, pixels; see ``noise_of``.
     """
-    errors, seen = feature_errors(model)
     least = np.log1p((max_error / noise) ** 2)
     return float(((1 - 1.5 / seen) * np.maximum(0.0, least - np.log1p((errors / noise) ** 2))).sum())
+
+
+def noise_of(errors: np.ndarray) -> float:
+    """Noise of the features of these photographs by their errors [N], pixels: the median, within bounds."""
+    return min(NOISE, max(_FINEST, float(np.median(errors))))
 
 
 def feature_errors(model: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -181,11 +181,10 @@ class ImageMatches:
         colmap, free, agreed = self.pycolmap, 0, 0
         sequence = PairGraph(kind="swin", window=overlap, cyclic=False, symmetric=False)
         graph = PairGraph(symmetric=False) if matching == "exhaustive" else sequence
+        points, descriptors = self.features()
         with self.opened() as database:
-            points = [torch.from_numpy(database.read_keypoints(view + 1)[:, :2].copy()) for view in range(self.views)]
-            descriptors = [self._descriptors(database, view) for view in range(self.views)]
             for i, j in sorted(tuple(sorted(edge)) for edge in graph.edges(self.views).tolist()):
-                apart = (2 - 2 * descriptors[i] @ descriptors[j].T).clamp(min=0).sqrt()
+                apart = descriptor_distances(descriptors[i], descriptors[j])
                 beside = sampson_distances(fundamental_matrix(cameras, i, j), points[i], points[j]) > max_error
                 x, y = mutual_matches(apart)
                 agreeing = int((~beside[x, y]).sum())
@@ -199,10 +198,12 @@ class ImageMatches:
                 database.write_two_view_geometry(i + 1, j + 1, geometry)
         return agreed / free if free else 1.0
 
-    @staticmethod
-    def _descriptors(database: Any, view: int) -> Tensor:  # [N, 128] of length 1
-        stored = torch.from_numpy(database.read_descriptors(view + 1).data.astype(np.float32))
-        return torch.nn.functional.normalize(stored, dim=1)
+    def features(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Of each view the N features that ``extract`` found: pixels [N, 2] and descriptors [N, 128] of length 1."""
+        with self.opened() as database:
+            pixels = [torch.from_numpy(database.read_keypoints(view + 1)[:, :2].copy()) for view in range(self.views)]
+            stored = [database.read_descriptors(view + 1).data.astype(np.float32) for view in range(self.views)]
+        return pixels, [torch.nn.functional.normalize(torch.from_numpy(one), dim=1) for one in stored]
 
     def model_of(self, cameras: Cameras) -> Any:
         """A pycolmap reconstruction of known cameras without points, after features with a "PINHOLE" for each image.
@@ -254,7 +255,12 @@ def sampson_distances(fundamental: Tensor, x: Tensor, y: Tensor) -> Tensor:  # [
     one, other = (torch.cat([p, torch.ones_like(p[:, :1])], 1).float() for p in (x, y))
     lines, back = one @ matrix.T, other @ matrix  # [N, 3], [M, 3]
     slope = lines[:, :2].square().sum(1)[:, None] + back[:, :2].square().sum(1)
-    return (lines @ other.T).abs() / slope.sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+    return (lines @ other.T).abs_().div_(slope.sqrt_().clamp_(min=torch.finfo(torch.float32).tiny))
+
+
+def descriptor_distances(x: Tensor, y: Tensor) -> Tensor:  # [N, M]
+    """Euclidean distance of every pair of descriptors x [N, D], y [M, D] of length 1."""
+    return (x @ y.T).mul_(-2).add_(2).clamp_(min=0).sqrt_()
 
 
 def mutual_matches(apart: Tensor) -> tuple[Tensor, Tensor]:
@@ -269,10 +275,10 @@ def mutual_matches(apart: Tensor) -> tuple[Tensor, Tensor]:
         empty = torch.zeros(0, dtype=torch.int64)
         return empty, empty
     near, column = apart.topk(2, dim=1, largest=False)
-    back = apart.argmin(0)
-    rows = torch.arange(len(apart))
-    keep = (near[:, 0] <= 0.7) & (near[:, 0] < 0.8 * near[:, 1]) & (back[column[:, 0]] == rows)
-    return rows[keep], column[keep, 0]
+    rows = ((near[:, 0] <= 0.7) & (near[:, 0] < 0.8 * near[:, 1])).nonzero()[:, 0]
+    columns = column[rows, 0]
+    keep = apart[:, columns].argmin(0) == rows  # of few columns, as a search down all of them takes the longest
+    return rows[keep], columns[keep]
 
 
 def groups(views: int, pairs: Pairs) -> list[list[int]]:

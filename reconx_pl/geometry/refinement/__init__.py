@@ -1,0 +1,1 @@
+"""Approximate poses of a learnt estimator, polished by bundle adjustment."""

@@ -48,7 +48,7 @@ def model_from_known(known: Mapping[int, float], mapper: Mapper, who: str) -> An
     noise = noise_of(feature_errors(free)[0])
     if not refuted(agreement(kept, mapper.max_error, noise), agreement(free, mapper.max_error, noise), drifts):
         return kept
-    far = max(drifts, key=abs)
+    far = max(drifts, key=abs, default=0.0)
     if abs(far) > _DRIFT:
         log.warning(
             "the focal length found for %s is %+.0f %% off the one given (EXIF), with which the points agree less; the "
@@ -85,8 +85,9 @@ def model_from_range(mapper: Mapper, who: str) -> Any:
     """The model of a mapping without known focal lengths; None if there is none.
 
     From a wrong one, mapping ends in a scene that is bent to fit, far from the right one. So up to ``FEW`` images are
-    mapped with each length of ``RANGE`` kept, the same in longer sides for all lenses. The best by agreement and by how
-    usual its lenses are is then freed. More images tell their focal lengths better; they start from one alone. (ours)
+    mapped with each length of ``RANGE``, the same in longer sides for all lenses, kept and then freed. The best by
+    agreement and by how usual its lenses are is taken. More images tell their focal lengths better; they start from
+    COLMAP's guess alone. (ours)
 
     Args:
         mapper: of the images.

@@ -227,6 +227,8 @@ class ColmapEstimator:
             best = model_from_known(known, mapper, _some(called))
         else:
             best = model_from_range(mapper, _some(called))
+        if best is not None:
+            mapper.drop_far_points(best)
         if best is None or best.num_points3D() < MIN_POINTS:
             raise BadSceneError(
                 f"{_some(called)} match, but no two of them give points under at least {self.min_angle:g} degrees: the "

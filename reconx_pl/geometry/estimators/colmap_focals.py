@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 KEPT_FOCALS = 3
 _DRIFT = 0.1  # (ours) share by which EXIF is off at most: it is rounded to millimetres, and lenses breathe
 _SURE = 5.0  # (ours) log-likelihood that a free model gains by chance, at most
+_DISTORTED = 0.005  # (ours) share of it that a free model gains by what no pinhole explains: distortion, rolling shutter
 EXIF_ERROR = 0.03  # (ours) standard deviation of that share
 ALIKE = 4.0  # (ours) features that err together: neighbours, and those of one point
 
@@ -71,23 +72,26 @@ def refuted(kept: float, free: float, drifts: Iterable[float]) -> bool:
     """Whether the images refute known focal lengths: a likelihood ratio against what EXIF is trusted with.
 
     Free lengths always fit a little better, and above flat ground, or with cameras side by side, any length fits. So
-    the gain in likelihood has to outweigh how improbable the found lengths are with a 3 % error of EXIF. (ours)
+    the gain in likelihood has to outweigh what chance and lens distortion give, and how improbable the found lengths
+    are with a 3 % error of EXIF. (ours)
 
     Args:
         kept: agreement of the model that keeps them (``colmap_mapping.agreement``).
         free: of the model that was free to change them.
         drifts: found over known length, less 1, of each.
     """
-    return (free - kept) / ALIKE > _SURE + 0.5 * sum((drift / EXIF_ERROR) ** 2 for drift in drifts)
+    idle = max(_SURE, _DISTORTED * kept / ALIKE)
+    return (free - kept) / ALIKE > idle + 0.5 * sum((drift / EXIF_ERROR) ** 2 for drift in drifts)
 
 
 def model_from_range(mapper: Mapper, who: str) -> Any:
     """The model of a mapping without known focal lengths; None if there is none.
 
     From a wrong one, mapping ends in a scene that is bent to fit, far from the right one. So up to ``FEW`` images are
-    mapped with each length of ``RANGE``, the same in longer sides for all lenses, kept and then freed. The best by
-    agreement and by how usual its lenses are is taken. More images tell their focal lengths better; they start from
-    COLMAP's guess alone. (ours)
+    mapped with each length of ``RANGE``, the same in longer sides for all lenses, kept and then freed. From those of
+    the best, by agreement and by how usual its lenses are, they are mapped once more: with a length that is nearly
+    right, fewer wrong matches pass. More images tell their focal lengths better; they start from COLMAP's guess alone.
+    (ours)
 
     Args:
         mapper: of the images.
@@ -97,22 +101,32 @@ def model_from_range(mapper: Mapper, who: str) -> Any:
     if matches.views > FEW:
         return mapper.model()
     longer = max(matches.height, matches.width)
-    cameras = matches.cameras()
-    best, most = None, (-1, -math.inf)
-    for sides in RANGE:
-        mapper.set_focals(dict.fromkeys(cameras, sides * longer))
-        model = mapper.model(cameras)
-        for one in () if model is None else (model, mapper.polished(model, ())):
-            rank = one.num_reg_images(), agreement(one, mapper.max_error) / ALIKE - _unusual(one, longer)
-            if rank > most:
-                best, most = one, rank
-    if best is not None:
-        shares = [camera.mean_focal_length() / longer for camera in best.cameras.values()]
-        log.info(
-            "%s: no focal length is known (EXIF); the one that explains the photographs best is %s of the longer side",
-            who, ", ".join(f"{share:.2f}" for share in shares),
-        )  # fmt: skip
+    tried = [_best_of(dict.fromkeys(matches.cameras(), sides * longer), mapper) for sides in RANGE]
+    best = max((one for one in tried if one), key=lambda model: _rank(model, mapper), default=None)
+    if best is None:
+        return None
+    found = {number: camera.mean_focal_length() for number, camera in best.cameras.items()}
+    again = _best_of(found, mapper)
+    if again is not None and again.num_reg_images() >= best.num_reg_images():
+        best = again
+    log.info(
+        "%s: no focal length is known (EXIF); the one that explains the photographs best is %s of the longer side",
+        who, ", ".join(f"{camera.mean_focal_length() / longer:.2f}" for camera in best.cameras.values()),
+    )  # fmt: skip
     return best
+
+
+def _best_of(focals: Mapping[int, float], mapper: Mapper) -> Any:
+    """The better of two models: one with these focal lengths, kept, and one in which they are free afterwards."""
+    mapper.matches.set_focals(focals)
+    kept = mapper.model(focals)
+    return None if kept is None else max(kept, mapper.polished(kept, ()), key=lambda model: _rank(model, mapper))
+
+
+def _rank(model: Any, mapper: Mapper) -> tuple[int, float]:
+    """Images of a model; of models with as many, its agreement less how improbable its lenses are."""
+    longer = max(mapper.matches.height, mapper.matches.width)
+    return model.num_reg_images(), agreement(model, mapper.max_error) / ALIKE - _unusual(model, longer)
 
 
 def _unusual(model: Any, longer: int) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -21,6 +21,9 @@ NOISE = 0.5  # pixels; errors up to this are noise of features, beyond they lose
 _FINEST = 0.05  # pixels that features are right by at best
 _BELIEVED = (0.1, 10.0)  # longer sides: focal lengths that COLMAP believes
 _ROUNDS = 2  # of bundle adjustment, each followed by dropping the points that do not fit
+# Degrees between the rays of a point from which on it helps to place cameras: far points have no certain depth, but
+# they say best how a camera is turned. Of a walk along a street they are half of all points. (ours)
+_FAR = 0.3
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,16 @@ class Mapper:
         folder = mkdtemp(dir=self.folder)  # COLMAP would go on with a model that it finds there
         models = matches.pycolmap.incremental_mapping(matches.database, matches.images, folder, options)
         best = max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()), default=None)
-        return [] if best is None else [self.polished(best, kept)]
+        return [] if best is None else [self.completed(best, kept)]
+
+    def completed(self, model: Any, kept: Collection[int]) -> Any:
+        """The model with all points that the matches give under its poses, far ones as well, polished by them."""
+        matches = self.matches
+        folder, far = mkdtemp(dir=self.folder), replace(self, min_angle=min(_FAR, self.min_angle))
+        model = matches.pycolmap.triangulate_points(
+            matches.pycolmap.Reconstruction(model), matches.database, matches.images, folder, options=far.options()
+        )
+        return self.polished(model, kept)
 
     def polished(self, model: Any, kept: Collection[int]) -> Any:
         """The model after a bundle adjustment in which wrong matches weigh little, without the points that do not fit.
@@ -88,10 +100,14 @@ class Mapper:
             options.ceres.loss_function_scale = NOISE
             options.ceres.solver_options.num_threads = self.matches.threads
             colmap.create_default_bundle_adjuster(options, config, model).solve()
-            colmap.ObservationManager(model).filter_all_points3D(self.max_error, self.min_angle)
+            colmap.ObservationManager(model).filter_all_points3D(self.max_error, min(_FAR, self.min_angle))
         least, most = (share * max(self.matches.height, self.matches.width) for share in _BELIEVED)
         lengths = [camera.mean_focal_length() for camera in model.cameras.values()]
         return model if least <= min(lengths) and max(lengths) <= most else given
+
+    def drop_far_points(self, model: Any) -> None:
+        """Drop the points of a model under less than ``min_angle``."""
+        self.matches.pycolmap.ObservationManager(model).filter_all_points3D(self.max_error, self.min_angle)
 
     def options(self) -> Any:
         """COLMAP's options, for few photographs."""
@@ -112,15 +128,6 @@ class Mapper:
             setattr(options.triangulation, name, self.max_error)
         options.mapper.filter_max_reproj_error = self.max_error
         return options
-
-    def set_focals(self, focals: Mapping[int, float]) -> None:
-        """Let mapping start from focal lengths in pixels, by number of COLMAP's camera."""
-        with self.matches.opened() as database:
-            for number, focal in focals.items():
-                camera = database.read_camera(number)
-                lengths = len(camera.focal_length_idxs())
-                camera.params = [*[focal] * lengths, *camera.params[lengths:]]
-                database.update_camera(camera)
 
 
 def agreement(model: Any, max_error: float, noise: float = NOISE) -> float:

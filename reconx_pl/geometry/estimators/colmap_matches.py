@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -161,6 +161,24 @@ class ImageMatches:
         pairing = colmap.SequentialPairingOptions()
         pairing.overlap = overlap
         colmap.match_sequential(self.database, pairing_options=pairing, **common)
+
+    def set_focals(self, focals: Mapping[int, float]) -> None:
+        """Take focal lengths in pixels, by number of COLMAP's camera, as known, and verify plain matches anew with them.
+
+        Known lengths leave an epipolar geometry fewer ways to bend to wrong matches.
+        """
+        colmap = self.pycolmap
+        with self.opened() as database:
+            for number, focal in focals.items():
+                camera = database.read_camera(number)
+                lengths = len(camera.focal_length_idxs())
+                camera.params = [*[focal] * lengths, *camera.params[lengths:]]
+                camera.has_prior_focal_length = True
+                database.update_camera(camera)
+            database.clear_two_view_geometries()
+        verification, verifier = colmap.TwoViewGeometryOptions(), colmap.GeometricVerifierOptions()
+        verification.ransac.random_seed, verifier.num_threads = self.seed, self.threads
+        colmap.geometric_verification(self.database, verifier, two_view_geometry_options=verification)
 
     def match_by_poses(self, cameras: Cameras, matching: Matching, overlap: int, max_error: float) -> float:
         """Match features along the epipolar lines of known cameras.

@@ -48,6 +48,7 @@ _DOUBTFUL = 0.5  # share of all matches; with right poses and overlapping images
 _ISOLATED = 8.0
 # Where SIFT finds too little in common, a network that was trained on such pairs does not need it.
 _LEARNT = "or take a learnt estimator: `reconx weights fetch da3-base`, then --geometry da3-base"
+_REVISION = 3  # of what is done here around COLMAP: counts up where the same photographs come to other cameras
 _STILL = 0.002  # of the image's longer side: where matches move less, the images show one and the same view
 
 
@@ -121,7 +122,7 @@ class ColmapEstimator:
     def identity(self) -> str:
         """Method, version and settings: what its results follow from."""
         settings = ", ".join(f"{name}={value}" for name, value in vars(self).items())
-        return f"COLMAP, pycolmap {load_pycolmap().__version__}: {settings}"
+        return f"COLMAP, pycolmap {load_pycolmap().__version__}, revision {_REVISION}: {settings}"
 
     def estimate(
         self,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from reconx_pl.geometry.estimators.colmap_mapping import FEW, Mapper, agreement, feature_errors, noise_of
+from reconx_pl.geometry.estimators.colmap_mapping import FEW, NOISE, Mapper, agreement, feature_errors, noise_of
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 KEPT_FOCALS = 3
 _DRIFT = 0.1  # (ours) share by which EXIF is off at most: it is rounded to millimetres, and lenses breathe
 _SURE = 5.0  # (ours) log-likelihood that a free model gains by chance, at most
-_DISTORTED = 0.005  # (ours) share of it that a free model gains by what no pinhole explains: distortion, rolling shutter
+_DISTORTED = 0.005  # (ours) share of it gained by what no pinhole explains: distortion, rolling shutter
 EXIF_ERROR = 0.03  # (ours) standard deviation of that share
 ALIKE = 4.0  # (ours) features that err together: neighbours, and those of one point
 
@@ -40,14 +40,19 @@ def model_from_known(known: Mapping[int, float], mapper: Mapper, who: str) -> An
     if mapper.matches.views <= KEPT_FOCALS:
         return kept
     free = mapper.model()
-    if kept is None or free is None or free.num_reg_images() != kept.num_reg_images():
-        return max((one for one in (kept, free) if one), key=lambda model: model.num_reg_images(), default=None)
+    if kept is None or free is None:
+        return kept or free
+    # Either mapping may bend the scene, or lose an image or some points, where the other does not.
     known = {number: focal for number, focal in known.items() if free.exists_camera(number)}
-    back = _with_focals(free, known, mapper)  # where the other mapping came to a scene that is bent
-    kept = max(kept, back, key=lambda model: agreement(model, mapper.max_error))
+    kept, free = (
+        max(both, key=lambda one: (one.num_reg_images(), _agreement(one, mapper)))
+        for both in ((kept, _with_focals(free, known, mapper)), (free, mapper.completed(mapper.polished(kept, ()), ())))
+    )
+    if kept.num_reg_images() > free.num_reg_images():
+        return kept
     drifts = [free.cameras[number].mean_focal_length() / focal - 1 for number, focal in known.items()]
     noise = noise_of(feature_errors(free)[0])
-    if not refuted(agreement(kept, mapper.max_error, noise), agreement(free, mapper.max_error, noise), drifts):
+    if not refuted(_agreement(kept, mapper, noise), _agreement(free, mapper, noise), drifts):
         return kept
     far = max(drifts, key=abs, default=0.0)
     if abs(far) > _DRIFT:
@@ -59,13 +64,13 @@ def model_from_known(known: Mapping[int, float], mapper: Mapper, who: str) -> An
 
 
 def _with_focals(model: Any, focals: Mapping[int, float], mapper: Mapper) -> Any:
-    """A copy of a model, polished with other focal lengths, which are kept."""
+    """A copy of a model, completed with other focal lengths, which are kept."""
     moved = mapper.matches.pycolmap.Reconstruction(model)
     for number, focal in focals.items():
         camera = moved.cameras[number]
         lengths = len(camera.focal_length_idxs())
         camera.params = [*[focal] * lengths, *camera.params[lengths:]]
-    return mapper.polished(moved, focals)
+    return mapper.completed(mapper.polished(moved, focals), focals)
 
 
 def refuted(kept: float, free: float, drifts: Iterable[float]) -> bool:
@@ -109,9 +114,12 @@ def model_from_range(mapper: Mapper, who: str) -> Any:
     again = _best_of(found, mapper)
     if again is not None and again.num_reg_images() >= best.num_reg_images():
         best = again
-    log.info(
-        "%s: no focal length is known (EXIF); the one that explains the photographs best is %s of the longer side",
+    few = matches.views <= KEPT_FOCALS
+    log.log(
+        logging.WARNING if few else logging.INFO,
+        "%s: no focal length is known (EXIF); %s of the longer side explains the photographs best%s",
         who, ", ".join(f"{camera.mean_focal_length() / longer:.2f}" for camera in best.cameras.values()),
+        "; so few hardly tell it: photographs with EXIF, or more of them, do" if few else "",
     )  # fmt: skip
     return best
 
@@ -123,10 +131,14 @@ def _best_of(focals: Mapping[int, float], mapper: Mapper) -> Any:
     return None if kept is None else max(kept, mapper.polished(kept, ()), key=lambda model: _rank(model, mapper))
 
 
+def _agreement(model: Any, mapper: Mapper, noise: float = NOISE) -> float:
+    return agreement(model, mapper.max_error, noise)
+
+
 def _rank(model: Any, mapper: Mapper) -> tuple[int, float]:
     """Images of a model; of models with as many, its agreement less how improbable its lenses are."""
     longer = max(mapper.matches.height, mapper.matches.width)
-    return model.num_reg_images(), agreement(model, mapper.max_error) / ALIKE - _unusual(model, longer)
+    return model.num_reg_images(), _agreement(model, mapper) / ALIKE - _unusual(model, longer)
 
 
 def _unusual(model: Any, longer: int) -> float:

@@ -14,9 +14,10 @@ from reconx_pl.geometry.estimators.colmap_mapping import NOISE, agreement
 
 def test_the_farther_a_length_is_the_more_has_to_speak_for_it() -> None:
     kept, free = 6000.0, 6100.0
-    assert refuted(kept, free, [0.18]) and not refuted(kept, free, [0.21])
-    assert not refuted(kept, free, [0.15, 0.15]), "two lenses would both be wrong"
-    assert not refuted(kept, kept + 15, [0.001]), "as much is gained by chance"
+    assert refuted(kept, free, [0.17]) and not refuted(kept, free, [0.19])
+    assert not refuted(kept, free, [0.13, 0.13]), "two lenses would both be wrong"
+    assert not refuted(kept, kept + 28, [0.001]), "as much is gained where a lens distorts"
+    assert refuted(600.0, 622.0, [0.001]) and not refuted(600.0, 615.0, [0.001]), "as much is gained by chance"
     assert not refuted(free, kept, [0.001]), "the known one fits better"
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.geometry.estimators.colmap_focals import ALIKE, EXIF_ERROR, KEPT_FOCALS, refuted
+from reconx_pl.geometry.estimators.colmap_focals import ALIKE, KEPT_FOCALS, refuted
 from reconx_pl.geometry.estimators.colmap_mapping import noise_of
 from reconx_pl.geometry.estimators.colmap_matches import MIN_MATCHES, groups
 from reconx_pl.geometry.procrustes import Similarity, fit_similarity
@@ -151,7 +151,7 @@ def _two_rounds(
     free = adjust(bundle.cameras, tracks, points, scales, bound, lenses, free_focals=True)
     first = {lenses[view]: view for view in views}.values()  # one view of each lens
     drifts = [float(free.cameras.intrinsics[v, 0, 0] / kept.cameras.intrinsics[v, 0, 0]) - 1 for v in first]
-    if not len(free.tracks) or max(map(abs, drifts)) <= EXIF_ERROR:  # photographs side by side let it drift so much
+    if not len(free.tracks):
         return kept, tracks
     noise = noise_of(free.errors)
     is_refuted = refuted(kept.agreement(bound, noise), free.agreement(bound, noise), drifts)

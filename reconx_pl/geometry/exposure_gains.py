@@ -1,0 +1,197 @@
+"""Gains of photographs that were taken with different exposures, from the colours of points that several of them see.
+
+(ours) A gain multiplies the values of a photograph, channel by channel. An exposure multiplies light, and a tone curve
+that is near a power, as sRGB's, makes a factor of values of it; another white balance is a factor a channel.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reconx_pl.errors import BadSceneError, ConfigurationError
+from reconx_pl.geometry.cameras import project, resize_cameras
+from reconx_pl.geometry.visibility import visible_points
+from reconx_pl.types import Cameras, PointCloud
+
+EvenExposures = Literal["auto", "always", "never"]
+
+POINTS = 8192  # of the cloud, the first: they are spread over the scene
+SHORT_SIDE = 96  # pixels: a mean over some pixels forgives poses that are a little off
+DARK, BRIGHT = 0.06, 0.97  # values beyond tell little of the light: noise and black level, saturation
+FEWEST = 30  # points that two photographs share, for their ratio to count
+FLOOR = 0.01  # logarithm: no ratio of two photographs is known better, however many points they share
+THRESHOLD = 0.05  # a photograph that is off by less is taken to be of the common exposure
+SIGMAS = 3.0  # an exposure differs where its gain is this far beyond its own error
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExposureGains:
+    """What brings V photographs to one exposure, that of the median photograph.
+
+    Attributes:
+        gains: [V, 3] factors of a photograph's values; 1 where nothing ties a photograph to the others.
+        errors: [V, 3] standard errors of their logarithms.
+    """
+
+    gains: Tensor
+    errors: Tensor
+
+    @property
+    def differ(self) -> bool:
+        """Whether exposures differ: one photograph at least is off by ``THRESHOLD``, and clearly so."""
+        off = self.brightness.abs()
+        return bool(((off > math.log1p(THRESHOLD)) & (off > SIGMAS * self.errors.mean(dim=1))).any())
+
+    @property
+    def brightness(self) -> Tensor:
+        """[V] logarithm of the gain, mean of the channels."""
+        return self.gains.log().mean(dim=1)
+
+
+def exposure_gains(
+    images: Tensor, cameras: Cameras, points: Tensor, fitted: Sequence[int] | None = None
+) -> ExposureGains:
+    """Find the gains of photographs: medians of colour ratios of two photographs at a time, then least squares.
+
+    Args:
+        images: [V, 3, H, W] in [0, 1].
+        cameras: V views.
+        points: [N, 3] on the surfaces, world units; the first ``POINTS`` are used.
+        fitted: views whose gains are found among themselves alone; those of the others follow from these. None is all.
+
+    Raises:
+        BadSceneError: images and cameras do not go together.
+    """
+    if len(images) != len(cameras) or images.shape[-2:] != (cameras.height, cameras.width):
+        raise BadSceneError(
+            f"images {tuple(images.shape)} do not go with {len(cameras)} cameras of {cameras.height} x {cameras.width}"
+        )
+    ratios, errors = _ratios(_logarithms(images, cameras, points[:POINTS]))
+    among = list(range(len(images))) if fitted is None else list(fitted)
+    gains, variance = torch.zeros_like(ratios[0]), torch.full_like(ratios[0], torch.inf)
+    for channel in range(3):
+        ratio, weight = ratios[..., channel], errors[..., channel].square().reciprocal()
+        inner = weight[among][:, among]
+        # minus the Laplacian of the graph of pairs; the ridge holds what no pair ties at 0
+        normal = torch.diag(inner.sum(dim=1) + 1e-6) - inner
+        inverse = torch.linalg.inv(normal)
+        found = inverse @ (inner * ratio[among][:, among]).sum(dim=1)
+        tied = inner.sum(dim=1) > 0
+        level = found[tied].quantile(0.5) if bool(tied.any()) else found.new_zeros(())
+        gains[among, channel] = torch.where(tied, level - found, 0.0)
+        variance[among, channel] = torch.where(tied, inverse.diagonal() - inverse.mean(), torch.inf)
+        for view in sorted(set(range(len(images))) - set(among)):
+            total = weight[view, among].sum()
+            if total > 0:
+                gains[view, channel] = (
+                    weight[view, among] * (gains[among, channel] - ratio[view, among])
+                ).sum() / total
+                variance[view, channel] = 1 / total
+    return ExposureGains(gains.exp().float(), variance.clamp(min=0).sqrt().float())
+
+
+def check_even_exposures(setting: str) -> None:
+    """Raise ConfigurationError for what is no setting."""
+    if setting not in get_args(EvenExposures):
+        raise ConfigurationError(f"even_exposures is {', '.join(get_args(EvenExposures))}; got {setting!r}")
+
+
+def wanted_gains(
+    images: Tensor, cameras: Cameras, points: Tensor, setting: EvenExposures, fitted: list[int] | None = None
+) -> ExposureGains | None:
+    """The gains that photographs are to be evened with; None leaves them alone. See ``exposure_gains``.
+
+    Args:
+        images: [V, 3, H, W] in [0, 1].
+        cameras: V views.
+        points: [N, 3] on the surfaces, world units.
+        setting: "auto" evens where exposures of the ``fitted`` differ clearly, "always" whatever they are.
+        fitted: see ``exposure_gains``.
+    """
+    if setting == "never" or len(images) < 2:
+        return None
+    found = exposure_gains(images, cameras, points, fitted)
+    among = list(range(len(images))) if fitted is None else fitted
+    if setting == "auto" and not ExposureGains(found.gains[among], found.errors[among]).differ:
+        return None
+    _LOG.info("%s: gains %s", sentence(found), [[round(one, 3) for one in row] for row in found.gains.tolist()])
+    return found
+
+
+def sentence(gains: ExposureGains) -> str:
+    """What was done, for the log and the report."""
+    levels = gains.brightness
+    apart = 100 * (math.exp(float(levels.max() - levels.min())) - 1)
+    return (
+        f"the photographs' exposures differ by up to {apart:.0f} %: all were brought to the middle one "
+        "(even_exposures never leaves them)"
+    )
+
+
+def evened_images(images: Tensor, gains: Tensor) -> Tensor:
+    """Photographs [V, 3, H, W] in [0, 1] times their gains [V, 3], cut at 1."""
+    return (images * gains.to(images)[:, :, None, None]).clamp(0.0, 1.0)
+
+
+def recoloured(cloud: PointCloud, gains: Tensor, cameras: Cameras) -> PointCloud:
+    """The cloud with colours as evened photographs have them: times the mean gain of the views that see a point.
+
+    Args:
+        cloud: N points with colours that are means of the photographs'.
+        gains: [V, 3].
+        cameras: V views of the photographs.
+    """
+    sees = visible_points(cloud.points, cameras).T.to(gains.dtype)  # [N, V]
+    total = sees.sum(dim=1, keepdim=True)
+    factor = torch.where(total > 0, sees @ gains / total.clamp(min=1), 1.0)
+    return PointCloud(cloud.points, (cloud.colors * factor.to(cloud.colors)).clamp(0.0, 1.0), cloud.confidence)
+
+
+def _logarithms(images: Tensor, cameras: Cameras, points: Tensor) -> Tensor:
+    """[V, 3, N] of the colours that each view has of each point; NaN where it does not see it, or not well."""
+    scale = min(1.0, SHORT_SIDE / min(images.shape[-2:]))
+    height, width = (max(1, round(scale * side)) for side in images.shape[-2:])
+    small = F.interpolate(images, (height, width), mode="area")
+    # a mean that a saturated pixel has a part in says too little
+    bad = F.interpolate(
+        ((images < DARK) | (images > BRIGHT)).any(dim=1, keepdim=True).float(), (height, width), mode="area"
+    )
+    coarse = resize_cameras(cameras, height, width)
+    pixels, _ = project(points.to(coarse.intrinsics), coarse)
+    grid = (2 * pixels / pixels.new_tensor([width, height]) - 1)[:, None].to(small)  # [V, 1, N, 2]
+    seen = visible_points(points, cameras)[:, None]  # [V, 1, N]
+
+    def at_points(maps: Tensor) -> Tensor:
+        return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[:, :, 0]
+
+    good = seen & (at_points(bad) <= 0)
+    return torch.where(good, at_points(small).clamp(min=1e-6).log().double(), torch.nan)
+
+
+def _ratios(logarithms: Tensor) -> tuple[Tensor, Tensor]:
+    """Medians [V, V, 3] of the logarithms of view i less those of view j, and their standard errors; infinite: none."""
+    views = len(logarithms)
+    ratios, errors = torch.zeros(views, views, 3).double(), torch.full((views, views, 3), torch.inf).double()
+    for one in range(views):
+        for other in range(one + 1, views):
+            differences = logarithms[one] - logarithms[other]  # [3, N]
+            differences = differences[:, ~differences.isnan().any(dim=0)]
+            count = differences.shape[1]
+            if count < FEWEST:
+                continue
+            middle = differences.median(dim=1).values
+            spread = 1.4826 * (differences - middle[:, None]).abs().median(dim=1).values
+            error = (spread.square() * (math.pi / 2) / count + FLOOR**2).sqrt()
+            ratios[one, other], ratios[other, one] = middle, -middle
+            errors[one, other] = errors[other, one] = error
+    return ratios, errors

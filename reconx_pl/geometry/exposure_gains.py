@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reconx_pl.errors import BadSceneError, ConfigurationError
-from reconx_pl.geometry.cameras import project, resize_cameras
+from reconx_pl.geometry.cameras import in_view, project, resize_cameras
 from reconx_pl.geometry.visibility import visible_points
 from reconx_pl.types import Cameras, PointCloud
 
@@ -144,14 +144,16 @@ def evened_images(images: Tensor, gains: Tensor) -> Tensor:
 
 
 def recoloured(cloud: PointCloud, gains: Tensor, cameras: Cameras) -> PointCloud:
-    """The cloud with colours as evened photographs have them: times the mean gain of the views that see a point.
+    """The cloud with colours as evened photographs have them: times the mean gain of the views that see a point, or else
+    of those whose images it falls into.
 
     Args:
         cloud: N points with colours that are means of the photographs'.
         gains: [V, 3].
         cameras: V views of the photographs.
     """
-    sees = visible_points(cloud.points, cameras).T.to(gains.dtype)  # [N, V]
+    sees, inside = visible_points(cloud.points, cameras), in_view(cloud.points, cameras)  # [V, N]
+    sees = torch.where(sees.any(dim=0), sees, inside).T.to(gains.dtype)  # [N, V]
     total = sees.sum(dim=1, keepdim=True)
     factor = torch.where(total > 0, sees @ gains / total.clamp(min=1), 1.0)
     return PointCloud(cloud.points, (cloud.colors * factor.to(cloud.colors)).clamp(0.0, 1.0), cloud.confidence)

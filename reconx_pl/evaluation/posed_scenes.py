@@ -221,7 +221,7 @@ def open_posed_scene(
         found = wanted_gains(images, clip.cameras, points.points, config.even_exposures, fitted)
         if found is not None:
             images, note = evened_images(images, found.gains), f"{geometry}; {sentence(found)}"
-            cloud = None if cloud is None else recoloured(cloud, found.gains[fitted], clip.cameras[fitted])
+            cloud = None if cloud is None else recoloured(cloud, images[fitted], clip.cameras[fitted])
         scored = held_out or fitted
         return SceneTask(
             inputs=InputViews(

@@ -143,20 +143,27 @@ def evened_images(images: Tensor, gains: Tensor) -> Tensor:
     return (images * gains.to(images)[:, :, None, None]).clamp(0.0, 1.0)
 
 
-def recoloured(cloud: PointCloud, gains: Tensor, cameras: Cameras) -> PointCloud:
-    """The cloud with colours as evened photographs have them: times the mean gain of the views that see a point, or else
-    of those whose images it falls into.
+def recoloured(cloud: PointCloud, images: Tensor, cameras: Cameras) -> PointCloud:
+    """The cloud with colours of photographs: the mean of those that see a point, or else of those it falls into.
 
     Args:
-        cloud: N points with colours that are means of the photographs'.
-        gains: [V, 3].
-        cameras: V views of the photographs.
+        cloud: N points; one outside of all photographs keeps its colour.
+        images: [V, 3, H, W] in [0, 1].
+        cameras: V views.
     """
     sees, inside = visible_points(cloud.points, cameras), in_view(cloud.points, cameras)  # [V, N]
-    sees = torch.where(sees.any(dim=0), sees, inside).T.to(gains.dtype)  # [N, V]
-    total = sees.sum(dim=1, keepdim=True)
-    factor = torch.where(total > 0, sees @ gains / total.clamp(min=1), 1.0)
-    return PointCloud(cloud.points, (cloud.colors * factor.to(cloud.colors)).clamp(0.0, 1.0), cloud.confidence)
+    weight = torch.where(sees.any(dim=0), sees, inside)[:, None].to(images)  # [V, 1, N]
+    total = weight.sum(dim=0)  # [1, N]
+    mean = (weight * _at_points(images, cloud.points, cameras)).sum(dim=0) / total.clamp(min=1)  # [3, N]
+    colors = torch.where(total > 0, mean, cloud.colors.T.to(mean)).T.to(cloud.colors)
+    return PointCloud(cloud.points, colors, cloud.confidence)
+
+
+def _at_points(maps: Tensor, points: Tensor, cameras: Cameras) -> Tensor:
+    """[V, C, N] of maps [V, C, H, W] where points [N, 3] fall; at the border outside of them."""
+    pixels, _ = project(points.to(cameras.intrinsics), cameras)
+    grid = (2 * pixels / pixels.new_tensor([cameras.width, cameras.height]) - 1)[:, None].to(maps)  # [V, 1, N, 2]
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[:, :, 0]
 
 
 def _logarithms(images: Tensor, cameras: Cameras, points: Tensor) -> Tensor:
@@ -169,15 +176,8 @@ def _logarithms(images: Tensor, cameras: Cameras, points: Tensor) -> Tensor:
         ((images < DARK) | (images > BRIGHT)).any(dim=1, keepdim=True).float(), (height, width), mode="area"
     )
     coarse = resize_cameras(cameras, height, width)
-    pixels, _ = project(points.to(coarse.intrinsics), coarse)
-    grid = (2 * pixels / pixels.new_tensor([width, height]) - 1)[:, None].to(small)  # [V, 1, N, 2]
-    seen = visible_points(points, cameras)[:, None]  # [V, 1, N]
-
-    def at_points(maps: Tensor) -> Tensor:
-        return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[:, :, 0]
-
-    good = seen & (at_points(bad) <= 0)
-    return torch.where(good, at_points(small).clamp(min=1e-6).log().double(), torch.nan)
+    good = visible_points(points, cameras)[:, None] & (_at_points(bad, points, coarse) <= 0)  # [V, 1, N]
+    return torch.where(good, _at_points(small, points, coarse).clamp(min=1e-6).log().double(), torch.nan)
 
 
 def _ratios(logarithms: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from reconx_pl.data.formats.scene import RawFrame
-from reconx_pl.geometry.exposure_gains import EvenExposures, ExposureGains, recoloured, wanted_gains
+from reconx_pl.geometry.exposure_gains import EvenExposures, ExposureGains, evened_images, recoloured, wanted_gains
 from reconx_pl.reconstruction.views import Views, fit_size, input_views
 
 MEASURED_AT = 256  # short side, pixels
@@ -29,7 +29,7 @@ def even_exposures(views: Views, setting: EvenExposures) -> tuple[Views, Exposur
         replace(frame, load=partial(_evened, frame, gains.numpy()))
         for frame, gains in zip(views.scene.frames, found.gains, strict=True)
     )
-    cloud = recoloured(views.cloud, found.gains, small.cameras)
+    cloud = recoloured(views.cloud, evened_images(small.images, found.gains), small.cameras)
     return replace(views, scene=replace(views.scene, frames=frames, cloud=cloud)), found
 
 

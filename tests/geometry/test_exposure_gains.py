@@ -20,6 +20,7 @@ from reconx_pl.geometry.exposure_gains import (
     sentence,
     wanted_gains,
 )
+from reconx_pl.geometry.visibility import visible_points
 from reconx_pl.types import Cameras, PointCloud
 
 TRUE = torch.tensor([[1.2, 1.2, 1.2], [0.8, 0.85, 0.75], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.9, 0.9, 0.9]])
@@ -88,9 +89,7 @@ def test_what_nothing_ties_keeps_its_values(room: tuple[Tensor, Cameras, Tensor]
     pose[4, :3, 3] += 1e3  # looks at nothing that is there
     found = exposure_gains(exposed(images), replace(cameras, world_to_camera=pose), points)
     assert torch.equal(found.gains[4], torch.ones(3)) and torch.isinf(found.errors[4]).all()
-    torch.testing.assert_close(
-        (found.gains * TRUE)[:4], (found.gains * TRUE)[2:3].expand(4, 3), atol=0.02, rtol=0
-    )
+    torch.testing.assert_close((found.gains * TRUE)[:4], (found.gains * TRUE)[2:3].expand(4, 3), atol=0.02, rtol=0)
 
 
 def test_held_out_photographs_follow_and_do_not_lead(room: tuple[Tensor, Cameras, Tensor]) -> None:
@@ -105,13 +104,17 @@ def test_held_out_photographs_follow_and_do_not_lead(room: tuple[Tensor, Cameras
     torch.testing.assert_close(changed.gains[4], 2 * found.gains[4], atol=0.05, rtol=0)
 
 
-def test_points_get_the_colours_of_the_evened_photographs(room: tuple[Tensor, Cameras, Tensor]) -> None:
+def test_points_get_the_colours_of_the_photographs_that_see_them(room: tuple[Tensor, Cameras, Tensor]) -> None:
     _, cameras, points = room
     behind = cameras.centers[:1] - 1e3
     cloud = PointCloud(torch.cat([points[:500], behind]), torch.full((501, 3), 0.4), torch.ones(501))
-    evened = recoloured(cloud, torch.tensor([[0.5, 1.0, 2.0]]).expand(5, 3), cameras)
-    torch.testing.assert_close(evened.colors[:500], torch.tensor([0.2, 0.4, 0.8]).expand(500, 3))
-    assert torch.equal(evened.colors[500], cloud.colors[500]), "no photograph sees it"
+    levels = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
+    colored = recoloured(cloud, levels.view(5, 1, 1, 1).expand(5, 3, 64, 96), cameras).colors
+    sees = visible_points(cloud.points, cameras).T.float()  # [N, V]
+    seen = sees.sum(dim=1) > 0
+    expected = (sees @ levels / sees.sum(dim=1))[seen, None].expand(-1, 3)
+    torch.testing.assert_close(colored[seen], expected)
+    assert 300 < int(seen.sum()) < 501 and torch.equal(colored[500], cloud.colors[500]), "no photograph sees it"
 
 
 def test_refusals(room: tuple[Tensor, Cameras, Tensor]) -> None:

@@ -28,8 +28,10 @@ SHORT_SIDE = 96  # pixels: a mean over some pixels forgives poses that are a lit
 DARK, BRIGHT = 0.06, 0.97  # values beyond tell little of the light: noise and black level, saturation
 FEWEST = 30  # points that two photographs share, for their ratio to count
 FLOOR = 0.01  # logarithm: no ratio of two photographs is known better, however many points they share
-THRESHOLD = 0.05  # a photograph that is off by less is taken to be of the common exposure
-SIGMAS = 3.0  # an exposure differs where its gain is this far beyond its own error
+# Chosen on photographs as they were taken (benchmarks/README.md): those of cameras that expose by themselves depart by
+# up to 6 % from their neighbours; where points are wrong, or light changes with the view, by 10 %, 9 times the error.
+THRESHOLD = 0.08  # logarithm: a photograph that departs by less is of the exposure of its neighbours,
+SIGMAS = 10.0  # and so is one whose departure is not this many times its own error
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,12 +47,6 @@ class ExposureGains:
 
     gains: Tensor
     errors: Tensor
-
-    @property
-    def differ(self) -> bool:
-        """Whether exposures differ: one photograph at least is off by ``THRESHOLD``, and clearly so."""
-        off = self.brightness.abs()
-        return bool(((off > math.log1p(THRESHOLD)) & (off > SIGMAS * self.errors.mean(dim=1))).any())
 
     @property
     def brightness(self) -> Tensor:
@@ -86,10 +82,14 @@ def exposure_gains(
         normal = torch.diag(inner.sum(dim=1) + 1e-6) - inner
         inverse = torch.linalg.inv(normal)
         found = inverse @ (inner * ratio[among][:, among]).sum(dim=1)
+        # how well pairs agree with each other: light and gloss that change with the view are no gain
+        misfit = (inner * (ratio[among][:, among] - found[:, None] + found).square()).sum() / 2
+        spare = int((inner > 0).sum()) // 2 - len(among) + 1
+        inflation = (misfit / spare).clamp(min=1) if spare > 0 else misfit.new_ones(())
         tied = inner.sum(dim=1) > 0
         level = found[tied].quantile(0.5) if bool(tied.any()) else found.new_zeros(())
         gains[among, channel] = torch.where(tied, level - found, 0.0)
-        variance[among, channel] = torch.where(tied, inverse.diagonal() - inverse.mean(), torch.inf)
+        variance[among, channel] = torch.where(tied, inflation * (inverse.diagonal() - inverse.mean()), torch.inf)
         for view in sorted(set(range(len(images))) - set(among)):
             total = weight[view, among].sum()
             if total > 0:
@@ -98,6 +98,44 @@ def exposure_gains(
                 ).sum() / total
                 variance[view, channel] = 1 / total
     return ExposureGains(gains.exp().float(), variance.clamp(min=0).sqrt().float())
+
+
+def departures(levels: Tensor, centers: Tensor) -> Tensor:
+    """By how much each level departs from what its neighbours on both sides make likely.
+
+    A camera that sets its exposure by itself, in a walk or a video, changes it steadily; the view-dependent colours of
+    a fit follow that, better than a scene of one exposure does. What jumps from view to view is what they cannot
+    follow.
+
+    Args:
+        levels: [V] logarithms.
+        centers: [V, 3] of the cameras.
+
+    Returns:
+        [V] differences from the interpolation between the nearest view and the nearest one on its other side; 0 where
+        none is there. Where no view lies between others, as with two, differences from the mean.
+    """
+    ways = centers[None] - centers[:, None]  # [V, V, 3], from the first to the second
+    distance = ways.norm(dim=2)
+    found = torch.zeros_like(levels)
+    between = False
+    for view in range(len(levels)):
+        others = [other for other in range(len(levels)) if other != view]
+        first = min(others, key=lambda other: float(distance[view, other]), default=None)
+        beyond = [other for other in others if first is not None and float(ways[view, other] @ ways[view, first]) < 0]
+        if first is None or not beyond:
+            continue
+        second = min(beyond, key=lambda other: float(distance[view, other]))
+        share = distance[view, first] / (distance[view, first] + distance[view, second])
+        found[view] = levels[view] - torch.lerp(levels[first], levels[second], share)
+        between = True
+    return found if between else levels - levels.mean()
+
+
+def exposures_differ(gains: ExposureGains, cameras: Cameras) -> bool:
+    """Whether photographs were exposed differently: one at least departs by ``THRESHOLD``, and clearly so."""
+    off = departures(gains.brightness, cameras.centers.to(gains.gains)).abs()
+    return bool(((off > THRESHOLD) & (off > SIGMAS * gains.errors.mean(dim=1))).any())
 
 
 def check_even_exposures(setting: str) -> None:
@@ -122,7 +160,9 @@ def wanted_gains(
         return None
     found = exposure_gains(images, cameras, points, fitted)
     among = list(range(len(images))) if fitted is None else fitted
-    if setting == "auto" and not ExposureGains(found.gains[among], found.errors[among]).differ:
+    if setting == "auto" and not exposures_differ(
+        ExposureGains(found.gains[among], found.errors[among]), cameras[among]
+    ):
         return None
     _LOG.info("%s: gains %s", sentence(found), [[round(one, 3) for one in row] for row in found.gains.tolist()])
     return found

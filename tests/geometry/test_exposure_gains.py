@@ -14,8 +14,10 @@ from reconx_pl.errors import BadSceneError, ConfigurationError
 from reconx_pl.geometry.cameras import unproject
 from reconx_pl.geometry.exposure_gains import (
     check_even_exposures,
+    departures,
     evened_images,
     exposure_gains,
+    exposures_differ,
     recoloured,
     sentence,
     wanted_gains,
@@ -48,7 +50,7 @@ def test_gains_are_found_a_channel_and_the_middle_photograph_keeps_its_exposure(
 ) -> None:
     images, cameras, points = room
     found = exposure_gains(exposed(images), cameras, points)
-    assert found.differ
+    assert exposures_differ(found, cameras)
     torch.testing.assert_close(found.gains * TRUE, torch.ones(5, 3), atol=0.02, rtol=0)
     assert (found.gains[2:4] - 1).abs().max() < 0.02
     apart = (evened_images(exposed(images), found.gains) - images).abs().mean()
@@ -58,7 +60,7 @@ def test_gains_are_found_a_channel_and_the_middle_photograph_keeps_its_exposure(
 def test_photographs_of_one_exposure_are_left_alone(room: tuple[Tensor, Cameras, Tensor]) -> None:
     images, cameras, points = room
     found = exposure_gains(images, cameras, points)
-    assert not found.differ and (found.gains - 1).abs().max() < 0.02
+    assert not exposures_differ(found, cameras) and (found.gains - 1).abs().max() < 0.02
     assert wanted_gains(images, cameras, points, "auto") is None
     assert wanted_gains(images, cameras, points, "always") is not None
     assert wanted_gains(exposed(images), cameras, points, "never") is None
@@ -66,13 +68,31 @@ def test_photographs_of_one_exposure_are_left_alone(room: tuple[Tensor, Cameras,
     assert told is not None and "differ by up to" in sentence(told)
 
 
-def test_a_small_difference_does_not_count(room: tuple[Tensor, Cameras, Tensor]) -> None:
+@pytest.mark.parametrize(
+    ("gains", "differs"),
+    [
+        ((1.0, 1.0, 1.05, 1.0, 1.0), False),
+        ((1.0, 1.0, 1.12, 1.0, 1.0), True),
+        ((1.2, 1.1, 1.0, 0.92, 0.84), False),  # a camera that follows the light: view-dependent colours can as well
+        ((0.84, 1.1, 1.0, 0.92, 1.2), True),
+    ],
+)
+def test_jumps_count_and_a_steady_drift_does_not(
+    room: tuple[Tensor, Cameras, Tensor], gains: tuple[float, ...], differs: bool
+) -> None:
     images, cameras, points = room
-    little = torch.ones(5, 3)
-    little[0] = 1.03
-    assert not exposure_gains(exposed(images, little), cameras, points).differ
-    little[0] = 1.09
-    assert exposure_gains(exposed(images, little), cameras, points).differ
+    levels = torch.tensor(gains)[:, None].expand(5, 3)
+    assert exposures_differ(exposure_gains(exposed(images, levels), cameras, points), cameras) is differs
+
+
+def test_departures_are_from_the_nearest_view_on_either_side() -> None:
+    line = torch.tensor([0.0, 3.0, 1.0, 7.0])[:, None] * torch.tensor([[1.0, 0.0, 0.0]])
+    levels = torch.tensor([0.0, 0.9, 0.1, 0.5])
+    expected = torch.tensor([0.0, 0.9 - (0.1 + 0.4 * 2 / 6), 0.1 - 0.9 / 3, 0.0])
+    torch.testing.assert_close(departures(levels, line), expected)
+    torch.testing.assert_close(departures(levels[:2], line[:2]), torch.tensor([-0.45, 0.45]))
+    corner = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.5, 0.8, 0.0]])
+    torch.testing.assert_close(departures(levels[:3], corner), levels[:3] - 1 / 3)
 
 
 def test_a_wrong_half_of_the_points_changes_little(room: tuple[Tensor, Cameras, Tensor]) -> None:

@@ -15,12 +15,12 @@ from rooms import CONFIG, Fader, Room, Surveyor, folder_of, go, made
 from reconx_pl.errors import ConfigurationError
 from reconx_pl.reconstruction.frames import read_fit_input
 
-GAINS = (1.2, 1.0, 0.8)
+GAINS = (1.2, 0.8, 1.0)
 
 
 @pytest.fixture(scope="module")
 def exposed(three: Room, tmp_path_factory: pytest.TempPathFactory) -> Room:
-    """The photographs of ``three``, the first brighter and the last darker."""
+    """The photographs of ``three``, the first brighter and the second darker."""
     folder = tmp_path_factory.mktemp("exposed")
     files = [folder / file.name for file in three.files]
     for source, file, gain in zip(three.files, files, GAINS, strict=True):

@@ -1,6 +1,6 @@
 """Gains of photographs: found how well, and when are photographs evened that should be left alone?
 
-``python -m benchmarks.exposures --root FOLDER SCENE=COUNT...``. Photographs are chosen as in ``benchmarks.views``, their
+``python -m benchmarks.exposures --root FOLDER SCENE=COUNT...``. Photographs are chosen as in ``benchmarks.views``; the
 true cameras and the points of a plane sweep give the gains: of the photographs as they were taken, and of the same with
 known exposures. A row has, of the photographs as they were taken, the span of their exposures, the greatest departure
 from the neighbours' (``geometry.exposure_gains.departures``) with how many times its error that is, and whether they

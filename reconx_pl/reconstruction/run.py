@@ -175,6 +175,11 @@ class _Chain:
         """Inputs of a stage that sees evened photographs; none of photographs that were left as they are."""
         return {} if self.exposures is None else {"gains": _rounded(self.exposures)}
 
+    @property
+    def _evening(self) -> list[str]:
+        """What a note says of it."""
+        return [] if self.exposures is None else [sentence(self.exposures)]
+
     def run(self, last: str, claimed: Callable[[], None] | None) -> Reconstructed:
         photographs = self._photographs()
         if len(read_names(photographs.folder)) == 1:
@@ -243,7 +248,8 @@ class _Chain:
             if STAGES.index(last) >= STAGES.index(FIT):
                 fitting.what_a_fit_needs(config, self.device)  # refuse early what cannot be
             how = config.generation
-            return generation.generate(views, how, view_generator, config.seed, self.device, folder, progress)
+            made = generation.generate(views, how, view_generator, config.seed, self.device, folder, progress)
+            return [*self._evening, *made]
 
         later = ("poses", "alignment")  # of the next stage
         settings = {name: value for name, value in self.settings["generation"].items() if name not in later}
@@ -265,7 +271,7 @@ class _Chain:
         def make(folder: Path, progress: Progress) -> list[str]:
             made = None if generated is None else generated.folder
             notes = prepare_frames(views, made, config, self.estimator, folder)
-            return notes if self.exposures is None else [sentence(self.exposures), *notes]
+            return notes if made is not None else [*self._evening, *notes]  # once, at the first stage that sees it
 
         inputs: dict[str, Any] = {"points": self.settings["points"], "seed": config.seed, **self._evened}
         if generated is None:

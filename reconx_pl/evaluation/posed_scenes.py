@@ -216,9 +216,9 @@ def open_posed_scene(
     def task() -> SceneTask:
         cloud, depth = _geometry(raw, clip.cameras, fitted, estimator)
         images, note = clip.images, geometry
-        points = cloud_of_depth(images[fitted], clip.cameras[fitted], depth) if depth is not None else cloud
-        assert points is not None
-        found = wanted_gains(images, clip.cameras, points.points, config.even_exposures, fitted)
+        dots = cloud if depth is None else cloud_of_depth(images[fitted], clip.cameras[fitted], depth)
+        assert dots is not None
+        found = wanted_gains(images, clip.cameras, dots.points, config.even_exposures, fitted)
         if found is not None:
             images, note = evened_images(images, found.gains), f"{geometry}; {sentence(found)}"
             cloud = None if cloud is None else recoloured(cloud, images[fitted], clip.cameras[fitted])

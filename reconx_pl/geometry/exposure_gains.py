@@ -26,6 +26,7 @@ EvenExposures = Literal["auto", "always", "never"]
 POINTS = 8192  # of the cloud, the first: they are spread over the scene
 SHORT_SIDE = 96  # pixels: a mean over some pixels forgives poses that are a little off
 DARK, BRIGHT = 0.06, 0.97  # values beyond tell little of the light: noise and black level, saturation
+NEIGHBOURS, HUBS = 24, 8  # photographs that each is compared with: the nearest, and some that all are compared with
 FEWEST = 30  # points that two photographs share, for their ratio to count
 FLOOR = 0.01  # logarithm: no ratio of two photographs is known better, however many points they share
 # Chosen on photographs as they were taken (benchmarks/README.md): those of cameras that expose by themselves depart by
@@ -72,8 +73,8 @@ def exposure_gains(
         raise BadSceneError(
             f"images {tuple(images.shape)} do not go with {len(cameras)} cameras of {cameras.height} x {cameras.width}"
         )
-    ratios, errors = _ratios(_logarithms(images, cameras, points[:POINTS]))
     among = list(range(len(images))) if fitted is None else list(fitted)
+    ratios, errors = _ratios(_logarithms(images, cameras, points[:POINTS]), _pairs(cameras.centers, among))
     gains, variance = torch.zeros_like(ratios[0]), torch.full_like(ratios[0], torch.inf)
     for channel in range(3):
         ratio, weight = ratios[..., channel], errors[..., channel].square().reciprocal()
@@ -220,20 +221,27 @@ def _logarithms(images: Tensor, cameras: Cameras, points: Tensor) -> Tensor:
     return torch.where(good, _at_points(small, points, coarse).clamp(min=1e-6).log().double(), torch.nan)
 
 
-def _ratios(logarithms: Tensor) -> tuple[Tensor, Tensor]:
+def _pairs(centers: Tensor, among: Sequence[int]) -> list[tuple[int, int]]:
+    """Each view with those of ``among`` that are nearest to it, and with the hubs, which tie groups together."""
+    nearest = torch.cdist(centers, centers[list(among)]).argsort(dim=1, stable=True)[:, : NEIGHBOURS + 1].tolist()
+    hubs = list(range(0, len(among), -(-len(among) // HUBS)))
+    found = {(one, among[at]) for one, row in enumerate(nearest) for at in (*row, *hubs)}
+    return sorted({(min(pair), max(pair)) for pair in found if pair[0] != pair[1]})
+
+
+def _ratios(logarithms: Tensor, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
     """Medians [V, V, 3] of the logarithms of view i less those of view j, and their standard errors; infinite: none."""
     views = len(logarithms)
     ratios, errors = torch.zeros(views, views, 3).double(), torch.full((views, views, 3), torch.inf).double()
-    for one in range(views):
-        for other in range(one + 1, views):
-            differences = logarithms[one] - logarithms[other]  # [3, N]
-            differences = differences[:, ~differences.isnan().any(dim=0)]
-            count = differences.shape[1]
-            if count < FEWEST:
-                continue
-            middle = differences.median(dim=1).values
-            spread = 1.4826 * (differences - middle[:, None]).abs().median(dim=1).values
-            error = (spread.square() * (math.pi / 2) / count + FLOOR**2).sqrt()
-            ratios[one, other], ratios[other, one] = middle, -middle
-            errors[one, other] = errors[other, one] = error
+    for one, other in pairs:
+        differences = logarithms[one] - logarithms[other]  # [3, N]
+        differences = differences[:, ~differences.isnan().any(dim=0)]
+        count = differences.shape[1]
+        if count < FEWEST:
+            continue
+        middle = differences.median(dim=1).values
+        spread = 1.4826 * (differences - middle[:, None]).abs().median(dim=1).values
+        error = (spread.square() * (math.pi / 2) / count + FLOOR**2).sqrt()
+        ratios[one, other], ratios[other, one] = middle, -middle
+        errors[one, other] = errors[other, one] = error
     return ratios, errors

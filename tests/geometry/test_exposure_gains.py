@@ -112,6 +112,14 @@ def test_what_nothing_ties_keeps_its_values(room: tuple[Tensor, Cameras, Tensor]
     torch.testing.assert_close((found.gains * TRUE)[:4], (found.gains * TRUE)[2:3].expand(4, 3), atol=0.02, rtol=0)
 
 
+def test_nearest_pairs_are_enough(room: tuple[Tensor, Cameras, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    images, cameras, points = room
+    for name in ("NEIGHBOURS", "HUBS"):  # one hub holds the pairs together
+        monkeypatch.setattr(f"reconx_pl.geometry.exposure_gains.{name}", 1)
+    found = exposure_gains(exposed(images), cameras, points)
+    torch.testing.assert_close(found.gains * TRUE, torch.ones(5, 3), atol=0.02, rtol=0)
+
+
 def test_held_out_photographs_follow_and_do_not_lead(room: tuple[Tensor, Cameras, Tensor]) -> None:
     images, cameras, points = room
     fitted = [0, 1, 2, 3]

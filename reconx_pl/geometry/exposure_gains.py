@@ -180,8 +180,17 @@ def sentence(gains: ExposureGains) -> str:
 
 
 def evened_images(images: Tensor, gains: Tensor) -> Tensor:
-    """Photographs [V, 3, H, W] in [0, 1] times their gains [V, 3], cut at 1."""
-    return (images * gains.to(images)[:, :, None, None]).clamp(0.0, 1.0)
+    """Photographs times their gains, cut at 1.
+
+    A saturated pixel of a photograph that gets darker was anything from the gain to 1: it becomes the middle of these.
+
+    Args:
+        images: [V, 3, H, W] in [0, 1].
+        gains: [V, 3].
+    """
+    gain = gains.to(images)[:, :, None, None]
+    saturated = ((images - BRIGHT) / (1.0 - BRIGHT)).clamp(min=0.0)  # from 0 to 1
+    return (images * (gain + saturated * ((1.0 - gain) / 2).clamp(min=0.0))).clamp(0.0, 1.0)
 
 
 def recoloured(cloud: PointCloud, images: Tensor, cameras: Cameras) -> PointCloud:

@@ -6,8 +6,11 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from reconx_pl.data.formats.scene import RawFrame
+from reconx_pl.files.tensors import to_bytes
 from reconx_pl.geometry.exposure_gains import EvenExposures, ExposureGains, evened_images, recoloured, wanted_gains
 from reconx_pl.reconstruction.views import Views, fit_size, input_views
 
@@ -26,14 +29,13 @@ def even_exposures(views: Views, setting: EvenExposures) -> tuple[Views, Exposur
     if found is None:
         return views, None
     frames = tuple(
-        replace(frame, load=partial(_evened, frame, gains.numpy()))
-        for frame, gains in zip(views.scene.frames, found.gains, strict=True)
+        replace(frame, load=partial(_evened, frame, found.gains[view])) for view, frame in enumerate(views.scene.frames)
     )
     cloud = recoloured(views.cloud, evened_images(small.images, found.gains), small.cameras)
     return replace(views, scene=replace(views.scene, frames=frames, cloud=cloud)), found
 
 
-def _evened(frame: RawFrame, gains: np.ndarray) -> np.ndarray:
+def _evened(frame: RawFrame, gains: Tensor) -> np.ndarray:
     """uint8 [H, W, 3]."""
-    evened: np.ndarray = np.rint(frame.load() * gains).clip(0, 255).astype(np.uint8)
-    return evened
+    image = torch.from_numpy(frame.load()).permute(2, 0, 1)[None].float() / 255
+    return to_bytes(evened_images(image, gains[None]))[0].permute(1, 2, 0).contiguous().numpy()

@@ -68,6 +68,14 @@ def test_photographs_of_one_exposure_are_left_alone(room: tuple[Tensor, Cameras,
     assert told is not None and "differ by up to" in sentence(told)
 
 
+def test_what_was_saturated_becomes_the_middle_of_what_it_could_be() -> None:
+    grey = torch.tensor([0.5, 0.9, 1.0]).expand(2, 3, 1, 3)
+    evened = evened_images(grey, torch.tensor([[0.8, 0.8, 0.8], [1.2, 1.0, 1.0]]))
+    torch.testing.assert_close(evened[0, :, 0], torch.tensor([0.4, 0.72, 0.9]).expand(3, 3))
+    torch.testing.assert_close(evened[1, 0, 0], torch.tensor([0.6, 1.0, 1.0]))
+    assert torch.equal(evened[1, 1:], grey[1, 1:])
+
+
 @pytest.mark.parametrize(
     ("gains", "differs"),
     [

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import ExifTags, Image
+from torch import Tensor
 
 from reconx_pl.cli.reconstruct import config_of, reconstruct_parser
 from reconx_pl.data.formats.posed import write_posed
@@ -76,8 +77,14 @@ def write_room(folder: Path, seed: int) -> None:
     write_posed(RawScene(f"room-{seed}", "procedural", frames, folder), folder)
 
 
-def withheld(raw: RawScene, given: Sequence[int], folder: Path) -> dict[str, int]:
+def withheld(raw: RawScene, given: Sequence[int], folder: Path, exposure: float = 0.0) -> dict[str, int]:
     """Write the given photographs as a camera would: focal length in EXIF, no poses, in an order that says nothing.
+
+    Args:
+        raw: the scene.
+        given: numbers of the photographs.
+        folder: gets them.
+        exposure: share by which the first is brighter and the second darker, the third as it was, and so on.
 
     Returns:
         name -> number.
@@ -96,7 +103,9 @@ def withheld(raw: RawScene, given: Sequence[int], folder: Path) -> dict[str, int
                 ExifTags.Base.FocalPlaneResolutionUnit: 3,  # centimetres
             }
         )
-        Image.fromarray(raw.load_image(view)).save(folder / name, quality=95, exif=exif)
+        gain = 1.0 + exposure * (1.0, -1.0, 0.0)[list(given).index(view) % 3]
+        image = np.rint(raw.load_image(view) * gain).clip(0, 255).astype(np.uint8)
+        Image.fromarray(image).save(folder / name, quality=95, exif=exif)
     return names
 
 
@@ -112,8 +121,15 @@ class Score:
     closed: bool
 
 
-def score(raw: RawScene, made: Reconstructed, names: dict[str, int], held_out: Sequence[int], picture: Path) -> Score:
-    """Score a scene at the held-out photographs, and draw them."""
+def score(
+    raw: RawScene,
+    made: Reconstructed,
+    names: dict[str, int],
+    held_out: Sequence[int],
+    picture: Path,
+    any_exposure: bool = False,
+) -> Score:
+    """Score a scene at the held-out photographs, and draw them; ``any_exposure`` takes the best one gain of all."""
     views = made.views
     assert views is not None and made.scene is not None
     numbers = [names[name] for name in views.names]
@@ -143,6 +159,8 @@ def score(raw: RawScene, made: Reconstructed, names: dict[str, int], held_out: S
     ]
     contact_sheet(rows, [f"view {view}" for view in held_out], gain=GAIN).save(picture)
     pictures = {"posed": posed, "refined": best, "nearest photograph": nearest}
+    if any_exposure:
+        pictures = {label: drawn * one_gain(drawn, truth) for label, drawn in pictures.items()}
     # of photographs whose shape was changed nothing but their size, so that focal lengths compare by the width
     share = found.intrinsics[:, 0, 0] / found.width / (true.intrinsics[numbers, 0, 0] / true.width)
     return Score(
@@ -153,6 +171,11 @@ def score(raw: RawScene, made: Reconstructed, names: dict[str, int], held_out: S
         numbers,
         views.closed,
     )
+
+
+def one_gain(pictures: Tensor, truth: Tensor) -> Tensor:
+    """The factor of all pictures together that brings them nearest to the truth, by least squares."""
+    return (pictures * truth).sum() / pictures.square().sum()
 
 
 def as_text(scored: Score, made: Reconstructed) -> str:

@@ -46,12 +46,13 @@ def row(scene: Path, count: int, options: argparse.Namespace) -> dict[str, Any]:
         raw = only_scene(scene)
         given, held_out = chosen_views(len(raw), count)
         folder = options.out / f"{scene.name}-{count}"
-        names = withheld(raw, given, folder / "given")
+        names = withheld(raw, given, folder / "given", options.exposure)
         config = configuration(options.config)
-        config = replace(config, short_side=options.size, fit=replace(config.fit, steps=options.steps))
+        fit = replace(config.fit, steps=options.steps)
+        config = replace(config, short_side=options.size, even_exposures=options.even_exposures, fit=fit)
         estimator = named_estimator(options.geometry)
         made = reconstruct([folder / "given"], folder / "made", config, estimator, None, overwrite=True)
-        found = score(raw, made, names, held_out, folder / "held_out.png")
+        found = score(raw, made, names, held_out, folder / "held_out.png", any_exposure=options.exposure > 0)
     except (BadSceneError, BadCameraError, BadDataError) as error:
         return {"count": count, "failed": str(error)}
     return {
@@ -118,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, default=Path("configs/reconstruct_cpu.yaml"))
     parser.add_argument("--steps", type=int, default=400, help="of the fit")
     parser.add_argument("--size", type=int, default=192, help="short side of the fit, pixels")
+    parser.add_argument("--exposure", type=float, default=0.0, help="share by which photographs are brighter or darker")
+    parser.add_argument("--even_exposures", default="auto", choices=("auto", "always", "never"))
     parser.add_argument("--out", type=Path, default=Path("runs/views"), help="for scenes and pictures")
     parser.add_argument("--json", type=Path, help="the figures")
     parser.add_argument("--plot", type=Path, help="a picture of them")

@@ -31,8 +31,17 @@ from reconx_pl.files.ranks import process_place
 from reconx_pl.geometry.cameras import resize_and_crop
 from reconx_pl.geometry.default_estimator import default_estimator
 from reconx_pl.geometry.estimators.base import PointMapEstimator
+from reconx_pl.geometry.exposure_gains import (
+    EvenExposures,
+    check_even_exposures,
+    evened_images,
+    recoloured,
+    sentence,
+    wanted_gains,
+)
 from reconx_pl.metrics.image import METRICS
 from reconx_pl.reconstruction.input_views import InputViews
+from reconx_pl.reconstruction.pair_clips import cloud_of_depth
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.points import PointsConfig
 from reconx_pl.types import Cameras, PointCloud, Progress
@@ -51,6 +60,9 @@ class PosedSceneConfig:
         hold_out: n holds out every n-th photograph, from the first on: it has no part in fit and points, and scores the
             scene. 0 fits to all and scores none.
         views: of the others, this many evenly spaced ones are used; 0 takes all.
+        even_exposures: "auto" brings the photographs to one exposure, the middle one of the fitted, where the exposures
+            of these differ clearly; "always", "never". Held-out photographs are brought to it as well: their gains
+            follow from those of the fitted, which know nothing of them.
         metrics: of "psnr", "ssim", "lpips".
         media: write contact sheet, videos and scene.ply beside the scores.
         seed: of the order of the frames and of thinning.
@@ -61,11 +73,13 @@ class PosedSceneConfig:
     short_side: int = 256
     hold_out: int = 8
     views: int = 0
+    even_exposures: EvenExposures = "auto"
     metrics: tuple[str, ...] = METRICS
     media: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_even_exposures(self.even_exposures)
         if self.short_side < 0 or self.hold_out < 0 or self.views < 0:
             raise ConfigurationError("short_side, hold_out and views are counts, 0 or more")
         if self.hold_out == 1:
@@ -195,28 +209,35 @@ def open_posed_scene(
         geometry = geometry or "points that came with the scene, of those that the photographs of the fit observed"
     else:
         geometry = geometry or "points that came with the scene, found by its maker from all photographs"
-    digest = hashlib.sha256(f"{geometry} {fitted} {held_out}".encode())
+    digest = hashlib.sha256(f"{geometry} {fitted} {held_out} {config.even_exposures}".encode())
     for part in (clip.frames, clip.cameras.world_to_camera, clip.cameras.intrinsics):
         digest.update(part.contiguous().numpy().tobytes())
 
     def task() -> SceneTask:
         cloud, depth = _geometry(raw, clip.cameras, fitted, estimator)
+        images, note = clip.images, geometry
+        dots = cloud if depth is None else cloud_of_depth(images[fitted], clip.cameras[fitted], depth)
+        assert dots is not None
+        found = wanted_gains(images, clip.cameras, dots.points, config.even_exposures, fitted)
+        if found is not None:
+            images, note = evened_images(images, found.gains), f"{geometry}; {sentence(found)}"
+            cloud = None if cloud is None else recoloured(cloud, images[fitted], clip.cameras[fitted])
         scored = held_out or fitted
         return SceneTask(
             inputs=InputViews(
                 key=source.resolve().name,
-                images=clip.images[fitted],
+                images=images[fitted],
                 cameras=clip.cameras[fitted],
                 cloud=cloud,
                 depth=depth,
                 indices=tuple(fitted),
                 dataset=raw.dataset,
                 scene=raw.name,
-                geometry=geometry,
+                geometry=note,
             ),
             clips=(),
             frame_indices=tuple(fitted),
-            views=clip.images[scored],
+            views=images[scored],
             view_cameras=clip.cameras[scored],
             targets=list(range(len(held_out))),
             target_indices=held_out,

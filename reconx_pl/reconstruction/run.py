@@ -17,8 +17,10 @@ from reconx_pl.files.identity import identity_of, plain_settings
 from reconx_pl.files.json_files import write_json
 from reconx_pl.files.tensors import save_tensors, to_bytes
 from reconx_pl.geometry.estimators.base import PointMapEstimator
+from reconx_pl.geometry.exposure_gains import ExposureGains, sentence
 from reconx_pl.reconstruction import files, fitting, generation
 from reconx_pl.reconstruction.camera_path import PathConfig
+from reconx_pl.reconstruction.exposures import even_exposures
 from reconx_pl.reconstruction.files import STAGE_FOLDER, SUMMARY
 from reconx_pl.reconstruction.folder import alone, claim, spare, storage
 from reconx_pl.reconstruction.frames import prepare_frames, read_fit_input, read_input_cameras
@@ -166,6 +168,17 @@ class _Chain:
         self.stages = Stages(out / STAGE_FOLDER, device, progress)
         self.settings = plain_settings(config)
         self.views: Views | None = None
+        self.exposures: ExposureGains | None = None  # where they differed
+
+    @property
+    def _evened(self) -> dict[str, Any]:
+        """Inputs of a stage that sees evened photographs; none of photographs that were left as they are."""
+        return {} if self.exposures is None else {"gains": _rounded(self.exposures)}
+
+    @property
+    def _evening(self) -> list[str]:
+        """What a note says of it."""
+        return [] if self.exposures is None else [sentence(self.exposures)]
 
     def run(self, last: str, claimed: Callable[[], None] | None) -> Reconstructed:
         photographs = self._photographs()
@@ -204,7 +217,8 @@ class _Chain:
 
         inputs = {"estimator": self.found_by, "skip_unplaced": config.skip_unplaced}
         geometry = self.stages.run(GEOMETRY, inputs, make, [photographs])
-        self.views = read_views(photographs.folder, geometry.folder, self.name)
+        found = read_views(photographs.folder, geometry.folder, self.name)
+        self.views, self.exposures = even_exposures(found, config.even_exposures)
         files.write_cameras(self.views, self.out)
         return geometry
 
@@ -234,7 +248,8 @@ class _Chain:
             if STAGES.index(last) >= STAGES.index(FIT):
                 fitting.what_a_fit_needs(config, self.device)  # refuse early what cannot be
             how = config.generation
-            return generation.generate(views, how, view_generator, config.seed, self.device, folder, progress)
+            made = generation.generate(views, how, view_generator, config.seed, self.device, folder, progress)
+            return [*self._evening, *made]
 
         later = ("poses", "alignment")  # of the next stage
         settings = {name: value for name, value in self.settings["generation"].items() if name not in later}
@@ -244,6 +259,7 @@ class _Chain:
             "view_generator": view_generator.identity,
             "seed": config.seed,
             "device": self.device.type,
+            **self._evened,
         }
         stage = self.stages.run(GENERATION, inputs, make, [geometry])
         files.copy(stage.folder / generation.VIDEO, self.out / generation.VIDEO)
@@ -254,9 +270,10 @@ class _Chain:
 
         def make(folder: Path, progress: Progress) -> list[str]:
             made = None if generated is None else generated.folder
-            return prepare_frames(views, made, config, self.estimator, folder)
+            notes = prepare_frames(views, made, config, self.estimator, folder)
+            return notes if made is not None else [*self._evening, *notes]  # once, at the first stage that sees it
 
-        inputs: dict[str, Any] = {"points": self.settings["points"], "seed": config.seed}
+        inputs: dict[str, Any] = {"points": self.settings["points"], "seed": config.seed, **self._evened}
         if generated is None:
             inputs["short_side"] = config.short_side
         else:
@@ -302,6 +319,7 @@ class _Chain:
             "photographs": self.files,
             "views": list(self.views.names) if self.views else [],
             "closed": bool(self.views and self.views.closed),
+            "exposure_gains": None if self.exposures is None else _rounded(self.exposures),
             "estimator": self.found_by,
             "view_generator": self.view_generator.identity if self.view_generator else None,
             "device": self.device.type,
@@ -312,6 +330,10 @@ class _Chain:
         write_json(self.out / SUMMARY, summary)
         if complete and self.views is not None:
             write_report(self.out, summary)
+
+
+def _rounded(exposures: ExposureGains) -> list[list[float]]:
+    return [[round(gain, 4) for gain in row] for row in exposures.gains.tolist()]
 
 
 def title_of(sources: Sequence[Path], out: Path) -> str:

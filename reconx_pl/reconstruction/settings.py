@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, get_args
 
 from reconx_pl.diffusion.weights.generation import ClipDefaults
 from reconx_pl.errors import ConfigurationError
+from reconx_pl.geometry.exposure_gains import EvenExposures, check_even_exposures
 from reconx_pl.reconstruction.scene_builder import Alignment, FrameConfidence, SceneConfig
 from reconx_pl.splatting.fit import FitConfig
 from reconx_pl.splatting.points import PointsConfig
@@ -110,6 +111,8 @@ class ReconstructionConfig:
         max_side: longer side of the photographs that geometry sees, pixels; larger ones are reduced.
         views: frames taken out of a video; None takes 16.
         skip_unplaced: go on without photographs that geometry finds no place for; False refuses, and names them.
+        even_exposures: "auto" brings the photographs to one exposure, the middle one, where their exposures differ
+            clearly, and leaves them to the bit where they do not; "always", "never".
         short_side: of the photographs that a scene without generation is fitted to, pixels; smaller ones stay.
         generation: see ``GenerationConfig``.
         fit: the 3D Gaussian fit.
@@ -125,6 +128,7 @@ class ReconstructionConfig:
     max_side: int = 1024
     views: int | None = None
     skip_unplaced: bool = False
+    even_exposures: EvenExposures = "auto"
     short_side: int = 512
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     fit: FitConfig = field(default_factory=FitConfig)
@@ -146,6 +150,7 @@ class ReconstructionConfig:
         return SceneConfig(self.fit, self.points, generation.poses, self.confidence, generation.alignment, self.seed)
 
     def __post_init__(self) -> None:
+        check_even_exposures(self.even_exposures)
         if min(self.max_side, self.short_side) < 32:
             raise ConfigurationError(
                 f"max_side {self.max_side} and short_side {self.short_side} are pixels, at least 32 of them"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,22 @@ def test_every_third_photograph_is_held_out(tmp_path: Path) -> None:
     assert few.inputs.indices == (1, 5) and few.target_indices == [0, 3, 6]
     every = open_posed_scene(tmp_path / "a", replace(CONFIG, hold_out=0), None, nobody).task()
     assert every.targets == [] and len(every.views) == VIEWS, "what was fitted is shown, and not scored"
+
+
+def test_photographs_of_different_exposures_are_evened_and_held_out_ones_follow(tmp_path: Path) -> None:
+    true = open_posed_scene(write_scene(tmp_path / "a"), CONFIG, None, nobody).task()
+    folder = write_scene(tmp_path / "b")
+    for view, gain in enumerate((0.8, 1.2, 1.0, 1.0, 1.0, 0.8, 1.0)):
+        file = folder / "images" / f"{view:02d}.png"
+        Image.fromarray(np.rint(np.array(Image.open(file)) * gain).clip(0, 255).astype(np.uint8)).save(file)
+    uneven = open_posed_scene(folder, replace(CONFIG, even_exposures="never"), None, nobody)
+    opened = open_posed_scene(folder, CONFIG, None, nobody)
+    task, raw = opened.task(), uneven.task()
+    assert opened.digest != uneven.digest and "exposures differ" not in raw.inputs.geometry
+    assert "exposures differ by up to 5" in task.inputs.geometry and "exposures" not in true.inputs.geometry
+    for part in ("inputs.images", "views"):
+        evened, before, right = (attrgetter(part)(one) for one in (task, raw, true))
+        assert (evened - right).abs().mean() < 0.2 * (before - right).abs().mean(), part
 
 
 def test_too_few_photographs_are_refused_by_name(tmp_path: Path) -> None:

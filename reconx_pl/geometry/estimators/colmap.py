@@ -234,7 +234,7 @@ class ColmapEstimator:
             raise BadSceneError(
                 f"{_some(called)} match, but no two of them give points under at least {self.min_angle:g} degrees: the "
                 "camera turned without moving, or moved too little; use photographs farther apart, lower min_angle, "
-                "or give the focal length if it is known"
+                f"give the focal length if it is known, {_LEARNT}"
             )
         placed = set(best.reg_image_ids())
         lost = [view for view in range(matches.views) if view + 1 not in placed]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reconx_pl.data.formats.posed import read_posed
-from reconx_pl.errors import UnplacedViewsError
+from reconx_pl.errors import BadSceneError, UnplacedViewsError
 from reconx_pl.geometry.estimators import colmap_mapping
 from reconx_pl.geometry.estimators.base import Reconstruction
 from reconx_pl.geometry.estimators.colmap import ColmapEstimator
@@ -74,6 +74,12 @@ def test_a_known_focal_length_survives_a_mapping_that_loses_an_image_with_it(loa
     model = found(ColmapEstimator(), images, focal)
     assert float(model.cameras.intrinsics[0, 0, 0]) == pytest.approx(focal)
     assert max(align(model, cameras)[1].rotation_degrees) < 0.9
+
+
+def test_photographs_that_hardly_moved_are_told_what_else_takes_them(load: Load) -> None:
+    images, cameras = load(STREET, (4, 12, 20))
+    with pytest.raises(BadSceneError, match="no two of them give points .* da3-base"):
+        found(ColmapEstimator(), images, float(cameras.intrinsics[0, 0, 0]))
 
 
 def test_far_points_place_cameras_and_stay_out_of_the_cloud(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
